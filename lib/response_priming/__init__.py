@@ -1,0 +1,1 @@
+"""Response priming in the distillation of language models: one module per stage, and the few that stages share."""

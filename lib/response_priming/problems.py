@@ -1,0 +1,196 @@
+"""Problems: a question, a worked solution and one numeric answer, from one of three sources behind `load`.
+
+`procedural` makes seeded one- and two-step word problems in GSM8K's form. Its three splits share neither a story
+template nor an operand pair, so a student cannot answer a test problem by recalling a training problem.
+`gsm8k` reads GSM8K (Cobbe et al. 2021, arXiv 2110.14168) from the hub or from a folder of JSON lines; there the
+validation split is cut from the end of train, because GSM8K has none.
+"""
+
+import json
+import random
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from response_priming.errors import InputError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
+FINAL_ANSWER = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)\s*$")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. `solution` is in GSM8K's form: calculator marks `<<a+b=c>>` inside, `#### answer` at the end."""
+
+    id: str
+    question: str
+    solution: str
+    answer: str
+
+    @property
+    def worked(self) -> str:
+        """The solution as a person would write it: without calculator marks."""
+        return CALCULATOR_MARK.sub("", self.solution)
+
+
+def load(
+    dataset: str, split: Split, limit: int, *, seed: int, data_dir: str | None = None, revision: str | None = None,
+    largest: int = 0, two_step_share: float = 0.0,
+) -> list[Problem]:
+    """The first `limit` problems of a split.
+
+    Args:
+        dataset: `procedural`, or `gsm8k`.
+        limit: number of problems; for `gsm8k`, more than the split holds is an `InputError`.
+        seed: of the procedural generator.
+        data_dir: folder with GSM8K's `train.jsonl` and `test.jsonl`; None takes the hub.
+        revision: commit of the hub's data set.
+        largest: largest operand of a procedural problem.
+        two_step_share: share of procedural problems that need two operations.
+    """
+    if dataset == "procedural":
+        return procedural(split, limit, seed=seed, largest=largest, two_step_share=two_step_share)
+    records = read_jsonl(Path(data_dir) / f"{_gsm8k_file(split)}.jsonl") if data_dir else _from_hub(split, revision)
+    problems = [_gsm8k_problem(f"{_gsm8k_file(split)}-{number}", record) for number, record in enumerate(records)]
+    if limit > len(problems):
+        raise InputError(f"{data_dir or 'openai/gsm8k'}: split {split} holds {len(problems)} problems, {limit} asked for")
+    return problems[-limit:] if split == "validation" else problems[:limit]
+
+
+# --- GSM8K ---
+
+
+def _gsm8k_file(split: Split) -> str:
+    return "test" if split == "test" else "train"
+
+
+def _gsm8k_problem(problem_id: str, record: dict[str, str]) -> Problem:
+    final = FINAL_ANSWER.search(record["answer"].strip())
+    if final is None:
+        raise InputError(f"{problem_id}: answer does not end in `#### NUMBER`: {record['answer'][-40:]!r}")
+    return Problem(problem_id, record["question"].strip(), record["answer"].strip(), final[1].replace(",", ""))
+
+
+def read_jsonl(path: Path) -> list[dict[str, str]]:
+    """GSM8K records of one file; every line must be an object with string fields `question` and `answer`."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; a GSM8K folder holds train.jsonl and test.jsonl")
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}:{number}: not JSON ({error.msg}): {line[:60]!r}") from None
+        for field in ("question", "answer"):
+            if not isinstance(record, dict) or not isinstance(record.get(field), str):
+                raise InputError(f"{path}:{number}: needs a string field {field!r}, as GSM8K's records have")
+        records.append(record)
+    if not records:
+        raise InputError(f"{path}: empty; expected one GSM8K record a line")
+    return records
+
+
+def _from_hub(split: Split, revision: str | None) -> list[dict[str, str]]:
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset("openai/gsm8k", "main", split=_gsm8k_file(split), revision=revision))
+    except (ConnectionError, OSError) as error:
+        raise InputError(
+            f"openai/gsm8k: cannot be fetched from the hub ({type(error).__name__}); set GSM8K_DIR to a folder with "
+            "train.jsonl and test.jsonl instead"
+        ) from None
+
+
+# --- procedural problems ---
+
+
+@dataclass(frozen=True)
+class Story:
+    """One addition told in words: `{n}` is a person, `{t}` a thing, `{x}` and `{y}` the numbers."""
+
+    text: str
+    ask: str
+
+
+NAMES = ("Ana", "Ben", "Dan", "Eva", "Jack", "Kate", "Leo", "Mia", "Sam", "Tom")
+THINGS = ("apples", "books", "cards", "coins", "eggs", "flowers", "pencils", "shells", "stamps", "toys")
+
+# Additions only: asked to choose between adding and subtracting, a model of this size fails at the choice before it comes
+# to the arithmetic. Each split has stories of its own, so a test story was never seen in training.
+STORIES: dict[Split, tuple[Story, ...]] = {
+    "train": (
+        Story("{n} has {x} {t} and gets {y} more {t}.", "How many {t} does {n} have now?"),
+        Story("{n} buys {x} {t} on Monday and {y} {t} on Tuesday.", "How many {t} does {n} buy in total?"),
+        Story("{n} picks {x} {t}. Then {n} picks {y} {t} more.", "How many {t} does {n} pick in all?"),
+        Story("{n} sells {x} {t} in the morning and {y} {t} at noon.", "How many {t} does {n} sell altogether?"),
+    ),
+    "validation": (
+        Story("{n} packs {x} {t} and then {y} more {t}.", "How many {t} does {n} pack in total?"),
+        Story("{n} draws {x} {t} today and {y} {t} tomorrow.", "How many {t} does {n} draw in all?"),
+    ),
+    "test": (
+        Story("{n} finds {x} {t}. Then {n} finds {y} more.", "How many {t} does {n} find altogether?"),
+        Story("{n} owns {x} {t} and makes {y} more {t}.", "How many {t} does {n} own then?"),
+        Story("{n} counts {x} {t} on one shelf and {y} {t} on another.", "How many {t} does {n} count in total?"),
+    ),
+}
+
+# What happens next in a two-step problem; `{y}` is the third number. The first story's question is then not asked.
+SECOND_STEPS: dict[Split, tuple[Story, ...]] = {
+    "train": (
+        Story("Later {y} more {t} are added.", "How many {t} are there in the end?"),
+        Story("A friend brings {y} other {t}.", "How many {t} does that make?"),
+    ),
+    "validation": (Story("The next day {y} new {t} arrive.", "How many {t} are there now?"),),
+    "test": (Story("After that {y} further {t} turn up.", "How many {t} are there after that?"),),
+}
+
+
+def procedural(split: Split, limit: int, *, seed: int, largest: int, two_step_share: float) -> list[Problem]:
+    """`limit` different problems with operands from 2 to `largest`; stories take turns, and so do one and two steps."""
+    pairs = operand_pairs(split, seed=seed, largest=largest)
+    choose = random.Random(f"{seed}-{split}")
+    problems: dict[str, Problem] = {}
+    for _ in range(100 * limit):
+        done = len(problems)
+        if done == limit:
+            return list(problems.values())
+        story = STORIES[split][done % len(STORIES[split])]
+        two_steps = int((done + 1) * two_step_share) > int(done * two_step_share)
+        second = choose.choice(SECOND_STEPS[split]) if two_steps else None
+        problem = _make(f"{split}-{done}", choose, story, choose.choice(pairs), second, largest)
+        problems.setdefault(problem.question, problem)
+    raise InputError(f"problems.largest_operand = {largest}: too small for {limit} different {split} problems")
+
+
+def operand_pairs(split: Split, *, seed: int, largest: int) -> list[tuple[int, int]]:
+    """The pairs that a split's first steps use: of every ten, seven train, one validation, two test. A pair and its
+    mirror image belong to the same split."""
+    pairs = [(x, y) for x in range(2, largest + 1) for y in range(2, x + 1)]
+    random.Random(seed).shuffle(pairs)
+    first, last = {"train": (0, 7), "validation": (7, 8), "test": (8, 10)}[split]
+    own = [pair for number, pair in enumerate(pairs) if first <= number % 10 < last]
+    return own + [(y, x) for x, y in own if x != y]
+
+
+def _make(
+    problem_id: str, choose: random.Random, story: Story, pair: tuple[int, int], second: Story | None, largest: int
+) -> Problem:
+    words = {"n": choose.choice(NAMES), "t": choose.choice(THINGS)}
+    question, ask = story.text.format(**words, x=pair[0], y=pair[1]), story.ask
+    total, steps = _add(*pair)
+    if second:
+        more = choose.randint(2, largest)
+        question += " " + second.text.format(**words, y=more)
+        total, step = _add(total, more)
+        steps, ask = f"{steps}\n{step}", second.ask
+    return Problem(problem_id, f"{question} {ask.format(**words)}", f"{steps}\n#### {total}", str(total))
+
+
+def _add(x: int, y: int) -> tuple[int, str]:
+    return x + y, f"{x} + {y} = <<{x}+{y}={x + y}>>{x + y}"
