@@ -25,7 +25,7 @@ from response_priming.errors import InputError
 FILE = "manifest.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "response-priming")
 # Parameters enter a recipe by value, and these modules shape no artefact: a change in them makes nothing stale.
-PLUMBING = frozenset({"errors", "manifest", "params", "paths"})
+PLUMBING = frozenset({"errors", "figures", "manifest", "params", "paths"})
 
 
 def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: str) -> dict[str, Any]:
@@ -89,6 +89,13 @@ def provenance() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
+
+
+def summary() -> str:
+    """Provenance in one line, for a notebook's first output."""
+    made = provenance()
+    packages = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "transformers", "peft"))
+    return f"commit {(made['git_commit'] or 'none')[:10]}; Python {made['python']}; {packages}; {made['machine']}"
 
 
 def digest(file: Path) -> str:

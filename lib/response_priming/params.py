@@ -58,7 +58,7 @@ class Generate(Section):
     teacher_revision: str | None = Field(None, description="commit of the teacher on the hub")
     engine: Literal["transformers"] = Field("transformers", description="what runs the teacher")
     worked_examples: int = Field(4, ge=0, le=16, description="solved validation problems shown to the teacher first")
-    response_tokens: int = Field(48, ge=1, description="longest response of the teacher (tokens)")
+    response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
     top_k: int = Field(64, ge=1, description="teacher probabilities kept at each response token")
 
@@ -69,9 +69,6 @@ class Distill(Section):
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
     divergence: Literal["forward-kl", "reverse-kl", "jsd"] = Field("forward-kl", description="soft loss")
-    hard_labels: Literal["response", "solution"] = Field(
-        "response", description="tokens of the hard loss in KD arms: the teacher's response, or the dataset's solution"
-    )
     lora_r: int = Field(8, ge=1, description="rank of the LoRA matrices")
     lora_alpha: int = Field(16, ge=1, description="LoRA scale; the update is multiplied by lora_alpha / lora_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the LoRA input")
@@ -81,7 +78,7 @@ class Distill(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
     weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
     warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up before the cosine decay")
-    train_steps: int = Field(48, ge=1, description="optimiser steps, the same for every trained arm")
+    train_steps: int = Field(32, ge=1, description="optimiser steps, the same for every trained arm")
     train_batch: int = Field(16, ge=1, description="responses in one optimiser step")
     micro_batch: int = Field(16, ge=1, description="responses in one forward pass; divides train_batch")
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
@@ -298,7 +295,7 @@ def collect(stage: str, namespace: dict[str, Any]) -> Any:
 
 def parameters_cell(stage: str) -> str:
     """The source of a notebook's `parameters` cell, so that names, defaults and meanings come from the schema."""
-    lines = [f"# The defaults of profile laptop. Change any value and run on: results then go to build/PROFILE/explored/."]
+    lines = ["# The defaults of profile laptop. Change any value and run on: results then go to build/PROFILE/explored/."]
     for name, field in RUNS[stage].model_fields.items():
         default = json.dumps(field.get_default()) if isinstance(field.get_default(), str | list) else repr(field.get_default())
         lines.append(f"{name} = {default}  # {field.description}")

@@ -13,13 +13,17 @@ def prefix_of(strategy: str) -> str:
     return params.strategies()[strategy]["prefix"]
 
 
+def bare(question: str, system_prompt: str) -> list[dict[str, str]]:
+    """Chat messages of a student's prompt, in training and in evaluation: the question and nothing else."""
+    return messages(question, system_prompt=system_prompt)
+
+
 def messages(
     question: str, *, system_prompt: str, prefix: str = "", examples: Sequence[Problem] = ()
 ) -> list[dict[str, str]]:
-    """Chat messages of one prompt.
+    """Chat messages of a teacher's prompt: worked examples first, then the question under the strategy's prefix.
 
-    The teacher's carry a prefix and worked examples; the prefix goes before the examples' questions too, so that they
-    show answers given under it. The student's carry neither.
+    The prefix goes before the examples' questions too, so that they show answers given under it.
     """
     turns = [{"role": "system", "content": system_prompt}]
     for example in examples:

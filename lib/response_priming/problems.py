@@ -6,17 +6,18 @@ template nor an operand pair, so a student cannot answer a test problem by recal
 validation split is cut from the end of train, because GSM8K has none.
 """
 
+import hashlib
 import json
 import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from response_priming.errors import InputError
+from response_priming.params import Problems
 
 Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 FINAL_ANSWER = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)\s*$")
@@ -37,35 +38,36 @@ class Problem:
         return CALCULATOR_MARK.sub("", self.solution)
 
 
-def load(
-    dataset: str, split: Split, limit: int, *, seed: int, data_dir: str | None = None, revision: str | None = None,
-    largest: int = 0, two_step_share: float = 0.0,
-) -> list[Problem]:
-    """The first `limit` problems of a split.
+def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Problem]:
+    """The first `limit` problems of a split; of GSM8K's validation split, the last ones of train.
 
-    Args:
-        dataset: `procedural`, or `gsm8k`.
-        limit: number of problems; for `gsm8k`, more than the split holds is an `InputError`.
-        seed: of the procedural generator.
-        data_dir: folder with GSM8K's `train.jsonl` and `test.jsonl`; None takes the hub.
-        revision: commit of the hub's data set.
-        largest: largest operand of a procedural problem.
-        two_step_share: share of procedural problems that need two operations.
+    Raises:
+        InputError: a file is missing or malformed, or the split holds fewer problems.
     """
-    if dataset == "procedural":
-        return procedural(split, limit, seed=seed, largest=largest, two_step_share=two_step_share)
-    records = read_jsonl(Path(data_dir) / f"{_gsm8k_file(split)}.jsonl") if data_dir else _from_hub(split, revision)
-    problems = [_gsm8k_problem(f"{_gsm8k_file(split)}-{number}", record) for number, record in enumerate(records)]
-    if limit > len(problems):
-        raise InputError(f"{data_dir or 'openai/gsm8k'}: split {split} holds {len(problems)} problems, {limit} asked for")
-    return problems[-limit:] if split == "validation" else problems[:limit]
+    if source.dataset == "procedural":
+        return procedural(split, limit, seed=seed, largest=source.largest_operand, two_step_share=source.two_step_share)
+    stem = "test" if split == "test" else "train"
+    if source.data_dir:
+        records, origin = read_jsonl(Path(source.data_dir) / f"{stem}.jsonl"), source.data_dir
+    else:
+        records, origin = _from_hub(stem, source.dataset_revision), "openai/gsm8k"
+    if limit > len(records):
+        raise InputError(f"{origin}: {stem} holds {len(records)} problems, {limit} asked for")
+    numbered = [_gsm8k_problem(f"{stem}-{number}", record) for number, record in enumerate(records)]
+    return numbered[len(numbered) - limit :] if split == "validation" else numbered[:limit]
+
+
+def fingerprint(source: Problems) -> str:
+    """What identifies the data in a recipe: digests of local files, the hub's revision, or the generator itself."""
+    if source.dataset == "procedural":
+        return "procedural"
+    if not source.data_dir:
+        return f"openai/gsm8k@{source.dataset_revision}"
+    files = [Path(source.data_dir) / f"{stem}.jsonl" for stem in ("train", "test")]
+    return " ".join(hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files if file.exists())
 
 
 # --- GSM8K ---
-
-
-def _gsm8k_file(split: Split) -> str:
-    return "test" if split == "test" else "train"
 
 
 def _gsm8k_problem(problem_id: str, record: dict[str, str]) -> Problem:
@@ -94,11 +96,11 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
     return records
 
 
-def _from_hub(split: Split, revision: str | None) -> list[dict[str, str]]:
+def _from_hub(stem: str, revision: str) -> list[dict[str, str]]:
     from datasets import load_dataset
 
     try:
-        return list(load_dataset("openai/gsm8k", "main", split=_gsm8k_file(split), revision=revision))
+        return list(load_dataset("openai/gsm8k", "main", split=stem, revision=revision))
     except (ConnectionError, OSError) as error:
         raise InputError(
             f"openai/gsm8k: cannot be fetched from the hub ({type(error).__name__}); set GSM8K_DIR to a folder with "

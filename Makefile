@@ -1,0 +1,84 @@
+# The whole paper as a graph: generate (a strategy) -> distill (an arm) -> evaluate (an arm) -> compare, attention -> report.
+# What is stale is decided by build/PROFILE/plan/, whose files change only with a notebook's parameters, code or data.
+
+PROFILE ?= laptop
+PYTHON ?= python3
+B := build/$(PROFILE)
+NB := $(B)/notebooks
+
+# The active conda environment of environment.yml, or .venv, which is made and kept in step with the lock.
+ifeq ($(origin BIN),undefined)
+ifeq ($(CONDA_DEFAULT_ENV),response-priming)
+BIN := $(CONDA_PREFIX)/bin
+else
+BIN := .venv/bin
+SETUP := .venv/installed
+endif
+endif
+# Threads that wait for work sleep: spinning ones slow a shared machine by ten times and more.
+export OMP_WAIT_POLICY := PASSIVE
+RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.SECONDARY:
+.PHONY: help paper plan lab test lint lock clean FORCE
+
+help: ## what there is to make
+	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the page
+	@echo "The paper: $(abspath $<)"
+
+# The plan is looked at by every goal that builds results, and by no other.
+ifneq ($(filter paper plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
+include $(B)/plan/plan.mk
+endif
+
+$(B)/plan/plan.mk: FORCE | $(SETUP)
+	@$(BIN)/response-priming plan $(PROFILE)
+
+plan: ## the notebooks that `make paper` would execute now
+	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'
+
+# Nothing runs before the data and the models are known to be there.
+$(B)/plan/ready: $(B)/plan/inputs.json
+	@$(BIN)/response-priming check $(PROFILE) > $@
+
+$(NB)/generate-%.ipynb: $(B)/plan/generate-%.json | $(B)/plan/ready
+	@$(call RUN,generate) --strategy $*
+$(NB)/distill-%.ipynb: $(B)/plan/distill-%.json | $(B)/plan/ready
+	@$(call RUN,distill) --arm $*
+$(NB)/evaluate-%.ipynb: $(B)/plan/evaluate-%.json | $(B)/plan/ready
+	@$(call RUN,evaluate) --arm $*
+$(NB)/compare.ipynb: $(B)/plan/compare.json $(ARMS:%=$(NB)/evaluate-%.ipynb)
+	@$(call RUN,compare)
+$(NB)/attention-visualize.ipynb: $(B)/plan/attention-visualize.json $(TRAINED:%=$(NB)/distill-%.ipynb) | $(B)/plan/ready
+	@$(call RUN,attention-visualize)
+$(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/compare.ipynb $(NB)/attention-visualize.ipynb
+	@$(BIN)/response-priming report $(PROFILE)
+
+# Which notebook needs which: an arm that learns from a teacher, its responses; a trained arm's score, its adapter.
+$(STRATEGIES:%=$(NB)/distill-%.ipynb): $(NB)/distill-%.ipynb: $(NB)/generate-%.ipynb
+$(TRAINED:%=$(NB)/evaluate-%.ipynb): $(NB)/evaluate-%.ipynb: $(NB)/distill-%.ipynb
+
+lab: $(SETUP) ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+test: $(SETUP) lint ## all tests and static checks
+	$(BIN)/pytest
+
+lint: $(SETUP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.venv/installed: requirements.lock pyproject.toml
+	@./setup.sh $(PYTHON) .venv
+
+lock: ## resolve pyproject.toml again into requirements.lock
+	./setup.sh --lock $(PYTHON) requirements.lock
+
+clean: ## remove the profile's results
+	rm -rf $(B)

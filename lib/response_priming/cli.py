@@ -1,0 +1,116 @@
+"""The command line: what make calls, and people may."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from response_priming import params, paths, plan
+from response_priming.errors import InputError
+
+app = typer.Typer(
+    help="Response priming in distillation: run a stage, check a profile.", no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ProfileName = Annotated[str, typer.Argument(help="Parameter set: params/PROFILE.yaml.")]
+
+
+@app.command()
+def check(profile: ProfileName) -> None:
+    """Validate a profile, make sure its data and models can be had, and print every parameter."""
+    from response_priming import models, problems
+
+    loaded = params.load(profile)
+    for split, limit in (("train", loaded.problems.n_train), ("test", loaded.problems.n_test)):
+        problems.load(loaded.problems, split, limit, seed=loaded.seed)  # type: ignore[arg-type]
+    if loaded.generate.worked_examples:
+        problems.load(loaded.problems, "validation", loaded.generate.worked_examples, seed=loaded.seed)
+    for model in (loaded.generate.teacher, loaded.model.student):
+        models.locate(model)
+    models.device_of(loaded.model.device)
+    typer.echo(yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=120), nl=False)
+
+
+@app.command("plan")
+def plan_(profile: ProfileName) -> None:
+    """Write build/PROFILE/plan/, which tells make what is stale."""
+    plan.write(params.load(profile))
+
+
+@app.command()
+def run(
+    stage: Annotated[str, typer.Argument(help=f"One of {', '.join(params.RUNS)}.")],
+    profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
+    strategy: Annotated[str | None, typer.Option(help="For generate: a name in params/prompts.yaml.")] = None,
+    arm: Annotated[str | None, typer.Option(help="For distill and evaluate: an arm of the profile.")] = None,
+) -> None:
+    """Execute one notebook with the profile's parameters into build/PROFILE/notebooks/."""
+    loaded = params.load(profile)
+    if stage not in params.RUNS:
+        raise InputError(f"stage {stage!r}: unknown; allowed: {', '.join(params.RUNS)}")
+    try:
+        place, node = plan.find(loaded, stage, strategy or arm)
+    except KeyError:
+        known = ", ".join(node.item or "(none)" for node in plan.nodes(loaded) if node.stage == stage)
+        raise InputError(f"{stage} of {strategy or arm!r}: not in profile {profile}; allowed: {known}") from None
+    typer.echo(f"[{place}/{len(plan.nodes(loaded))}] {node.name} -> {paths.shown(node.executed)}")
+    execute(node)
+
+
+def execute(node: plan.Node) -> None:
+    """Execute a notebook by papermill. It is written beside its target and renamed once complete.
+
+    A failed one stays beside its target as `*.partial.ipynb`, readable up to the cell that failed.
+    """
+    import papermill
+
+    partial = node.executed.with_suffix(".partial.ipynb")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    arguments: dict[str, Any] = {
+        "parameters": node.run.model_dump(),
+        "kernel_name": "python3",
+        "cwd": paths.NOTEBOOKS,
+        "start_timeout": 300,
+        "progress_bar": False,
+        "stdout_file": sys.stdout,
+        "stderr_file": sys.stderr,
+    }
+    try:
+        papermill.execute_notebook(node.notebook, partial, **arguments)
+    except papermill.PapermillExecutionError as error:
+        where = f"{paths.shown(partial)}: {error.ename}: {error.evalue}"
+        if error.ename == InputError.__name__:
+            raise InputError(f"{error.evalue} ({paths.shown(partial)})") from None
+        typer.echo(f"{node.name} failed; the notebook up to there: {where}", err=True)
+        raise typer.Exit(1) from None
+    partial.replace(node.executed)
+
+
+@app.command()
+def report(profile: ProfileName) -> None:
+    """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
+    from response_priming import report as report_stage
+
+    page = report_stage.render(params.load(profile))
+    typer.echo(f"The paper: {page}")
+
+
+@app.command()
+def parameters(stage: Annotated[str, typer.Argument(help=f"One of {', '.join(params.RUNS)}.")]) -> None:
+    """Print the `parameters` cell that a stage's notebook must have."""
+    typer.echo(params.parameters_cell(stage))
+
+
+def main() -> None:
+    """Entry point: an `InputError` is one line on standard error and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.exit(_refuse(error))
+
+
+def _refuse(error: InputError) -> int:
+    typer.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
+    return 2

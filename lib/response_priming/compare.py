@@ -1,0 +1,235 @@
+"""Stage compare: all arms' scores side by side, as the tables, figures and prose numbers of the paper.
+
+Arms answered the same problems, so a difference between two of them is tested in pairs: a bootstrap over problems for
+its interval, McNemar's exact test for its p (see `tables`). Scores that were not made alike are refused, so no table
+can mix protocols.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from response_priming import evaluate, figures, manifest, params, paths, problems, responses, tables, verdicts
+from response_priming.errors import InputError
+from response_priming.extraction import RULES
+
+TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses")
+HEADINGS: dict[Any, str] = {
+    "baseline_title": "compared with",
+    "points": "gain (points)",
+    "mean_tokens": "mean tokens",
+    "accuracy_answered": "accuracy if answered",
+    "p_holm": "p (Holm)",
+}
+SHARES = ("accuracy", "answered", "finished", "accuracy_answered", "published", *RULES)
+FORMATS: dict[Any, Any] = dict.fromkeys(SHARES, "{:.1%}") | {
+    "points": "{:+.1f}",
+    "mean_tokens": "{:.1f}",
+    "p": verdicts.p_value,
+    "p_holm": verdicts.p_value,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found. Shares are fractions; `gains` is in percentage points."""
+
+    accuracy: pd.DataFrame
+    gains: pd.DataFrame
+    rules: pd.DataFrame
+    teacher: pd.DataFrame
+    samples: pd.DataFrame
+    losses: pd.DataFrame
+    variables: dict[str, str]
+
+    def shown(self, name: str) -> Styler:
+        """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
+        table: pd.DataFrame = getattr(self, name).drop(columns=["arm", "baseline"], errors="ignore")
+        if "low" in table:
+            at, scale = list(table).index("low"), 1 if name == "gains" else 100
+            low, high = scale * table.pop("low"), scale * table.pop("high")
+            table.insert(at, "95 % interval", list(map(verdicts.interval, low, high)))
+        if name == "samples":
+            table["correct"] = table["correct"].map({True: "yes", False: "no"})
+            table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
+        style = table.style.format({key: FORMATS.get(key) for key in table}, na_rep="", escape="html")
+        headings = HEADINGS | {"title": "strategy" if name == "teacher" else "student"}
+        style = style.format_index(lambda key: headings.get(key, str(key)), axis=1).hide(axis="index")
+        look: Any = [{"selector": cell, "props": "text-align: left; white-space: pre-wrap"} for cell in ("th", "td")]
+        # A fixed id instead of a random one, so that a second run writes the same page.
+        return style.set_table_styles(look).set_uuid(name)
+
+
+def compare(run: params.CompareRun) -> Comparison:
+    """The comparison of all arms of `run`; computed unless it is there already.
+
+    Raises:
+        InputError: scores or responses are missing, were not made alike, or do not fit the run's parameters.
+    """
+    folder = run.output / "comparison"
+    inputs = [run.build / "scores" / arm for arm in run.arms]
+    inputs += [run.build / "students" / arm for arm in run.arms if arm != params.UNDISTILLED]
+    inputs += [run.build / "responses" / strategy for strategy in _strategies(run)]
+    texts = {"published": published(), "titles": [figures.title(arm) for arm in run.arms]}
+    recipe = manifest.recipe("compare", run.model_dump(exclude={"profile", "data_dir"}) | texts, inputs, code="compare")
+    if not manifest.is_current(folder, recipe):
+        _compare(run, folder, recipe)
+    # Only empty fields are missing values: an arm is called "none", and a response may say "NaN".
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "dtype": {"answer": str}}
+    read = {name: pd.read_csv(folder / f"{name}.csv", **options) for name in TABLES}
+    return Comparison(**read, variables=json.loads((folder / "variables.json").read_text(encoding="utf-8")))
+
+
+def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> None:
+    scores = read_scores(run)
+    printed = {arm: values["readme_accuracy"] for arm, values in published().items()}
+    made = {
+        "accuracy": tables.accuracy(scores, run.rule, printed),
+        "gains": tables.gains(scores, run.rule, seed=run.seed),
+        "rules": tables.rules(scores),
+        "teacher": teacher_table(run),
+        "samples": tables.samples(scores, run.rule),
+        "losses": losses_table(run),
+    }
+    models = {"student": _made_by(run, f"scores/{run.arms[0]}")["student"]}
+    for strategy in _strategies(run):
+        models["teacher"] = _made_by(run, f"responses/{strategy}")["teacher"]
+    texts = verdicts.variables(run, made["accuracy"], made["gains"], made["teacher"], models)
+    with manifest.writing(folder, recipe) as aside:
+        for name, table in made.items():
+            table.to_csv(aside / f"{name}.csv", index=False)
+        (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
+
+
+def _strategies(run: params.CompareRun) -> list[str]:
+    return [arm for arm in run.arms if arm not in params.CONTROLS]
+
+
+def published() -> dict[str, dict[str, float]]:
+    """The published figures of each arm, from params/published-results.yaml."""
+    content = yaml.safe_load((paths.PARAMS / "published-results.yaml").read_text(encoding="utf-8"))
+    return dict(content["arms"])
+
+
+# --- reading what is alike ---
+
+
+def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
+    """Every arm's answers, in the run's order; refused unless all were made alike and for the same problems."""
+    if run.n_test < 2:
+        raise InputError(f"n_test = {run.n_test}: a comparison resamples problems; allowed: 2 or more")
+    scores: dict[str, pd.DataFrame] = {}
+    first = f"scores/{run.arms[0]}"
+    reference = _made_by(run, first)
+    for arm in run.arms:
+        name = f"scores/{arm}"
+        made = _made_by(run, name)
+        _require_alike(name, made, first, reference | {"arm": arm})
+        scores[arm] = pd.read_parquet(run.build / name / "answers.parquet")
+        if list(scores[arm]["problem_id"]) != list(scores[run.arms[0]]["problem_id"]):
+            raise InputError(f"{name}: problem_id differs from {first}; evaluate both arms on the same problems")
+    return scores
+
+
+def _made_by(run: params.CompareRun, name: str) -> dict[str, Any]:
+    """Parameters and code that made a folder; refused where they contradict the run's parameters."""
+    recipe = manifest.read(run.build / name)["recipe"]
+    made = recipe["parameters"] | {f"{stem}.py": digest for stem, digest in recipe["code"].items()}
+    wanted = run.model_dump(exclude={"rule"})
+    _require_alike(name, made, "this run", {key: wanted.get(key, value) for key, value in made.items()})
+    return dict(made)
+
+
+def _require_alike(name: str, made: Mapping[str, Any], other: str, wanted: Mapping[str, Any]) -> None:
+    for field in sorted(made.keys() | wanted.keys()):
+        have, want = made.get(field), wanted.get(field)
+        if have != want:
+            raise InputError(f"{name}: {field} = {have!r}, but {want!r} in {other}; only alike runs are compared")
+
+
+# --- tables that need more than scores ---
+
+
+def teacher_table(run: params.CompareRun) -> pd.DataFrame:
+    """How often the teacher itself was right under each strategy, on the problems it answered for training."""
+    asked = problems.load(run, "train", run.n_train, seed=run.seed)
+    rows = []
+    for strategy in _strategies(run):
+        _made_by(run, f"responses/{strategy}")
+        answered = responses.read(run.build / "responses" / strategy)
+        if set(answered["problem_id"]) != {problem.id for problem in asked}:
+            raise InputError(
+                f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"
+            )
+        summary = evaluate.summary(evaluate.grade_teacher(answered, asked), run.rule)
+        rows.append({"arm": strategy, "title": figures.title(strategy), **summary})
+    return pd.DataFrame(rows, columns=None if rows else ["arm", "title", "accuracy"])
+
+
+def losses_table(run: params.CompareRun) -> pd.DataFrame:
+    """The training losses of every trained arm, one row a step."""
+    files = {arm: run.build / "students" / arm / "losses.parquet" for arm in run.arms if arm != params.UNDISTILLED}
+    tables = [pd.read_parquet(file).assign(arm=arm) for arm, file in files.items()]
+    return (
+        pd.concat(tables, ignore_index=True)
+        if tables
+        else pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm"])
+    )
+
+
+# --- figures ---
+
+
+def accuracy_figure(found: Comparison) -> Figure:
+    """Accuracy of every arm with its interval, and the paper's printed value as a hollow marker."""
+    table = found.accuracy
+    arms = list(table["arm"])
+    # Not made by pyplot, which would show it a second time in a notebook.
+    figure = Figure(figsize=(7, 0.8 + 0.55 * len(arms)), layout="constrained")
+    axes = figure.subplots()
+    for y, row in enumerate(table.to_dict("records")):
+        x, low, high, printed = (100 * row[key] for key in ("accuracy", "low", "high", "published"))
+        look: dict[str, Any] = {
+            "color": figures.color(row["arm"], arms),
+            "marker": figures.marker(row["arm"], arms),
+            "markersize": 7,
+        }
+        axes.errorbar(x, y, xerr=[[x - low], [high - x]], capsize=3, **look)
+        axes.annotate(f"{x:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize="small")
+        if not np.isnan(printed):
+            axes.plot(printed, y, linestyle="", markerfacecolor="none", **look)
+            label = f"paper {printed:.1f}"
+            axes.annotate(label, (printed, y), (0, -14), textcoords="offset points", ha="center", fontsize="small")
+    axes.set_yticks(range(len(arms)), labels=list(table["title"]))
+    axes.set_ylim(len(arms) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}")
+    return figure
+
+
+def loss_figure(found: Comparison) -> Figure:
+    """Hard and soft loss of every trained arm by optimiser step; a panel is left out where no arm has that loss."""
+    arms = list(found.accuracy["arm"])
+    panels = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
+    figure = Figure(figsize=(4 * len(panels) + 1.5, 3.2), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for arm, curve in found.losses.dropna(subset=name).groupby("arm", sort=False):
+            look: dict[str, Any] = {
+                "color": figures.color(str(arm), arms),
+                "marker": figures.marker(str(arm), arms),
+                "markersize": 4,
+            }
+            axes.plot(curve["step"], curve[name], label=figures.title(str(arm)), markevery=0.1, **look)
+        axes.set_title(f"{name.capitalize()} loss")
+        axes.set_xlabel("Optimiser step")
+        axes.set_ylabel("Nats per response token")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+    return figure

@@ -1,0 +1,258 @@
+"""Stage distill: train one arm's student, a LoRA adapter, on responses or on the dataset's solutions.
+
+Trained on: the bare question as the prompt, and a response token by token. The loss sees response tokens only, each
+predicted from the position before it, the closing end-of-sequence token included.
+"""
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from tqdm import tqdm
+from transformers import (
+    PrinterCallback,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from response_priming import losses, manifest, models, params, priming, problems, responses
+from response_priming.errors import InputError
+
+Example = dict[str, Any]
+
+
+def train(run: params.DistillRun) -> pd.DataFrame:
+    """The arm's loss curve, one row an optimiser step; trains the adapter unless it is there already.
+
+    Columns: step, loss, hard, soft (nats per response token; soft is NaN without a teacher), grad_norm, learning_rate. The adapter lands in `students/ARM` beside the curve.
+    """
+    folder = run.output / "students" / run.arm
+    store = None if run.arm in params.CONTROLS else run.build / "responses" / run.arm
+    recipe = manifest.recipe(
+        "distill",
+        run.model_dump(exclude={"profile", "n_test", "micro_batch", "data_dir"})
+        | {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)},
+        [store] if store else [],
+        code="distill",
+    )
+    if not manifest.is_current(folder, recipe):
+        with manifest.writing(folder, recipe) as aside:
+            _train(run, store, aside)
+    return pd.read_parquet(folder / "losses.parquet")
+
+
+def _train(run: params.DistillRun, store: Path | None, folder: Path) -> None:
+    set_seed(run.seed)
+    base, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
+    examples = build_examples(run, tokenizer, responses.read(store) if store else None)
+    model = get_peft_model(base, lora_config(run, base))
+    recorder = _Curve(run.train_steps, has_teacher=store is not None)
+    trainer = DistillTrainer(
+        run,
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder / "trainer"),
+            max_steps=run.train_steps,
+            per_device_train_batch_size=run.micro_batch,
+            gradient_accumulation_steps=run.train_batch // run.micro_batch,
+            learning_rate=run.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=run.warmup_steps,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=base.device.type == "cuda",
+            use_cpu=base.device.type == "cpu",
+            seed=run.seed,
+        ),
+        train_dataset=cast("Any", examples),
+        data_collator=lambda batch: collate(batch, int(cast("int", tokenizer.pad_token_id))),
+        optimizer_cls_and_kwargs=optimizer_of(run),
+        callbacks=[recorder],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    model.save_pretrained(folder)
+    recorder.frame().to_parquet(folder / "losses.parquet", index=False)
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+
+
+def lora_config(run: params.DistillRun, base: torch.nn.Module) -> LoraConfig:
+    """The adapter's configuration; `InputError` where the model lacks a target."""
+    linear = {name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
+    missing = set(run.lora_targets) - linear
+    if missing:
+        raise InputError(
+            f"distill.lora_targets = {sorted(missing)}: {run.student} has no such layers; it has {sorted(linear)}"
+        )
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=run.lora_r,
+        lora_alpha=run.lora_alpha,
+        lora_dropout=run.lora_dropout,
+        target_modules=run.lora_targets,
+    )
+
+
+def optimizer_of(run: params.DistillRun) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+    """Optimiser class and arguments, as `Trainer` takes them."""
+    common = {"lr": run.learning_rate, "weight_decay": run.weight_decay}
+    if run.optimizer == "sgd":
+        return torch.optim.SGD, common | {"momentum": run.momentum}
+    return torch.optim.AdamW, common
+
+
+def build_examples(
+    run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: pd.DataFrame | None
+) -> list[Example]:
+    """One training example a problem: `prompt` and `target` token ids and, with a teacher, `top_ids`, `top_logprobs`.
+
+    Args:
+        answered: the teacher's responses (see `responses.read`), or None for the fine-tuned arm, whose responses are
+            the dataset's solutions without calculator marks.
+
+    Raises:
+        InputError: an example is longer than `train_tokens`, or a response's problem is not in the training split.
+    """
+    asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
+    rows = answered.to_dict("records") if answered is not None else [{"problem_id": key} for key in asked]
+    examples = []
+    for row in rows:
+        if row["problem_id"] not in asked:
+            raise InputError(f"responses/{run.arm}: problem {row['problem_id']} is not among the {run.n_train} of train")
+        problem = asked[row["problem_id"]]
+        example: Example = {"prompt": priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))}
+        if answered is None:
+            example["target"] = priming.encode_response(tokenizer, problem.worked)
+        else:
+            example |= {"target": list(row["tokens"]), "top_ids": row["top_ids"], "top_logprobs": row["top_logprobs"]}
+        length = len(example["prompt"]) + len(example["target"])
+        if length > run.train_tokens:
+            raise InputError(f"distill.train_tokens = {run.train_tokens}: problem {problem.id} needs {length}")
+        examples.append(example)
+    return examples
+
+
+def collate(batch: list[Example], pad: int) -> dict[str, Tensor]:
+    """Prompts padded on the left and targets on the right, so that every target begins in the same column.
+
+    Then the last columns' logits are all that the loss needs, and the head is computed for those alone. Returns, for the
+    tokens that the student reads, `input_ids`, `attention_mask` and `position_ids` [batch, prompt + target]; `labels`
+    [batch, target], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token); and with a
+    teacher `top_ids`, `top_logprobs` [batch, target, k].
+    """
+    left, right = (max(len(row[part]) for row in batch) for part in ("prompt", "target"))
+    inputs = torch.full((len(batch), left + right), pad)
+    attention = torch.zeros_like(inputs)
+    labels = torch.full((len(batch), right), losses.IGNORED)
+    for index, row in enumerate(batch):
+        prompt, target = row["prompt"], row["target"]
+        inputs[index, left - len(prompt) : left + len(target)] = torch.tensor([*prompt, *target])
+        attention[index, left - len(prompt) : left + len(target)] = 1
+        labels[index, : len(target)] = torch.tensor(target)
+    padded = {
+        "input_ids": inputs,
+        "attention_mask": attention,
+        "position_ids": (attention.cumsum(-1) - 1).clamp(min=0),
+        # The trainer counts tokens by `shift_labels`, as they are; by `labels` alone it would leave out the first column,
+        # which models that shift inside their loss never score.
+        "labels": labels,
+        "shift_labels": labels,
+    }
+    if "top_ids" in batch[0]:
+        for key, dtype in (("top_ids", np.int64), ("top_logprobs", np.float32)):
+            signal = np.zeros((len(batch), right, batch[0][key].shape[1]), dtype)
+            for index, row in enumerate(batch):
+                signal[index, : len(row[key])] = row[key]
+            padded[key] = torch.from_numpy(signal)
+    return padded
+
+
+class DistillTrainer(Trainer):
+    """The Hugging Face trainer with the distillation objective.
+
+    The loss is divided by the number of response tokens of the whole optimiser step, so gradient accumulation does not
+    change it.
+    """
+
+    def __init__(self, run: params.DistillRun, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.run = run
+        # Makes the trainer count the labels of all micro-batches of a step and hand the number to `compute_loss`.
+        self.model_accepts_loss_kwargs = True
+        self._sums = {"hard": 0.0, "soft": 0.0}
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,  # noqa: ARG002
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """The step's share of the objective: sums over this micro-batch's response tokens / tokens of the step."""
+        labels = inputs["labels"]
+        read = {key: inputs[key] for key in ("input_ids", "attention_mask", "position_ids")}
+        # One more position than labels: the last prompt token predicts the first label; the last label predicts nothing.
+        logits = model(**read, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
+        tokens = cast("int", num_items_in_batch)
+        hard = losses.hard_loss(logits, labels) / tokens
+        self._sums["hard"] += hard.item()
+        if "top_ids" not in inputs:
+            return hard
+        soft = losses.soft_loss(
+            logits,
+            inputs["top_ids"],
+            inputs["top_logprobs"],
+            labels != losses.IGNORED,
+            divergence=self.run.divergence,
+            temperature=self.run.kd_temperature,
+        ) / tokens
+        self._sums["soft"] += soft.item()
+        return self.run.alpha * hard + (1 - self.run.alpha) * soft
+
+    def log(self, logs: dict[str, float], *arguments: Any) -> None:
+        """Add the two parts of the loss to the step's log."""
+        if "loss" in logs:
+            logs |= self._sums
+            self._sums = {"hard": 0.0, "soft": 0.0}
+        super().log(logs, *arguments)
+
+
+class _Curve(TrainerCallback):  # type: ignore[misc]
+    """Keeps every step's log and shows progress."""
+
+    def __init__(self, steps: int, has_teacher: bool) -> None:
+        self.has_teacher = has_teacher
+        self.rows: list[dict[str, float]] = []
+        self.progress = tqdm(total=steps, unit="step", mininterval=2, leave=False)
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if logs and "hard" in logs:
+            row = {"step": state.global_step} | {key: logs[key] for key in ("loss", "hard", "soft", "grad_norm", "learning_rate")}
+            self.rows.append(row | ({} if self.has_teacher else {"soft": float("nan")}))
+            self.progress.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+            self.progress.update(1)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.progress.close()
+
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows)

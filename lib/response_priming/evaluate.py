@@ -1,0 +1,99 @@
+"""Stage evaluate: one arm's student answers the test problems, and every extraction rule scores the answers.
+
+All arms get the same bare question, zero-shot and decoded greedily, and the same budget of tokens: neither the prefix
+nor the worked examples that the teacher saw. So arms differ in how the student was made and in nothing else.
+"""
+
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+from response_priming import engines, manifest, models, params, priming, problems
+from response_priming.extraction import RULES, same_number
+
+
+def answer(run: params.EvaluateRun) -> pd.DataFrame:
+    """The arm's answers, one row a test problem, in the problems' order; computed unless they are there already.
+
+    Columns: `problem_id`, `question`, `answer` (the right one), `response`, `tokens` (its length, end-of-sequence
+    token included), `finished` (ended within the budget), and for each rule RULE what it extracted, `RULE`, and whether
+    that is right, `RULE-correct`.
+
+    Raises:
+        InputError: the arm's student is not trained yet; said before any model is loaded.
+    """
+    folder = run.output / "scores" / run.arm
+    adapter = None if run.arm == params.UNDISTILLED else run.build / "students" / run.arm
+    # The headline's rule is left out because every rule's verdict is stored; the path, because `data` has the content.
+    recipe = manifest.recipe(
+        "evaluate",
+        run.model_dump(exclude={"profile", "rule", "n_train", "data_dir"})
+        | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
+        [adapter] if adapter else [],
+        code="evaluate",
+    )
+    if not manifest.is_current(folder, recipe):
+        asked = problems.load(run, "test", run.n_test, seed=run.seed)
+        model, tokenizer = models.load_student(run, adapter)
+        engine = engines.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
+        chats = [priming.messages(problem.question, system_prompt=run.system_prompt) for problem in asked]
+        prompts = [priming.encode(tokenizer, chat) for chat in chats]
+        given = dict(engine.respond(prompts, max_tokens=run.answer_tokens))
+        with manifest.writing(folder, recipe) as aside:
+            grade(_table(asked, given)).to_parquet(aside / "answers.parquet", index=False)
+    return pd.read_parquet(folder / "answers.parquet")
+
+
+def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "problem_id": problem.id,
+            "question": problem.question,
+            "answer": problem.answer,
+            "response": given[index].text,
+            "tokens": len(given[index].tokens),
+            "finished": given[index].finished,
+        }
+        for index, problem in enumerate(asked)
+    )
+
+
+def grade(answers: pd.DataFrame) -> pd.DataFrame:
+    """The table with two columns more for each rule: what it extracts from `response`, and whether that is `answer`."""
+    graded = answers.copy()
+    for rule, extract in RULES.items():
+        extracted = [extract(response) for response in answers["response"]]
+        graded[rule] = pd.Series(extracted, index=answers.index, dtype="str")
+        graded[f"{rule}-correct"] = [
+            same_number(number, right) for number, right in zip(extracted, answers["answer"], strict=True)
+        ]
+    return graded
+
+
+def grade_teacher(answered: pd.DataFrame, asked: list[problems.Problem]) -> pd.DataFrame:
+    """A teacher's responses (see `responses.read`) as a graded table; `asked` are the problems they answer."""
+    right = {problem.id: problem.answer for problem in asked}
+    answers = answered.rename(columns={"text": "response"})
+    return grade(answers.assign(answer=answers["problem_id"].map(right), tokens=answers["tokens"].map(len)))
+
+
+def summary(answers: pd.DataFrame, rule: str) -> dict[str, float]:
+    """One arm by one rule, from a graded table.
+
+    `n`; `correct`; `accuracy` with `low` and `high`, its 95 % Wilson interval; the shares `answered` (the rule found a
+    number) and `finished`; `mean_tokens`; `accuracy_answered`, the accuracy where a number was found (NaN without any).
+    """
+    n, correct = len(answers), int(answers[f"{rule}-correct"].sum())
+    answered = answers[rule].notna()
+    low, high = proportion_confint(correct, n, alpha=0.05, method="wilson")
+    return {
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        # Where all are wrong or all right, rounding can leave the accuracy just outside its interval.
+        "low": min(float(low), correct / n),
+        "high": max(float(high), correct / n),
+        "answered": float(answered.mean()),
+        "finished": float(answers["finished"].mean()),
+        "mean_tokens": float(answers["tokens"].mean()),
+        "accuracy_answered": float(answers.loc[answered, f"{rule}-correct"].mean()),
+    }

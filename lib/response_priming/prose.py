@@ -1,0 +1,172 @@
+"""What index.qmd may name with `{{< var KEY >}}`: results as the stages wrote them, settings, and where they come from.
+
+A sentence that is not true of every profile is made here, so that one manuscript reads correctly for all of them.
+"""
+
+import json
+
+from response_priming import figures, manifest, params, paths, verdicts
+
+# Keys that the stages compare and attention-visualize write into their variables.json.
+COMPARISON = [
+    "profile",
+    "seed",
+    "dataset",
+    "n_train",
+    "n_test",
+    "rule",
+    "teacher",
+    "student",
+    "undistilled_accuracy",
+    "undistilled_interval",
+    "best_kd_arm",
+    "best_kd_accuracy",
+    "best_kd_interval",
+    "best_kd_gain",
+    "best_kd_gain_interval",
+    "best_kd_p",
+    "beats_undistilled",
+    "none_accuracy",
+    "none_interval",
+    "best_primed_arm",
+    "best_primed_accuracy",
+    "best_primed_interval",
+    "primed_gain",
+    "primed_gain_interval",
+    "primed_p",
+    "priming_verdict",
+    "fine_tuned_accuracy",
+    "teacher_best_strategy",
+    "teacher_best_accuracy",
+    "teacher_worst_strategy",
+    "teacher_worst_accuracy",
+]
+ATTENTION = ["attention_prompts", "attention_layers", "attention_heads", "divergent_layer", "divergent_head"]
+PROVENANCE = ["command", "renderer", "git_commit", "versions", "machine"]
+DISTILL = ["alpha", "kd_temperature", "learning_rate", "lora_r", "train_steps", "train_batch"]
+GENERATE = ["response_tokens", "top_k"]
+
+DIVERGENCES = {
+    "forward-kl": "the forward Kullback-Leibler divergence",
+    "reverse-kl": "the reverse Kullback-Leibler divergence",
+    "jsd": "the Jensen-Shannon divergence",
+}
+
+
+def variables(profile: params.Profile, renderer: str) -> dict[str, str]:
+    """Every value that index.qmd may name: results, settings and provenance, as text."""
+    build = paths.BUILD / profile.name
+    results: dict[str, str] = {}
+    for folder in ("comparison", "attention"):
+        results |= json.loads((build / folder / "variables.json").read_text(encoding="utf-8"))
+    return results | settings(profile) | _provenance(profile) | {"renderer": renderer}
+
+
+def _provenance(profile: params.Profile) -> dict[str, str]:
+    """Where the results come from: the manifest of the comparison, not this process."""
+    made = manifest.read(paths.BUILD / profile.name / "comparison")
+    packages = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "transformers", "peft"))
+    return {
+        "command": f"make paper PROFILE={profile.name}",
+        "git_commit": (made["git_commit"] or "unknown")[:12],
+        "versions": f"Python {made['python']}, {packages}",
+        "machine": made["machine"],
+    }
+
+
+def settings(profile: params.Profile) -> dict[str, str]:
+    """The profile's parameters, and the sentences that depend on them."""
+    distill, generate = profile.distill, profile.generate
+    values = {key: str(getattr(distill, key)) for key in DISTILL} | {
+        key: str(getattr(generate, key)) for key in GENERATE
+    }
+    prefixes = {name: strategy["prefix"].strip() or "(empty)" for name, strategy in params.strategies().items()}
+    return {
+        **values,
+        **{f"prefix_{name.replace('-', '_')}": prefix for name, prefix in prefixes.items()},
+        "answer_tokens": str(profile.evaluate.answer_tokens),
+        "passes": f"{distill.train_steps * distill.train_batch / profile.problems.n_train:.1f}",
+        "optimizer": {"adamw": "AdamW", "sgd": "SGD"}[distill.optimizer],
+        "divergence": DIVERGENCES[distill.divergence],
+        "problems_setting": _problems_setting(profile.problems),
+        "models_setting": _models_setting(profile),
+        "teacher_setting": _teacher_setting(profile),
+        "teacher_limit": _teacher_limit(profile),
+        "overrides_setting": _overrides_setting(profile),
+        "scale_limit": _scale_limit(profile),
+    }
+
+
+def _problems_setting(problems: params.Problems) -> str:
+    if problems.dataset == "gsm8k":
+        return (
+            "The problems are those of GSM8K, grade-school word problems of two to eight steps: test problems from its "
+            "test split, training problems from the beginning of its train split."
+        )
+    return (
+        "The problems are made by a seeded generator, in the form of GSM8K: short stories that ask for one sum, or for "
+        f"two in a row (a share of {problems.two_step_share:g} of them), over numbers from 2 to "
+        f"{problems.largest_operand}. There are only additions, so no operation has to be chosen. Training, validation "
+        "and test problems share neither a story nor the pair of numbers that a story starts from."
+    )
+
+
+def _models_setting(profile: params.Profile) -> str:
+    teacher, student = (verdicts.MODELS.get(name, name) for name in (profile.generate.teacher, profile.model.student))
+    if teacher == student:
+        return f"Teacher and student are the same model, {student}."
+    return f"The teacher is {teacher}, the student {student}."
+
+
+def _teacher_setting(profile: params.Profile) -> str:
+    if not profile.generate.worked_examples:
+        return "The teacher sees no worked examples, so the prefix is all that is added to the question."
+    return (
+        f"In its prompt the teacher also sees {profile.generate.worked_examples} solved problems of the validation "
+        "split, each with the prefix before its question; they are the same problems under every strategy."
+    )
+
+
+def _teacher_limit(profile: params.Profile) -> str:
+    if profile.generate.teacher != profile.model.student:
+        return "What a student gains depends on how much better its teacher is, whatever the prefix."
+    if not profile.generate.worked_examples:
+        return "Teacher and student are one model, so nothing but the prefix can make the teacher better."
+    return (
+        "Teacher and student are one model, so a student can gain only what the prompt adds to it: the worked "
+        "examples, under every strategy, and the prefix. Most of what distillation brings may come from the examples."
+    )
+
+
+def _overrides_setting(profile: params.Profile) -> str:
+    if not profile.overrides:
+        return "All trained arms share these settings."
+    arms = (
+        f"{figures.title(arm)}: " + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in changed.items())
+        for arm, changed in profile.overrides.items()
+    )
+    return f"Some arms are trained differently ({'; '.join(arms)}), so more than the prefix sets them apart."
+
+
+def _scale_limit(profile: params.Profile) -> str:
+    if profile.model.student != "embedded":
+        return (
+            f"The student is {profile.model.student}; whatever holds for it need not hold for other models, other "
+            "problems or other training budgets."
+        )
+    if profile.problems.dataset == "gsm8k":
+        return (
+            "The student has 135 million parameters, and a model of this size answers next to nothing on GSM8K. The "
+            "numbers of this page show that every stage runs on real problems; they cannot tell the arms apart."
+        )
+    return (
+        "The student has 135 million parameters. On GSM8K a model of this size answers next to nothing, which leaves "
+        "no differences to measure, so the problems here are far easier, and of a difficulty chosen to put the arms "
+        "between the floor and the ceiling. Whatever holds here need not hold for a model of 8 billion parameters on "
+        "GSM8K."
+    )
+
+
+VARIABLES = frozenset(
+    [*COMPARISON, *ATTENTION, *PROVENANCE, *settings(params.Profile.model_validate({"name": "laptop"}))]
+)

@@ -1,0 +1,130 @@
+"""What the comparison's tables say, as text for prose: numbers with their units, and clauses by rules fixed beforehand.
+
+Every key of `variables` is always there, so that one manuscript fits all profiles; "not run" fills what lacks an arm.
+"""
+
+from typing import Any
+
+import pandas as pd
+
+from response_priming import figures, params
+
+Row = Any  # one row of a table, a pandas Series of mixed types
+NOT_RUN = "not run"
+UNPRIMED = "none"
+SIGNIFICANT = 0.05
+# With fewer problems on which two arms disagree, McNemar's exact p cannot fall below 0.05: 2 * 0.5 ** 5 = 0.0625.
+FEWEST_DISAGREEMENTS = 6
+DATASETS = {"procedural": "procedural one- and two-step word problems", "gsm8k": "GSM8K"}
+MODELS = {"embedded": "SmolLM2-135M-Instruct (4-bit weights)"}
+
+
+def variables(
+    run: params.CompareRun, accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame, models: dict[str, str]
+) -> dict[str, str]:
+    """All values that the manuscript may name.
+
+    Args:
+        accuracy: `tables.accuracy`.
+        gains: `tables.gains`.
+        teacher: `compare.teacher_table`.
+        models: names of the `teacher` and the `student` as the run's artefacts record them.
+    """
+    kd = best(accuracy, [arm for arm in run.arms if arm not in params.CONTROLS])
+    primed = best(accuracy, [arm for arm in run.arms if arm not in (*params.CONTROLS, UNPRIMED)])
+    kd_gain, primed_gain = _pair(gains, kd, params.UNDISTILLED), _pair(gains, primed, UNPRIMED)
+    ranked = [row for _, row in teacher.sort_values("accuracy", kind="stable").iterrows()]
+    values = {"profile": run.profile, "seed": str(run.seed), "dataset": DATASETS[run.dataset], "rule": run.rule}
+    values |= {"n_train": str(run.n_train), "n_test": str(run.n_test)}
+    values |= {key: MODELS.get(models.get(key, NOT_RUN), models.get(key, NOT_RUN)) for key in ("teacher", "student")}
+    values |= _scored("undistilled", _row(accuracy, params.UNDISTILLED))
+    values |= _scored("fine_tuned", _row(accuracy, params.FINE_TUNED)) | _scored("none", _row(accuracy, UNPRIMED))
+    values |= _scored("best_kd", _row(accuracy, kd)) | _gained("best_kd", kd_gain)
+    values |= _scored("best_primed", _row(accuracy, primed)) | _gained("primed", primed_gain)
+    values["beats_undistilled"] = beats_undistilled(_row(accuracy, kd), kd_gain)
+    values["priming_verdict"] = priming_verdict(primed_gain)
+    for key, at in (("teacher_best", -1), ("teacher_worst", 0)):
+        values[f"{key}_strategy"] = str(ranked[at]["title"]) if ranked else NOT_RUN
+        values[f"{key}_accuracy"] = percent(ranked[at]["accuracy"]) if ranked else NOT_RUN
+    return values
+
+
+def best(accuracy: pd.DataFrame, arms: list[str]) -> str | None:
+    """The most accurate of these arms, the first of them where several are; None without any."""
+    table = accuracy[accuracy["arm"].isin(arms)]
+    return str(table["arm"].iloc[int(table["accuracy"].argmax())]) if len(table) else None
+
+
+def beats_undistilled(arm: Row | None, gain: Row | None) -> str:
+    """A clause with the best KD arm as its subject.
+
+    "By more than the width of its interval" where the gain over the undistilled student is wider than the arm's own
+    95 % interval and its Holm-corrected p is below 0.05; "significantly" where the p alone holds.
+    """
+    if arm is None or gain is None:
+        return NOT_RUN
+    if gain["points"] <= 0 or gain["p_holm"] >= SIGNIFICANT:
+        return "does not beat the undistilled student"
+    if gain["points"] > 100 * (arm["high"] - arm["low"]):
+        return "beats the undistilled student by more than the width of its interval"
+    return "beats the undistilled student significantly but by less than the width of its interval"
+
+
+def priming_verdict(gain: Row | None) -> str:
+    """Whether priming the teacher helped the student: the best primed arm against the unprimed one.
+
+    Supported: more accurate, and the Holm-corrected p is below 0.05. Not testable: one of the two was not run, or they
+    disagree on so few problems that McNemar's exact test could not have come out significant. Not supported: else.
+    """
+    if gain is None:
+        return "not testable here: a primed and an unprimed student are needed"
+    if gain["wins"] + gain["losses"] < FEWEST_DISAGREEMENTS:
+        return "not testable here: the best primed and the unprimed student disagree on too few problems"
+    if gain["points"] > 0 and gain["p_holm"] < SIGNIFICANT:
+        return "supported here: the best primed student is more accurate than the unprimed one"
+    return "not supported here: the best primed student is not significantly more accurate than the unprimed one"
+
+
+def percent(share: float) -> str:
+    """A fraction as per cent, `18.5 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(low: float, high: float) -> str:
+    """Two ends, in the unit they come in, `13.7 to 24.5`."""
+    return f"{low:.1f} to {high:.1f}"
+
+
+def p_value(p: float) -> str:
+    """`0.012`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _row(accuracy: pd.DataFrame, arm: str | None) -> Row | None:
+    rows = accuracy[accuracy["arm"] == arm]
+    return rows.iloc[0] if len(rows) else None
+
+
+def _pair(gains: pd.DataFrame, arm: str | None, baseline: str) -> Row | None:
+    rows = gains[(gains["arm"] == arm) & (gains["baseline"] == baseline)]
+    return rows.iloc[0] if len(rows) else None
+
+
+def _scored(key: str, row: Row | None) -> dict[str, str]:
+    if row is None:
+        return dict.fromkeys((f"{key}_arm", f"{key}_accuracy", f"{key}_interval"), NOT_RUN)
+    return {
+        f"{key}_arm": figures.title(row["arm"]),
+        f"{key}_accuracy": percent(row["accuracy"]),
+        f"{key}_interval": f"{interval(100 * row['low'], 100 * row['high'])} %",
+    }
+
+
+def _gained(key: str, row: Row | None) -> dict[str, str]:
+    if row is None:
+        return dict.fromkeys((f"{key}_gain", f"{key}_gain_interval", f"{key}_p"), NOT_RUN)
+    return {
+        f"{key}_gain": f"{row['points']:.1f} points",
+        f"{key}_gain_interval": f"{interval(row['low'], row['high'])} points",
+        f"{key}_p": f"p {p_value(row['p_holm'])}" if row["p_holm"] < 0.001 else f"p = {p_value(row['p_holm'])}",
+    }

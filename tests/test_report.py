@@ -1,0 +1,402 @@
+"""The manuscript's check, its staging and its preview, rendered for real from notebooks made here."""
+
+import json
+import re
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from nbformat import v4
+
+from response_priming import manifest, params, paths, preview, prose, report, verdicts
+from response_priming.errors import InputError
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+CELL = "```\n@none {{< 1"  # what a response may hold: none of it is the manuscript's syntax
+TABLE = f"<div><style>td {{}}</style><table><tbody><tr><td>{escape(CELL)}</td></tr></tbody></table></div>"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROFILE = params.load("laptop")
+
+
+def labelled(label, *, options=None, data=None):
+    """A published cell as the notebooks have it, with its output."""
+    kind = label[:3]
+    captions = {f"{kind}-cap": f"Caption of {label}, see @goyal2024."} | (
+        {"fig-alt": f'Alt "{label}"'} if kind == "fig" else {}
+    )
+    chosen = {"label": label} | (captions if options is None else options)
+    source = "\n".join(f"#| {key}: {json.dumps(value)}" for key, value in chosen.items()) + "\nshow()"
+    data = data or ({"image/svg+xml": SVG, "image/png": PNG} if kind == "fig" else {"text/html": TABLE})
+    return v4.new_code_cell(source, outputs=[v4.new_output("display_data", data=data)], execution_count=1)
+
+
+def write_notebook(path, *cells):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# A notebook\n\nMath $x^2$."), *cells]), path)
+
+
+def embeds():
+    text = (paths.REPORT / "index.qmd").read_text()
+    targets = [match["value"] for match in preview.SHORTCODE.finditer(text) if match["name"] == "embed"]
+    return [tuple(target.split("#")) for target in targets]
+
+
+def finish_run(root):
+    """A finished `laptop` run below `root`: executed notebooks, and the two stage folders that the prose reads."""
+    exploratory = labelled("fig-x", data={"image/png": PNG})
+    exploratory.source = "plot()"
+    for stem in report.notebook_titles(PROFILE):
+        cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
+        write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", exploratory, *cells)
+    write_variables(root / "laptop" / "comparison", {key: f"value of {key}" for key in prose.COMPARISON})
+    write_variables(root / "laptop" / "attention", {key: f"value of {key}" for key in prose.ATTENTION})
+
+
+def write_variables(folder, values):
+    with manifest.writing(folder, {}) as aside:
+        (aside / "variables.json").write_text(json.dumps(values))
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """A run of one's own, to stage, render or spoil."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    monkeypatch.setattr(report, "quarto", lambda: None)
+    finish_run(tmp_path)
+    return tmp_path / "laptop"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The preview of a run, rendered once, to look at."""
+    root = tmp_path_factory.mktemp("build")
+    finish_run(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "BUILD", root)
+        patch.setattr(report, "quarto", lambda: None)
+        return report.render(PROFILE)
+
+
+@pytest.fixture
+def install_quarto(build, tmp_path, monkeypatch):
+    """Puts a shell script in Quarto's place."""
+
+    def install(script):
+        fake = tmp_path / "quarto"
+        fake.write_text(f"#!/bin/sh\n{script}\n")
+        fake.chmod(0o755)
+        monkeypatch.setattr(report, "quarto", lambda: str(fake))
+        return build
+
+    return install
+
+
+class Page(HTMLParser):
+    """What a page's tags say: ids, images, local links, requested resources and visible text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.images, self.links, self.resources, self.text = [], [], [], [], ""
+        self.hidden = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.hidden += tag in ("style", "script")
+        self.ids += [values["id"]] if "id" in values else []
+        self.images += [values] if tag == "img" else []
+        self.links += [values["href"]] if tag == "a" and "href" in values else []
+        self.resources += [values[key] for key in ("src", "srcset", "data", "poster") if key in values]
+        self.resources += [values["href"]] if tag == "link" else []
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("style", "script")
+
+    def handle_data(self, data):
+        self.text += "" if self.hidden else data
+
+
+# --- the real sources ---
+
+
+def test_every_name_in_the_manuscript_exists_in_the_source_notebooks():
+    report.check_sources(paths.REPORT, paths.NOTEBOOKS)
+
+
+def test_results_hold_no_number_typed_by_hand():
+    text = (paths.REPORT / "index.qmd").read_text()
+    results = text[text.index("\n# Results") : text.index("\n# What the released code")]
+    assert "\n# Inside the students" in results
+    typed = preview.REFERENCE.sub("", preview.SHORTCODE.sub("", results))
+    assert not re.findall(r".*\d.*", typed)
+
+
+def test_every_bibliography_entry_is_cited():
+    text = (paths.REPORT / "index.qmd").read_text()
+    cited = {match["key"] for match in preview.REFERENCE.finditer(text)}
+    entries = set(re.findall(r"^@\w+\{(\w+),", (paths.REPORT / "references.bib").read_text(), re.MULTILINE))
+    assert entries <= cited
+
+
+def test_every_embedded_figure_and_table_is_referred_to():
+    text = (paths.REPORT / "index.qmd").read_text()
+    referred = {match["key"] for match in preview.REFERENCE.finditer(text)}
+    assert set(preview.numbers(text)) <= referred
+
+
+def test_every_setting_made_for_the_prose_is_used():
+    text = (paths.REPORT / "index.qmd").read_text()
+    used = {match["value"] for match in preview.SHORTCODE.finditer(text) if match["name"] == "var"}
+    assert set(prose.settings(PROFILE)) | set(prose.PROVENANCE) <= used
+
+
+def test_the_comparison_writes_every_result_that_the_manuscript_may_name():
+    empty = pd.DataFrame({"arm": [], "baseline": [], "accuracy": []})
+    assert set(prose.COMPARISON) <= set(verdicts.variables(params.CompareRun(), empty, empty, empty, {}))
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_settings_have_the_same_keys_for_every_profile(name):
+    assert {*prose.settings(params.load(name))} <= prose.VARIABLES
+
+
+def test_prefixes_are_the_stimuli_word_for_word():
+    made = prose.settings(PROFILE)
+    for name, strategy in params.strategies().items():
+        assert made[f"prefix_{name.replace('-', '_')}"] == (strategy["prefix"].strip() or "(empty)")
+
+
+def test_an_override_is_owned_up_to():
+    differing = PROFILE.model_copy(update={"overrides": {"none": {"lora_dropout": 0.2}}})
+    assert "lora dropout 0.2" in prose.settings(differing)["overrides_setting"]
+
+
+# --- staging ---
+
+
+@pytest.mark.usefixtures("build")
+def test_stage_lists_the_profiles_notebooks_for_quarto():
+    config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
+    listed = [entry["notebook"] for entry in config["manuscript"]["notebooks"]]
+    assert listed == [f"{stem}.ipynb" for stem in report.notebook_titles(PROFILE)]
+    assert config["project"]["type"] == "manuscript"
+
+
+@pytest.mark.usefixtures("build")
+def test_stage_writes_every_variable_as_text():
+    values = yaml.safe_load((report.stage(PROFILE) / "_variables.yml").read_text())
+    assert set(values) == prose.VARIABLES
+    assert all(isinstance(value, str) and value for value in values.values())
+
+
+def test_staged_notebooks_hold_no_widgets_and_one_state_of_a_progress_bar(build):
+    bar = v4.new_output("stream", name="stderr", text="0%\r50%\r100%\nnext\n")
+    widget = v4.new_output("display_data", data={WIDGET: {"model_id": "x"}, "text/plain": "HBox()"})
+    write_notebook(build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("train()", outputs=[bar, widget]))
+    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4)
+    (output,) = staged.cells[1].outputs
+    assert output.text == "100%\nnext\n"
+
+
+def test_a_missing_notebook_is_named(build):
+    (build / "notebooks" / "evaluate-teacher.ipynb").unlink()
+    with pytest.raises(InputError, match=r"evaluate-teacher\.ipynb: not made yet"):
+        report.stage(PROFILE)
+
+
+def test_a_missing_variable_is_named(build):
+    results = json.loads((build / "comparison" / "variables.json").read_text())
+    del results["primed_gain"]
+    (build / "comparison" / "variables.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match="unknown variable 'primed_gain'"):
+        report.stage(PROFILE)
+
+
+def test_a_failed_staging_leaves_what_was_there(build):
+    before = report.stage(PROFILE) / "index.qmd"
+    write_notebook(build / "notebooks" / "compare.ipynb")
+    with pytest.raises(InputError, match="tbl-accuracy"):
+        report.stage(PROFILE)
+    assert before.exists()
+    assert not list(build.glob(".*"))
+
+
+# --- the page ---
+
+
+def test_nothing_is_left_unresolved(page):
+    text = Page(page.read_text()).text
+    assert CELL in text
+    for mark in ("{{<", "@", ":::", "```", "???", "{#", "{=html}"):
+        assert mark not in text.replace(CELL, "")
+
+
+def test_the_page_says_that_it_is_the_pandoc_preview(page):
+    assert "pandoc preview of the manuscript, not Quarto" in Page(page.read_text()).text.replace("\n", " ")
+
+
+def test_values_of_variables_reach_the_prose(page):
+    text = Page(page.read_text()).text
+    for key in ("undistilled_accuracy", "primed_gain_interval", "divergent_layer"):
+        assert f"value of {key}" in text
+    assert "make paper PROFILE=laptop" in text
+
+
+def test_figures_and_tables_are_numbered_in_order_and_captioned(page):
+    captions = re.findall(r'<figure id="([\w-]+)".*?<figcaption>\s*<p>(.*?):', page.read_text(), re.DOTALL)
+    numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
+    assert [label for label, _ in captions] == [label for _, label in embeds()]
+    assert all(number == numbered[label] for label, number in captions)
+    figures = [number for label, number in captions if label.startswith("fig")]
+    assert figures == [f"Figure\u00a0{number}" for number in range(1, len(figures) + 1)]
+
+
+def test_cross_references_read_as_their_targets_number(page):
+    numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
+    links = re.findall(r'<a\s+href="#((?:fig|tbl)-[\w-]+)">(.*?)</a>', page.read_text(), re.DOTALL)
+    assert {label for label, _ in links} == set(numbered)
+    assert all(text == numbered[label] for label, text in links)
+
+
+def test_every_image_has_its_alternative_text_and_its_data(page):
+    images = Page(page.read_text()).images
+    assert [image["alt"] for image in images] == [f'Alt "{label}"' for _, label in embeds() if label.startswith("fig")]
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in images)
+
+
+def test_links_inside_the_site_lead_somewhere(page):
+    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+        parsed = Page(file.read_text())
+        for link in parsed.links:
+            target, _, anchor = link.partition("#")
+            if not target:
+                assert anchor in parsed.ids
+            elif not target.startswith("http"):
+                assert (file.parent / target).exists()
+
+
+def test_ids_are_unique(page):
+    ids = Page(page.read_text()).ids
+    assert len(set(ids)) == len(ids)
+
+
+def test_no_page_requests_anything(page):
+    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+        html = file.read_text()
+        assert all(resource.startswith("data:") for resource in Page(html).resources)
+        assert "@import" not in html
+        assert not re.search(r"url\(\s*['\"]?(?!data:|#)", html)
+        assert "<script" not in html
+
+
+def test_every_notebook_has_a_page_that_the_manuscript_links(page):
+    links = Page(page.read_text()).links
+    for stem in report.notebook_titles(PROFILE):
+        assert f"notebooks/{stem}.html" in links
+        assert all(image.get("alt") for image in Page((page.parent / "notebooks" / f"{stem}.html").read_text()).images)
+
+
+def test_citations_appear_in_the_references(page):
+    html = page.read_text()
+    assert 'id="ref-goyal2024"' in html
+    assert "Response-Priming" in html.partition('id="refs"')[2]
+
+
+def test_equations_are_mathml(page):
+    assert "<math" in page.read_text()
+
+
+def test_rendering_again_changes_nothing_until_a_result_does(build):
+    page = report.render(PROFILE)
+    before = page.stat().st_ino
+    assert report.render(PROFILE) == page
+    assert page.stat().st_ino == before
+    write_variables(build / "comparison", {key: f"newer {key}" for key in prose.COMPARISON})
+    assert "newer primed_gain" in report.render(PROFILE).read_text()
+
+
+def test_quarto_renders_where_it_is_installed(install_quarto):
+    build = install_quarto('[ "$1 $3" = "render --output-dir" ] && echo rendered > "$2/$4/index.html"')
+    assert report.render(PROFILE).read_text() == "rendered\n"
+    values = yaml.safe_load((build / "report" / "_variables.yml").read_text())
+    assert values["renderer"] == "Quarto"
+
+
+@pytest.mark.parametrize("script", ["echo first >&2; echo ERROR: no such filter >&2; exit 1", "true"])
+def test_a_failure_of_quarto_is_one_line_and_leaves_no_page(install_quarto, script):
+    build = install_quarto(script)
+    with pytest.raises(InputError, match=r"quarto render failed: (ERROR: no such filter|no index\.html)$"):
+        report.render(PROFILE)
+    assert not (build / "report" / "_site").exists()
+
+
+# --- what the check refuses ---
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A small manuscript; `check(text)` checks it with another text."""
+    (tmp_path / "references.bib").write_text("@misc{known,\n title={T}}\n")
+    write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", options={"fig-cap": "c", "fig-alt": "a"}))
+
+    def check(text):
+        (tmp_path / "index.qmd").write_text(text)
+        report.check_sources(tmp_path, tmp_path)
+
+    check("{{< embed nb.ipynb#fig-a >}} @fig-a [@known] {{< var seed >}} me@example.org")
+    return check
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{{< var nothing >}}", "unknown variable 'nothing'"),
+        ("{{< var seed }}", "malformed shortcode"),
+        ("{{< video x.mp4 >}}", "unknown shortcode 'video'"),
+        ("{{< embed other.ipynb#fig-a >}}", r"no .*other\.ipynb"),
+        ("{{< embed nb.ipynb#fig-b >}}", "fig-b; labels of that notebook: fig-a"),
+        ("@fig-a", "@fig-a is neither"),
+        ("[@unknown]", "@unknown is neither"),
+    ],
+)
+def test_check_names_what_does_not_resolve(sources, text, named):
+    with pytest.raises(InputError, match=named):
+        sources(text)
+
+
+@pytest.mark.parametrize(("label", "missing"), [("fig-a", "fig-alt"), ("fig-a", "fig-cap"), ("tbl-a", "tbl-cap")])
+def test_check_demands_captions_and_alternative_text(sources, tmp_path, label, missing):
+    options = {key: "x" for key in (f"{label[:3]}-cap", "fig-alt") if key != missing}
+    write_notebook(tmp_path / "nb.ipynb", labelled(label, options=options))
+    with pytest.raises(InputError, match=rf"cell {label} has no `#\| {missing}:`"):
+        sources(f"{{{{< embed nb.ipynb#{label} >}}}}")
+
+
+def test_options_that_are_not_yaml_are_named(tmp_path):
+    cell = v4.new_code_cell("#| label: fig-a\n#| fig-cap: a: b", id="accuracy-figure")
+    write_notebook(tmp_path / "nb.ipynb", cell)
+    with pytest.raises(InputError, match=r"cell accuracy-figure: .* not YAML"):
+        preview.labelled_cells(tmp_path / "nb.ipynb")
+
+
+def test_a_label_must_be_one_cells_own(tmp_path):
+    write_notebook(tmp_path / "nb.ipynb", labelled("fig-a"), labelled("fig-a"))
+    with pytest.raises(InputError, match="label 'fig-a' occurs twice"):
+        preview.labelled_cells(tmp_path / "nb.ipynb")
+
+
+@pytest.mark.parametrize(("label", "kind"), [("fig-a", "figure"), ("tbl-a", "table")])
+def test_a_cell_that_shows_nothing_is_named(tmp_path, label, kind):
+    write_notebook(tmp_path / "nb.ipynb", labelled(label, data={"text/plain": "42"}))
+    with pytest.raises(InputError, match=f"nb.ipynb#{label}: the executed cell shows no {kind}"):
+        preview.expand(f"{{{{< embed nb.ipynb#{label} >}}}}", tmp_path, {})
+
+
+def test_a_figure_without_svg_is_shown_as_png(tmp_path):
+    write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", data={"image/png": PNG}))
+    assert f"data:image/png;base64,{PNG}" in preview.expand("{{< embed nb.ipynb#fig-a >}}", Path(tmp_path), {})

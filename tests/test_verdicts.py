@@ -1,0 +1,87 @@
+import pandas as pd
+import pytest
+
+from response_priming import params, prose, verdicts
+
+
+def gain(points, p_holm=0.01, wins=30, losses=10):
+    return pd.Series({"points": points, "p_holm": p_holm, "wins": wins, "losses": losses})
+
+
+ARM = pd.Series({"low": 0.40, "high": 0.54})
+
+
+@pytest.mark.parametrize(
+    ("found", "clause"),
+    [
+        (gain(14.5), "beats the undistilled student by more than the width of its interval"),
+        (gain(13.5), "beats the undistilled student significantly but by less than the width of its interval"),
+        (gain(14.5, p_holm=0.05), "does not beat the undistilled student"),
+        (gain(-14.5), "does not beat the undistilled student"),
+        (None, "not run"),
+    ],
+)
+def test_beats_undistilled(found, clause):
+    assert verdicts.beats_undistilled(ARM, found) == clause
+
+
+@pytest.mark.parametrize(
+    ("found", "start"),
+    [
+        (gain(5.0), "supported"),
+        (gain(5.0, p_holm=0.05), "not supported"),
+        (gain(-5.0), "not supported"),
+        (gain(0.1, wins=4, losses=1), "not testable"),
+        (None, "not testable"),
+    ],
+)
+def test_priming_verdict(found, start):
+    assert verdicts.priming_verdict(found).startswith(f"{start} here")
+
+
+def accuracy_of(**shares):
+    rows = [
+        {"arm": arm.replace("_", "-"), "accuracy": share, "low": share - 0.05, "high": share + 0.05}
+        for arm, share in shares.items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "accuracy", "low", "high"])
+
+
+def test_best_is_the_most_accurate_of_the_arms_asked_for():
+    table = accuracy_of(undistilled=0.9, none=0.3, teacher=0.5, confidence=0.5)
+    assert verdicts.best(table, ["none", "teacher", "confidence"]) == "teacher"
+    assert verdicts.best(table, ["none"]) == "none"
+    assert verdicts.best(table, []) is None
+
+
+def texts(arms, accuracy, gains=(), teacher=()):
+    run = params.CompareRun(arms=arms)
+    gains = pd.DataFrame(gains, columns=["arm", "baseline", "points", "low", "high", "wins", "losses", "p_holm"])
+    teacher = pd.DataFrame(teacher, columns=["title", "accuracy"])
+    return verdicts.variables(run, accuracy, gains, teacher, {"student": "embedded"})
+
+
+def test_every_text_of_the_manuscript_is_there_whatever_arms_were_run():
+    found = texts(["undistilled"], accuracy_of(undistilled=0.2))
+    assert set(prose.COMPARISON) <= set(found)
+    assert found["best_kd_arm"] == found["primed_gain"] == found["teacher_best_accuracy"] == "not run"
+
+
+def test_texts_carry_their_units():
+    found = texts(
+        ["undistilled", "none", "teacher"],
+        accuracy_of(undistilled=0.185, none=0.4, teacher=0.505),
+        [
+            ("none", "undistilled", 21.5, 15, 28, 60, 10, 1e-7),
+            ("teacher", "undistilled", 32.0, 25, 39, 70, 6, 1e-9),
+            ("teacher", "none", 10.5, 2, 19, 40, 19, 0.0123),
+        ],
+        [("KD, no prompt", 0.6), ("KD, Teacher", 0.7)],
+    )
+    assert found["undistilled_accuracy"] == "18.5 %"
+    assert found["undistilled_interval"] == "13.5 to 23.5 %"
+    assert found["best_kd_arm"] == found["best_primed_arm"] == found["teacher_best_strategy"] == "KD, Teacher"
+    assert (found["best_kd_gain"], found["best_kd_p"]) == ("32.0 points", "p < 0.001")
+    assert (found["primed_gain_interval"], found["primed_p"]) == ("2.0 to 19.0 points", "p = 0.012")
+    assert found["teacher_worst_accuracy"] == "60.0 %"
+    assert found["student"].startswith("SmolLM2")
