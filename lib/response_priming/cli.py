@@ -23,13 +23,12 @@ def check(profile: ProfileName) -> None:
     from response_priming import models, problems
 
     loaded = params.load(profile)
-    for split, limit in (("train", loaded.problems.n_train), ("test", loaded.problems.n_test)):
-        problems.load(loaded.problems, split, limit, seed=loaded.seed)  # type: ignore[arg-type]
-    if loaded.generate.worked_examples:
-        problems.load(loaded.problems, "validation", loaded.generate.worked_examples, seed=loaded.seed)
+    models.device_of(loaded.model.device)
+    sizes = {"train": loaded.problems.n_train, "test": loaded.problems.n_test, "validation": loaded.generate.worked_examples}
+    for split in problems.SPLITS:
+        problems.load(loaded.problems, split, sizes[split], seed=loaded.seed)
     for model in (loaded.generate.teacher, loaded.model.student):
         models.locate(model)
-    models.device_of(loaded.model.device)
     typer.echo(yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 

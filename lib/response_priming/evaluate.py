@@ -4,6 +4,8 @@ All arms get the same bare question, zero-shot and decoded greedily, and the sam
 nor the worked examples that the teacher saw. So arms differ in how the student was made and in nothing else.
 """
 
+from pathlib import Path
+
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
@@ -32,15 +34,17 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
         code="evaluate",
     )
     if not manifest.is_current(folder, recipe):
-        asked = problems.load(run, "test", run.n_test, seed=run.seed)
-        model, tokenizer = models.load_student(run, adapter)
-        engine = engines.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
-        chats = [priming.messages(problem.question, system_prompt=run.system_prompt) for problem in asked]
-        prompts = [priming.encode(tokenizer, chat) for chat in chats]
-        given = dict(engine.respond(prompts, max_tokens=run.answer_tokens))
         with manifest.writing(folder, recipe) as aside:
-            grade(_table(asked, given)).to_parquet(aside / "answers.parquet", index=False)
+            _answer(run, adapter).to_parquet(aside / "answers.parquet", index=False)
     return pd.read_parquet(folder / "answers.parquet")
+
+
+def _answer(run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
+    asked = problems.load(run, "test", run.n_test, seed=run.seed)
+    model, tokenizer = models.load_student(run, adapter)
+    engine = engines.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
+    prompts = [priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
+    return grade(_table(asked, dict(engine.respond(prompts, max_tokens=run.answer_tokens))))
 
 
 def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Stage generate: the teacher answers the training problems under one strategy's prefix."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from response_priming import engines, manifest, models, params, priming, problems, responses
@@ -23,11 +25,12 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
         code="generate",
     )
     if not manifest.is_current(folder, recipe):
-        _generate(run, recipe)
+        with manifest.writing(folder, recipe) as aside:
+            _generate(run, aside)
     return responses.read(folder)
 
 
-def _generate(run: params.GenerateRun, recipe: dict[str, object]) -> None:
+def _generate(run: params.GenerateRun, folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     model, tokenizer = models.load(run.teacher, revision=run.teacher_revision, dtype=run.dtype, device=run.device)
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
@@ -40,13 +43,12 @@ def _generate(run: params.GenerateRun, recipe: dict[str, object]) -> None:
         for p in asked
     ]
     engine = engines.TransformersEngine(model, tokenizer, batch=run.generate_batch)
-    with manifest.writing(run.output / "responses" / run.strategy, recipe) as folder:
-        shard: list[tuple[str, int, engines.Response]] = []
-        number = 0
-        for index, response in engine.respond(prompts, max_tokens=run.response_tokens, top_k=run.top_k):
-            shard.append((asked[index].id, len(prompts[index]), response))
-            if len(shard) == run.generate_batch:
-                responses.write_shard(folder, number, shard)
-                number, shard = number + 1, []
-        if shard:
+    shard: list[tuple[str, int, engines.Response]] = []
+    number = 0
+    for index, response in engine.respond(prompts, max_tokens=run.response_tokens, top_k=run.top_k):
+        shard.append((asked[index].id, len(prompts[index]), response))
+        if len(shard) == run.generate_batch:
             responses.write_shard(folder, number, shard)
+            number, shard = number + 1, []
+    if shard:
+        responses.write_shard(folder, number, shard)

@@ -18,6 +18,7 @@ from response_priming.errors import InputError
 from response_priming.params import Problems
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 FINAL_ANSWER = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)\s*$")
