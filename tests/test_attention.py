@@ -6,22 +6,16 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers import models as tokenizer_models
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from response_priming import attention, figures, manifest, params, paths
 from response_priming.errors import InputError
 
 mpl.use("Agg")
 
-LAYERS, HEADS, TOKENS = 2, 4, 9
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
-)
+LAYERS, HEADS, TOKENS = tiny.LAYERS, tiny.HEADS, 9
 
 
 def causal_maps(seed, layers=3, heads=HEADS, tokens=TOKENS):
@@ -95,13 +89,6 @@ def test_the_altered_head_diverges_most():
 # --- maps of a tiny Llama ---
 
 
-def tiny_llama(**changes):
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": LAYERS, "vocab_size": 258}
-    heads = {"num_attention_heads": HEADS, "num_key_value_heads": 2, "initializer_range": 0.3}
-    return LlamaForCausalLM(LlamaConfig(**sizes, **heads, max_position_embeddings=512, **changes)).eval()
-
-
 def lora(seed):
     torch.manual_seed(seed)
     return LoraConfig(r=2, lora_dropout=0.5, target_modules=["q_proj", "k_proj"], init_lora_weights=False)
@@ -109,7 +96,7 @@ def lora(seed):
 
 @pytest.fixture
 def students():
-    model = get_peft_model(tiny_llama(), lora(1), adapter_name="none")
+    model = get_peft_model(tiny.llama(), lora(1), adapter_name="none")
     model.add_adapter("teacher", lora(2))
     return model.eval()
 
@@ -120,7 +107,7 @@ def library_maps(model, prompt):
 
 
 def test_hooks_keep_what_the_library_returns():
-    model, prompt = tiny_llama(), list(range(TOKENS))
+    model, prompt = tiny.llama(), list(range(TOKENS))
     maps = attention.attend(model, prompt)
     assert maps.dtype == np.float32
     assert maps.shape == (LAYERS, HEADS, TOKENS, TOKENS)
@@ -128,7 +115,7 @@ def test_hooks_keep_what_the_library_returns():
 
 
 def test_a_model_is_left_without_hooks():
-    model = tiny_llama()
+    model = tiny.llama()
     attention.attend(model, [1, 2])
     assert not any(module._forward_hooks for module in model.modules())
 
@@ -145,7 +132,7 @@ def test_each_arm_gets_the_maps_of_its_own_adapter(students, arm):
 def test_the_undistilled_student_is_the_bare_model_and_differs_from_the_others(students):
     prompt = list(range(TOKENS))
     maps = attention.attend_arms(students, ["teacher", "undistilled", "none"], prompt)
-    assert np.array_equal(maps["undistilled"], attention.attend(tiny_llama(), prompt))
+    assert np.array_equal(maps["undistilled"], attention.attend(tiny.llama(), prompt))
     assert not np.allclose(maps["undistilled"], maps["none"], atol=1e-3)
     assert not np.allclose(maps["teacher"], maps["none"], atol=1e-3)
 
@@ -153,22 +140,11 @@ def test_the_undistilled_student_is_the_bare_model_and_differs_from_the_others(s
 # --- the stage ---
 
 
-def save_tokenizer(folder):
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = Tokenizer(tokenizer_models.BPE({token: number for number, token in enumerate(alphabet)}, []))
-    tokens.pre_tokenizer, tokens.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="<eos>", pad_token="<pad>")
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(folder)
-
-
 @pytest.fixture
 def run(tmp_path, monkeypatch, students):
     """A run on a tiny student whose arms `none` and `teacher` have adapters."""
     monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
-    student = tmp_path / "model"
-    tiny_llama().save_pretrained(student)
-    save_tokenizer(student)
+    student = tiny.save_model(tmp_path / "model")
     students.save_pretrained(tmp_path / "adapters")
     changes = {"student": str(student), "arms": ["undistilled", "none", "teacher"], "attention_prompts": 2}
     run = params.load("laptop").run("attention-visualize")

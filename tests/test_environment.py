@@ -39,7 +39,10 @@ def test_environment_yml_installs_this_package_and_nothing_else():
 
 
 def test_environment_yml_has_the_same_versions_as_pyproject():
-    conda = dict(re.match(r"(\w+)(.*)", entry).groups() for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][:-1])
+    conda = dict(
+        re.match(r"(\w+)(.*)", entry).groups()
+        for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][:-1]
+    )
     assert conda["python"] == PROJECT["requires-python"]
     assert conda["quarto"] == PROJECT["optional-dependencies"]["quarto"][0].removeprefix("quarto-cli")
 
@@ -57,9 +60,18 @@ def test_no_package_index_is_one_line_and_keeps_the_environment(tmp_path):
     venv = tmp_path / "venv"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin" / "python").symlink_to(sys.executable)
-    offline = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0", "PIP_FIND_LINKS": ""}
+    offline = {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": "http://127.0.0.1:9/",
+        "PIP_RETRIES": "0",
+        "PIP_FIND_LINKS": "",
+    }
     done = subprocess.run(
-        [str(ROOT / "setup.sh"), sys.executable, str(venv)], capture_output=True, text=True, check=False, env=os.environ | offline
+        [str(ROOT / "setup.sh"), sys.executable, str(venv)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | offline,
     )
     assert done.returncode == 2
     assert "packages cannot be installed, is the package index reachable?" in done.stderr

@@ -3,14 +3,8 @@ import json
 import nbformat
 import pandas as pd
 import pytest
-import torch
 from IPython.core.interactiveshell import InteractiveShell
 from statsmodels.stats.proportion import proportion_confint
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from response_priming import engines, evaluate, models, params, paths
 from response_priming.errors import InputError
@@ -129,26 +123,9 @@ def test_notebook_runs_to_its_end():
 # --- a real engine ---
 
 
-@pytest.fixture(scope="module")
-def student(tmp_path_factory):
-    """A folder with a random Llama of two layers and a byte-level tokenizer."""
-    folder = str(tmp_path_factory.mktemp("student"))
-    vocabulary = {symbol: number for number, symbol in enumerate(["<end>", *sorted(ByteLevel.alphabet())])}
-    raw = Tokenizer(BPE(vocabulary, merges=[]))
-    raw.pre_tokenizer, raw.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>")
-    tokenizer.chat_template = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}assistant: "
-    tokenizer.save_pretrained(folder)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(vocabulary), eos_token_id=0, bos_token_id=None, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-def test_batching_changes_no_answer(student, tmp_path, monkeypatch):
+def test_batching_changes_no_answer(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", tmp_path)
-    sizes = {"student": student, "n_test": 6, "answer_tokens": 5, "dtype": "float32", "device": "cpu"}
+    sizes = {"student": str(tiny_model), "n_test": 6, "answer_tokens": 5, "dtype": "float32", "device": "cpu"}
     one, many = (evaluate.answer(run(**sizes, evaluate_batch=batch)) for batch in (1, 4))
     pd.testing.assert_frame_equal(one, many)
     assert one["tokens"].between(1, 5).all()

@@ -49,7 +49,12 @@ class Project:
 
     def make(self, *goals, profile="tiny", **environment):
         command = ["make", f"PROFILE={profile}", f"BIN={BIN}", *goals]
-        settings = {"PYTHONPATH": str(self.root / "lib"), "HF_HUB_OFFLINE": "1", "GSM8K_DIR": "", "OMP_NUM_THREADS": "1"}
+        settings = {
+            "PYTHONPATH": str(self.root / "lib"),
+            "HF_HUB_OFFLINE": "1",
+            "GSM8K_DIR": "",
+            "OMP_NUM_THREADS": "1",
+        }
         return subprocess.run(
             command, cwd=self.root, env=os.environ | settings | environment, capture_output=True, text=True, check=False
         )
@@ -97,7 +102,9 @@ def test_executed_notebook_shows_the_values_it_ran_with(project):
 
 def test_log_counts_the_notebooks(project):
     counted = [line for line in project.log.splitlines() if line.startswith("[")]
-    assert {line.split("]")[0] for line in counted} == {f"[{place}/{len(NOTEBOOKS)}" for place in range(1, len(NOTEBOOKS) + 1)}
+    assert {line.split("]")[0] for line in counted} == {
+        f"[{place}/{len(NOTEBOOKS)}" for place in range(1, len(NOTEBOOKS) + 1)
+    }
 
 
 def test_second_make_paper_runs_nothing(project):
@@ -136,7 +143,9 @@ def test_changed_module_makes_its_stages_stale(project):
     finally:
         module.write_text(source)
     assert {name for name in stale if name.startswith("generate")} == set()
-    assert {name for name in stale if name.startswith("distill")} == {name for name in NOTEBOOKS if name.startswith("distill")}
+    assert {name for name in stale if name.startswith("distill")} == {
+        name for name in NOTEBOOKS if name.startswith("distill")
+    }
 
 
 def test_failed_notebook_stays_readable_and_is_named(project):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -275,7 +275,7 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], quantity: str = "Mean"
     )  # fmt: skip
     grid.set_titles("{col_name}").set_axis_labels("Layer", f"{quantity}, n = {metrics['prompt'].nunique()}")
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.42, 1.0), ncols=3, title=None)
-    return grid.figure  # type: ignore[no-any-return]
+    return cast("Figure", grid.figure)
 
 
 def heatmaps_figure(analysis: Analysis, arms: list[str]) -> Figure:

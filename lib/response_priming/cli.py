@@ -11,7 +11,9 @@ from response_priming import params, paths, plan
 from response_priming.errors import InputError
 
 app = typer.Typer(
-    help="Response priming in distillation: run a stage, check a profile.", no_args_is_help=True, add_completion=False,
+    help="Response priming in distillation: run a stage, check a profile.",
+    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
 )
 ProfileName = Annotated[str, typer.Argument(help="Parameter set: params/PROFILE.yaml.")]
@@ -24,7 +26,11 @@ def check(profile: ProfileName) -> None:
 
     loaded = params.load(profile)
     models.device_of(loaded.model.device)
-    sizes = {"train": loaded.problems.n_train, "test": loaded.problems.n_test, "validation": loaded.generate.worked_examples}
+    sizes = {
+        "train": loaded.problems.n_train,
+        "test": loaded.problems.n_test,
+        "validation": loaded.generate.worked_examples,
+    }
     for split in problems.SPLITS:
         problems.load(loaded.problems, split, sizes[split], seed=loaded.seed)
     for model in (loaded.generate.teacher, loaded.model.student):
@@ -64,6 +70,7 @@ def execute(node: plan.Node) -> None:
     A failed one stays beside its target as `*.partial.ipynb`, readable up to the cell that failed.
     """
     import papermill
+    from traitlets.config import Config
 
     partial = node.executed.with_suffix(".partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +79,8 @@ def execute(node: plan.Node) -> None:
         "kernel_name": "python3",
         "cwd": paths.NOTEBOOKS,
         "start_timeout": 300,
+        # Sockets in files: with TCP, kernels that start at the same time can race for a port.
+        "config": Config(KernelManager={"transport": "ipc"}),
         "progress_bar": False,
         "stdout_file": sys.stdout,
         "stderr_file": sys.stderr,
@@ -92,8 +101,9 @@ def report(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
     from response_priming import report as report_stage
 
-    page = report_stage.render(params.load(profile))
-    typer.echo(f"The paper: {page}")
+    loaded = params.load(profile)
+    typer.echo("[report] notebooks and manuscript -> pages")
+    typer.echo(f"[report] {paths.shown(report_stage.render(loaded))}")
 
 
 @app.command()

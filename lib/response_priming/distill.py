@@ -14,12 +14,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
-    PrinterCallback,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -28,12 +26,14 @@ from response_priming import losses, manifest, models, params, priming, problems
 from response_priming.errors import InputError
 
 Example = dict[str, Any]
+LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate")
 
 
 def train(run: params.DistillRun) -> pd.DataFrame:
     """The arm's loss curve, one row an optimiser step; trains the adapter unless it is there already.
 
-    Columns: step, loss, hard, soft (nats per response token; soft is NaN without a teacher), grad_norm, learning_rate. The adapter lands in `students/ARM` beside the curve.
+    Columns: step, loss, hard, soft (nats per response token; soft is NaN without a teacher), grad_norm, learning_rate.
+    The adapter lands in `students/ARM` beside the curve.
     """
     folder = run.output / "students" / run.arm
     store = None if run.arm in params.CONTROLS else run.build / "responses" / run.arm
@@ -83,7 +83,7 @@ def _train(run: params.DistillRun, store: Path | None, folder: Path) -> None:
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
-    model.save_pretrained(folder)
+    model.save_pretrained(str(folder))
     recorder.frame().to_parquet(folder / "losses.parquet", index=False)
     trainer.state.save_to_json(str(folder / "trainer_state.json"))
 
@@ -130,7 +130,9 @@ def build_examples(
     examples = []
     for row in rows:
         if row["problem_id"] not in asked:
-            raise InputError(f"responses/{run.arm}: problem {row['problem_id']} is not among the {run.n_train} of train")
+            raise InputError(
+                f"responses/{run.arm}: problem {row['problem_id']} is not among the {run.n_train} of train"
+            )
         problem = asked[row["problem_id"]]
         example: Example = {"prompt": priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))}
         if answered is None:
@@ -147,10 +149,10 @@ def build_examples(
 def collate(batch: list[Example], pad: int) -> dict[str, Tensor]:
     """Prompts padded on the left and targets on the right, so that every target begins in the same column.
 
-    Then the last columns' logits are all that the loss needs, and the head is computed for those alone. Returns, for the
-    tokens that the student reads, `input_ids`, `attention_mask` and `position_ids` [batch, prompt + target]; `labels`
-    [batch, target], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token); and with a
-    teacher `top_ids`, `top_logprobs` [batch, target, k].
+    Then the last columns' logits are all that the loss needs, and the head is computed for those alone. Returns, for
+    the tokens that the student reads, `input_ids`, `attention_mask` and `position_ids` [batch, prompt + target];
+    `labels` [batch, target], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token);
+    and with a teacher `top_ids`, `top_logprobs` [batch, target, k].
     """
     left, right = (max(len(row[part]) for row in batch) for part in ("prompt", "target"))
     inputs = torch.full((len(batch), left + right), pad)
@@ -165,8 +167,8 @@ def collate(batch: list[Example], pad: int) -> dict[str, Tensor]:
         "input_ids": inputs,
         "attention_mask": attention,
         "position_ids": (attention.cumsum(-1) - 1).clamp(min=0),
-        # The trainer counts tokens by `shift_labels`, as they are; by `labels` alone it would leave out the first column,
-        # which models that shift inside their loss never score.
+        # The trainer counts tokens by `shift_labels`, as they are; by `labels` alone it would leave out the first
+        # column, which models that shift inside their loss never score.
         "labels": labels,
         "shift_labels": labels,
     }
@@ -203,21 +205,16 @@ class DistillTrainer(Trainer):
         """The step's share of the objective: sums over this micro-batch's response tokens / tokens of the step."""
         labels = inputs["labels"]
         read = {key: inputs[key] for key in ("input_ids", "attention_mask", "position_ids")}
-        # One more position than labels: the last prompt token predicts the first label; the last label predicts nothing.
+        # One position more than labels: the last prompt token predicts the first label, the last label nothing.
         logits = model(**read, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
         tokens = cast("int", num_items_in_batch)
         hard = losses.hard_loss(logits, labels) / tokens
         self._sums["hard"] += hard.item()
         if "top_ids" not in inputs:
             return hard
-        soft = losses.soft_loss(
-            logits,
-            inputs["top_ids"],
-            inputs["top_logprobs"],
-            labels != losses.IGNORED,
-            divergence=self.run.divergence,
-            temperature=self.run.kd_temperature,
-        ) / tokens
+        teacher = inputs["top_ids"], inputs["top_logprobs"], labels != losses.IGNORED
+        divergence, temperature = self.run.divergence, self.run.kd_temperature
+        soft = losses.soft_loss(logits, *teacher, divergence=divergence, temperature=temperature) / tokens
         self._sums["soft"] += soft.item()
         return self.run.alpha * hard + (1 - self.run.alpha) * soft
 
@@ -229,7 +226,7 @@ class DistillTrainer(Trainer):
         super().log(logs, *arguments)
 
 
-class _Curve(TrainerCallback):  # type: ignore[misc]
+class _Curve(TrainerCallback):
     """Keeps every step's log and shows progress."""
 
     def __init__(self, steps: int, has_teacher: bool) -> None:
@@ -237,16 +234,9 @@ class _Curve(TrainerCallback):  # type: ignore[misc]
         self.rows: list[dict[str, float]] = []
         self.progress = tqdm(total=steps, unit="step", mininterval=2, leave=False)
 
-    def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
         if logs and "hard" in logs:
-            row = {"step": state.global_step} | {key: logs[key] for key in ("loss", "hard", "soft", "grad_norm", "learning_rate")}
+            row = {"step": len(self.rows) + 1} | {key: logs[key] for key in LOGGED}
             self.rows.append(row | ({} if self.has_teacher else {"soft": float("nan")}))
             self.progress.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
             self.progress.update(1)

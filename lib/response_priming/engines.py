@@ -1,14 +1,21 @@
 """Engines: token prompts in, responses out as they finish. One interface, so a stage never asks what runs the model."""
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 # A common beginning shorter than this is not worth a forward pass of its own.
 SHORTEST_SHARED_PREFIX = 32
@@ -87,7 +94,8 @@ class TransformersEngine:
             mask[row, :shared] = 1
             mask[row, width - len(prompt) + shared :] = 1
         recorder = _TopK(top_k)
-        output = self.model.generate(
+        generate = cast("Callable[..., torch.Tensor]", self.model.generate)
+        output = generate(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             past_key_values=_repeat(cache, len(prompts)) if cache else None,
@@ -102,8 +110,11 @@ class TransformersEngine:
         end = next((position for position, token in enumerate(tokens) if token in self.stop_tokens), None)
         finished = end is not None
         tokens = tokens[: end + 1] if end is not None else tokens
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         return Response(tokens, text, finished, *recorder.of(row, len(tokens)))
+
+
+ENGINES = {"transformers": TransformersEngine}
 
 
 class _TopK(LogitsProcessor):
@@ -114,7 +125,7 @@ class _TopK(LogitsProcessor):
         self.ids: list[torch.Tensor] = []
         self.logprobs: list[torch.Tensor] = []
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         top = scores.float().log_softmax(-1).topk(min(self.k, scores.shape[-1]))
         self.ids.append(top.indices.int().cpu())
         self.logprobs.append(top.values.half().cpu())
@@ -138,7 +149,6 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
 
 def _repeat(cache: DynamicCache, rows: int) -> DynamicCache:
     """A copy of a one-row cache for a batch; the original stays as it was."""
-    copied = DynamicCache()
-    for index, layer in enumerate(cache.layers):
-        copied.update(layer.keys.repeat(rows, 1, 1, 1), layer.values.repeat(rows, 1, 1, 1), index)
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
     return copied

@@ -42,7 +42,7 @@ def _generate(run: params.GenerateRun, folder: Path) -> None:
         )
         for p in asked
     ]
-    engine = engines.TransformersEngine(model, tokenizer, batch=run.generate_batch)
+    engine = engines.ENGINES[run.engine](model, tokenizer, batch=run.generate_batch)
     shard: list[tuple[str, int, engines.Response]] = []
     number = 0
     for index, response in engine.respond(prompts, max_tokens=run.response_tokens, top_k=run.top_k):

@@ -1,11 +1,12 @@
 """The distillation objective: alpha * CE(hard) + (1 - alpha) * T^2 * divergence(soft), summed over response tokens.
 
-The soft part compares teacher and student on the teacher's k most likely tokens and one bucket that holds the rest of the
-vocabulary, for both alike. Temperature acts on these k + 1 log-probabilities. With k = vocabulary the bucket is empty and
-this is the dense loss of Hinton et al. 2015 (arXiv 1503.02531); JSD is the generalised one of Agarwal et al. 2024
-(arXiv 2306.13649), here at beta = 1/2.
+The soft part compares teacher and student on the teacher's k most likely tokens and one bucket that holds the rest of
+the vocabulary, for both alike. Temperature acts on these k + 1 log-probabilities. With k = vocabulary there is no
+bucket, and this is the dense loss of Hinton et al. 2015 (arXiv 1503.02531); JSD is the generalised one of Agarwal et
+al. 2024 (arXiv 2306.13649), here at beta = 1/2.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,15 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
-# exp(-30) is far below what fp32 can add to 1: an empty bucket weighs nothing but keeps gradients finite.
-EMPTY_BUCKET = -30.0
+# fp32 cannot tell a smaller rest from none: one floor for both keeps gradients finite and like distributions alike.
+SMALLEST_REST = 1e-7
 
 
 def with_tail(top_logprobs: Tensor) -> Tensor:
     """Append the log-probability of everything outside the top k: [..., k] -> [..., k + 1]."""
-    kept = top_logprobs.exp().sum(-1, keepdim=True).clamp(max=1.0)
-    tail = torch.where(kept < 1.0, torch.log1p(-kept.clamp(max=1.0 - 1e-7)), EMPTY_BUCKET)
-    return torch.cat([top_logprobs, tail.clamp(min=EMPTY_BUCKET)], dim=-1)
+    kept = top_logprobs.exp().sum(-1, keepdim=True)
+    return torch.cat([top_logprobs, torch.log1p(-kept.clamp(max=1 - SMALLEST_REST))], dim=-1)
 
 
 def forward_kl(teacher: Tensor, student: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def reverse_kl(teacher: Tensor, student: Tensor) -> Tensor:
 
 def jsd(teacher: Tensor, student: Tensor) -> Tensor:
     """Jensen-Shannon divergence in nats: mean KL of both to their mixture; at most log 2."""
-    mixture = torch.logaddexp(teacher, student) - torch.log(torch.tensor(2.0))
+    mixture = torch.logaddexp(teacher, student) - math.log(2)
     return (forward_kl(teacher, mixture) + forward_kl(student, mixture)) / 2
 
 
@@ -68,7 +68,8 @@ def soft_loss(
         mask: [batch, tokens], true where a response token is.
     """
     picked = logits[mask].float()
-    student = with_tail(picked.gather(-1, top_ids[mask]) - picked.logsumexp(-1, keepdim=True))
-    teacher = with_tail(top_logprobs[mask].float())
-    tempered = [(logprobs / temperature).log_softmax(-1) for logprobs in (teacher, student)]
+    both = top_logprobs[mask].float(), picked.gather(-1, top_ids[mask]) - picked.logsumexp(-1, keepdim=True)
+    if top_ids.shape[-1] < logits.shape[-1]:
+        both = with_tail(both[0]), with_tail(both[1])
+    tempered = [(logprobs / temperature).log_softmax(-1) for logprobs in both]
     return temperature**2 * DIVERGENCES[divergence](*tempered).sum()

@@ -1,7 +1,7 @@
 """Stage folders that are either complete or absent, each with a `manifest.json` that says how it was made.
 
-A folder is written aside and renamed in, so a killed stage leaves nothing half-written. Its recipe (parameters, digests of
-inputs and code) decides whether it has to be made again; the rest of the manifest is provenance.
+A folder is written aside and renamed in, so a killed stage leaves nothing half-written. Its recipe (parameters, digests
+of inputs and code) decides whether it has to be made again; the rest of the manifest is provenance.
 """
 
 import ast
@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from response_priming import paths
 from response_priming.errors import InputError
@@ -47,9 +47,10 @@ def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: 
 def read(folder: Path) -> dict[str, Any]:
     """The manifest of a complete stage folder; `InputError` where there is none."""
     try:
-        return json.loads((folder / FILE).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        content = (folder / FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{paths.shown(folder)}: not made yet; `make paper` makes every stage in order") from None
+    return cast("dict[str, Any]", json.loads(content))
 
 
 def is_current(folder: Path, wanted: dict[str, Any]) -> bool:
@@ -68,7 +69,9 @@ def writing(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
         yield aside
         content = {
             "recipe": made_by,
-            "outputs": {str(file.relative_to(aside)): digest(file) for file in sorted(aside.rglob("*")) if file.is_file()},
+            "outputs": {
+                str(file.relative_to(aside)): digest(file) for file in sorted(aside.rglob("*")) if file.is_file()
+            },
             "wall_seconds": round(time.monotonic() - start, 1),
             **provenance(),
         }

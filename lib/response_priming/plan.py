@@ -1,7 +1,7 @@
 """The plan: every notebook that a profile executes, and what decides whether it has to be executed again.
 
 `write` puts one small file per notebook under build/PROFILE/plan/ and touches it only where its content changes. Make
-compares times, so a notebook is stale exactly when its parameters, its code or its data changed, or a notebook it needs.
+compares times: a notebook is stale exactly when its parameters, its code or its data changed, or a notebook it needs.
 """
 
 import json
@@ -74,10 +74,15 @@ def write(profile: params.Profile) -> None:
     folder = paths.BUILD / profile.name / "plan"
     for node in nodes(profile):
         _write_if_changed(folder / f"{node.name}.json", json.dumps(node.content(), indent=1))
-    inputs = {"problems": profile.problems.model_dump(), "model": profile.model.model_dump(), "teacher": profile.generate.teacher}
+    inputs = {
+        "problems": profile.problems.model_dump(),
+        "model": profile.model.model_dump(),
+        "teacher": profile.generate.teacher,
+    }
     _write_if_changed(folder / "inputs.json", json.dumps(inputs, indent=1))
     _write_if_changed(
-        folder / "report.json", json.dumps({"code": manifest.code_digests("report"), "sources": _report_sources()}, indent=1)
+        folder / "report.json",
+        json.dumps({"code": manifest.code_digests("report"), "sources": _report_sources()}, indent=1),
     )
     lists = {"STRATEGIES": profile.strategies, "TRAINED": profile.trained, "ARMS": profile.arms}
     _write_if_changed(folder / "plan.mk", "".join(f"{name} := {' '.join(items)}\n" for name, items in lists.items()))

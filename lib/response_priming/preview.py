@@ -62,7 +62,7 @@ def labelled_cells(notebook: Path) -> dict[str, Cell]:
 
 
 def _read(notebook: Path) -> Any:
-    return nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    return nbformat.read(notebook, as_version=4)
 
 
 def _options(cell: Any) -> dict[str, str]:
@@ -187,7 +187,7 @@ def notebook_for_pandoc(notebook: Path) -> str:
         for output in cell.get("outputs", []):
             if picture := image(output, alt):
                 output.data = {"text/html": picture}
-    return str(nbformat.writes(content))  # type: ignore[no-untyped-call]
+    return str(nbformat.writes(content))
 
 
 def _pandoc(text: str, source: str, folder: Path, target: Path, *options: str) -> None:
@@ -207,4 +207,4 @@ def static_copy(notebook: Path, target: Path) -> None:
             for output in cell.outputs:
                 if output.output_type == "stream":
                     output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
-    nbformat.write(content, target)  # type: ignore[no-untyped-call]
+    nbformat.write(content, target)

@@ -12,7 +12,7 @@ import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from response_priming.errors import InputError
 from response_priming.params import Problems
@@ -83,15 +83,17 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; a GSM8K folder holds train.jsonl and test.jsonl")
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}:{number}: not JSON ({error.msg}): {line[:60]!r}") from None
-        for field in ("question", "answer"):
-            if not isinstance(record, dict) or not isinstance(record.get(field), str):
-                raise InputError(f"{path}:{number}: needs a string field {field!r}, as GSM8K's records have")
-        records.append(record)
+    # Not by `splitlines`: a JSON string may hold line separators other than a line feed.
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not JSON ({error.msg}): {line.strip()[:60]!r}") from None
+            for field in ("question", "answer"):
+                if not isinstance(record, dict) or not isinstance(record.get(field), str):
+                    raise InputError(f"{path}:{number}: needs a string field {field!r}, as GSM8K's records have")
+            records.append(record)
     if not records:
         raise InputError(f"{path}: empty; expected one GSM8K record a line")
     return records
@@ -123,8 +125,8 @@ class Story:
 NAMES = ("Ana", "Ben", "Dan", "Eva", "Jack", "Kate", "Leo", "Mia", "Sam", "Tom")
 THINGS = ("apples", "books", "cards", "coins", "eggs", "flowers", "pencils", "shells", "stamps", "toys")
 
-# Additions only: asked to choose between adding and subtracting, a model of this size fails at the choice before it comes
-# to the arithmetic. Each split has stories of its own, so a test story was never seen in training.
+# Additions only: asked to choose between adding and subtracting, a model of this size fails at the choice before it
+# comes to the arithmetic. Each split has stories of its own, so a test story was never seen in training.
 STORIES: dict[Split, tuple[Story, ...]] = {
     "train": (
         Story("{n} has {x} {t} and gets {y} more {t}.", "How many {t} does {n} have now?"),
@@ -159,7 +161,7 @@ def procedural(split: Split, limit: int, *, seed: int, largest: int, two_step_sh
     pairs = operand_pairs(split, seed=seed, largest=largest)
     choose = random.Random(f"{seed}-{split}")
     problems: dict[str, Problem] = {}
-    for _ in range(100 * limit):
+    for _ in range(100 * limit + 1):
         done = len(problems)
         if done == limit:
             return list(problems.values())

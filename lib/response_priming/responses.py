@@ -1,6 +1,6 @@
 """The response store: Parquet shards of a teacher's responses, each with its signal.
 
-One row a response: `problem_id`; `prompt_tokens` (length of the prompt); `text`; `tokens` (int32 ids, the end-of-sequence
+One row a response: `problem_id`; `prompt_tokens` (length of the prompt); `text`; `tokens` (ids, the end-of-sequence
 token included where `finished`); `finished`; and the signal, `top_ids` (int32) and `top_logprobs` (float16, natural
 logarithm, temperature 1), flattened row by row from [tokens, k]. Plain pandas reads it; `read` also restores the shape.
 """

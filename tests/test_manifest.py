@@ -1,0 +1,154 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from response_priming import manifest
+from response_priming.errors import InputError
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A folder whose modules stand for ours; stage imports left and helper, left imports right."""
+    folder = tmp_path / "package"
+    folder.mkdir()
+    (folder / "stage.py").write_text("import json\nfrom response_priming import left, params\n")
+    (folder / "left.py").write_text("from response_priming.right import thing\n")
+    (folder / "right.py").write_text("thing = 1\n")
+    (folder / "apart.py").write_text("thing = 2\n")
+    (folder / "params.py").write_text("thing = 3\n")
+    monkeypatch.setattr(manifest, "__file__", str(folder / "manifest.py"))
+    monkeypatch.setattr(manifest, "code_digests", manifest.code_digests.__wrapped__)
+    return folder
+
+
+def make(folder, recipe=None, content="text"):
+    with manifest.writing(folder, recipe or {}) as aside:
+        (aside / "file.txt").write_text(content)
+
+
+def hidden(folder):
+    return [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_complete_folder_has_its_files_and_what_made_it(tmp_path):
+    make(tmp_path / "new", {"stage": "generate"}, "seven")
+    found = manifest.read(tmp_path / "new")
+    assert found["recipe"] == {"stage": "generate"}
+    assert found["outputs"] == {"file.txt": hashlib.sha256(b"seven").hexdigest()}
+    assert set(found["packages"]) == set(manifest.PACKAGES)
+    assert (tmp_path / "new" / "file.txt").read_text() == "seven"
+
+
+def test_files_below_a_folder_are_outputs_too(tmp_path):
+    with manifest.writing(tmp_path / "new", {}) as aside:
+        (aside / "deep").mkdir()
+        (aside / "deep" / "file").touch()
+    assert list(manifest.read(tmp_path / "new")["outputs"]) == ["deep/file"]
+
+
+def test_nothing_is_there_before_the_block_ends(tmp_path):
+    with manifest.writing(tmp_path / "new", {}) as aside:
+        assert aside.is_dir()
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_new_folder_replaces_the_old_one_whole(tmp_path):
+    make(tmp_path / "new")
+    (tmp_path / "new" / "stray").touch()
+    make(tmp_path / "new", content="newer")
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"file.txt", manifest.FILE}
+
+
+def fail(folder):
+    with manifest.writing(folder, {}) as aside:
+        (aside / "half").touch()
+        raise RuntimeError
+
+
+def test_a_block_that_raises_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_raises_keeps_the_old_folder(tmp_path):
+    make(tmp_path / "new", content="old")
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "new")
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"file.txt", manifest.FILE}
+    assert hidden(tmp_path) == []
+
+
+def test_a_killed_process_leaves_no_folder_and_keeps_the_old_one(tmp_path):
+    make(tmp_path / "old", {"seed": 0})
+    script = (
+        "import os, sys, pathlib; from response_priming import manifest\n"
+        "for name in ('old', 'new'):\n"
+        "    if os.fork() == 0:\n"
+        "        with manifest.writing(pathlib.Path(sys.argv[1], name), {}) as aside:\n"
+        "            (aside / 'half').touch()\n"
+        f"            os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
+        "    assert os.wait()[1] == 9\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, env=os.environ)
+    assert not (tmp_path / "new").exists()
+    assert manifest.is_current(tmp_path / "old", {"seed": 0})
+    assert (tmp_path / "old" / "file.txt").exists()
+
+
+def test_a_folder_that_is_not_made_yet_is_named(tmp_path):
+    assert not manifest.is_current(tmp_path / "none", {})
+    with pytest.raises(InputError, match=r"none: not made yet; `make paper` makes every stage in order$"):
+        manifest.read(tmp_path / "none")
+
+
+@pytest.mark.usefixtures("package")
+def test_the_same_recipe_is_current_and_another_parameter_is_not(tmp_path):
+    wanted = manifest.recipe("stage", {"seed": 0, "arms": ("a", "b")}, [], code="stage")
+    make(tmp_path / "made", wanted)
+    assert manifest.is_current(tmp_path / "made", wanted)
+    assert not manifest.is_current(
+        tmp_path / "made", manifest.recipe("stage", {"seed": 1, "arms": ("a", "b")}, [], code="stage")
+    )
+
+
+@pytest.mark.usefixtures("package")
+def test_an_inputs_content_counts_and_its_time_does_not(tmp_path):
+    source, made = tmp_path / "responses", tmp_path / "made"
+    make(source, content="one")
+    make(made, manifest.recipe("stage", {}, [source], code="stage"))
+    make(source, content="one")
+    assert manifest.is_current(made, manifest.recipe("stage", {}, [source], code="stage"))
+    make(source, content="two")
+    assert not manifest.is_current(made, manifest.recipe("stage", {}, [source], code="stage"))
+
+
+def test_an_input_that_is_not_made_yet_stops_the_recipe(tmp_path):
+    with pytest.raises(InputError, match="responses: not made yet"):
+        manifest.recipe("stage", {}, [tmp_path / "responses"], code="stage")
+
+
+def test_code_is_the_module_and_all_that_it_imports(package):
+    digests = manifest.code_digests("stage")
+    assert set(digests) == {"stage", "left", "right"}
+    assert digests["right"] == manifest.digest(package / "right.py")[:16]
+
+
+@pytest.mark.parametrize(("module", "current"), [("stage", False), ("right", False), ("apart", True), ("params", True)])
+def test_only_code_that_a_stage_uses_makes_it_stale(package, tmp_path, module, current):
+    make(tmp_path / "made", manifest.recipe("stage", {}, [], code="stage"))
+    (package / f"{module}.py").write_text("thing = 9\n")
+    assert manifest.is_current(tmp_path / "made", manifest.recipe("stage", {}, [], code="stage")) == current
+
+
+def test_our_stages_follow_their_imports():
+    assert {"distill", "losses", "responses", "engines"} <= manifest.code_digests("distill").keys()
+    assert {"losses", "distill"} & manifest.code_digests("generate").keys() == set()
+
+
+def test_the_summary_is_one_line():
+    assert len(manifest.summary().splitlines()) == 1

@@ -1,0 +1,146 @@
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from response_priming import manifest, models, params, paths
+from response_priming.errors import InputError
+
+TOKENS = torch.tensor([[5, 6, 7]])
+
+
+def logits(model):
+    with torch.inference_mode():
+        return model(TOKENS).logits
+
+
+def load(name, **values):
+    return models.load(str(name), **{"dtype": "float32", "device": "cpu"} | values)
+
+
+@pytest.fixture
+def copy(tiny_model, tmp_path):
+    """The tiny model's folder, to be changed."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+# --- the embedded model ---
+
+
+def test_a_file_with_another_digest_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    def fetch(folder):
+        (folder / models.GGUF).write_bytes(b"not the model")
+        return folder / models.GGUF
+
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(models, "_fetch", fetch)
+    with pytest.raises(InputError, match=rf"{models.GGUF}: SHA-256 is [0-9a-f]{{64}}, expected {models.GGUF_SHA256}"):
+        models.load("embedded")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_converted_model_is_taken_from_the_cache(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr(models, "_fetch", lambda folder: folder)
+    monkeypatch.setattr(models, "convert", lambda _, target: shutil.copytree(tiny_model, target))
+    first = models.embedded()
+    monkeypatch.setattr(models, "_fetch", lambda _: pytest.fail("fetched again"))
+    assert models.embedded() == first
+    assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+# --- folders ---
+
+
+def test_a_folder_loads_ready_to_answer(tiny_model):
+    model, tokenizer = load(tiny_model)
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert torch.equal(logits(model), logits(AutoModelForCausalLM.from_pretrained(tiny_model)))
+    assert tokenizer.padding_side == "left"
+
+
+def test_the_precision_is_the_one_asked_for(tiny_model):
+    assert load(tiny_model, dtype="bfloat16")[0].dtype == torch.bfloat16
+
+
+def test_a_tokenizer_without_padding_token_pads_with_the_end_of_sequence(copy):
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}))
+    tokenizer = models.tokenizer(str(copy))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 0
+
+
+def test_a_checkpoints_sampling_defaults_are_dropped(copy):
+    sampling = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 3, "eos_token_id": [0, 9]}
+    (copy / "generation_config.json").write_text(json.dumps(sampling))
+    found = load(copy)[0].generation_config
+    assert (found.do_sample, found.temperature, found.top_p, found.top_k) == (False, None, None, None)
+    assert found.eos_token_id == [0, 9]
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder"])
+def test_a_missing_folder_is_refused(name):
+    with pytest.raises(
+        InputError, match=rf"^model '{name}': no such folder; allowed: 'embedded', a hub id, or a folder$"
+    ):
+        models.load(name)
+
+
+def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match=rf"^model '{tmp_path}': cannot be loaded: ") as refused:
+        load(tmp_path)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+# --- devices ---
+
+
+def test_cuda_is_refused_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"^model.device = 'cuda': .*; allowed here: 'auto', 'cpu'$"):
+        models.device_of("cuda")
+
+
+@pytest.mark.parametrize(("available", "device"), [(False, "cpu"), (True, "cuda")])
+def test_auto_takes_what_there_is(monkeypatch, available, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert models.device_of("auto") == device
+    assert models.device_of("cpu") == "cpu"
+
+
+# --- students and fingerprints ---
+
+
+def test_a_student_is_the_model_with_its_adapter(tiny_model, tmp_path):
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    source = params.Model(student=str(tiny_model), dtype="float32", device="cpu")
+    undistilled, trained = (models.load_student(source, adapter)[0] for adapter in (None, tmp_path / "adapter"))
+    assert torch.equal(logits(trained), logits(adapted))
+    assert torch.equal(logits(undistilled), logits(AutoModelForCausalLM.from_pretrained(tiny_model)))
+    assert not torch.allclose(logits(trained), logits(undistilled), atol=1e-3)
+    assert not trained.training
+
+
+def test_changed_weights_change_the_fingerprint(copy):
+    before = models.fingerprint(str(copy), None)
+    (copy / "README.md").write_text("not weights")
+    assert models.fingerprint(str(copy), None) == before
+    (copy / "model.safetensors").write_bytes(b"other weights")
+    assert models.fingerprint(str(copy), None) != before
+
+
+def test_hub_and_embedded_models_have_fingerprints_of_their_own():
+    assert models.fingerprint("some/model", None) == "some/model@main"
+    assert models.fingerprint("some/model", "abc") == "some/model@abc"
+    assert models.fingerprint("embedded", None) == f"sha256:{models.GGUF_SHA256}"
+
+
+def test_a_digest_is_sha256(tmp_path):
+    (tmp_path / "empty").touch()
+    assert manifest.digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,0 +1,187 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from response_priming import params, problems
+from response_priming.errors import InputError
+
+GSM8K = Path(os.environ.get("GSM8K_DIR") or Path(__file__).parents[2] / "shared" / "gsm8k")
+SPLITS = problems.SPLITS
+STEP = re.compile(r"(\d+) \+ (\d+) = <<(\d+)\+(\d+)=(\d+)>>(\d+)")
+
+
+def make(split="train", limit=40, *, seed=0, largest=20, two_step_share=0.25):
+    return problems.procedural(split, limit, seed=seed, largest=largest, two_step_share=two_step_share)
+
+
+def numbers(text):
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
+def story(question):
+    """The question with its person, its thing and its numbers taken out."""
+    return re.sub("|".join([*problems.NAMES, *problems.THINGS, r"\d+"]), "_", question)
+
+
+any_set = given(
+    split=st.sampled_from(SPLITS), seed=st.integers(0, 99), largest=st.integers(10, 60), two_step_share=st.floats(0, 1)
+)
+
+
+# --- procedural problems ---
+
+
+@any_set
+@settings(max_examples=30, deadline=None)
+def test_worked_solutions_are_right(split, seed, largest, two_step_share):
+    for problem in make(split, seed=seed, largest=largest, two_step_share=two_step_share):
+        *steps, last = problem.solution.splitlines()
+        total, *rest = numbers(problem.question)
+        for step, more in zip(steps, rest, strict=True):
+            x, y, marked_x, marked_y, marked, result = map(int, STEP.fullmatch(step).groups())
+            assert (x, y) == (marked_x, marked_y) == (total, more)
+            assert marked == result == x + y
+            total = result
+        assert problem.answer == str(total)
+        assert last == f"#### {total}"
+        assert max(numbers(problem.question)) <= largest
+
+
+@any_set
+@settings(max_examples=30, deadline=None)
+def test_two_steps_come_as_often_as_asked_for(split, seed, largest, two_step_share):
+    made = make(split, seed=seed, largest=largest, two_step_share=two_step_share)
+    assert sum(len(STEP.findall(problem.solution)) == 2 for problem in made) == int(len(made) * two_step_share)
+
+
+@any_set
+@settings(max_examples=15, deadline=None)
+def test_a_seed_decides_the_problems_and_a_larger_set_begins_with_the_smaller(split, seed, largest, two_step_share):
+    sizes = {"seed": seed, "largest": largest, "two_step_share": two_step_share}
+    made = make(split, **sizes)
+    assert made[:17] == make(split, 17, **sizes)
+    assert made != make(split, **sizes | {"seed": seed + 1})
+
+
+@given(seed=st.integers(0, 99), largest=st.integers(10, 60))
+@settings(max_examples=15, deadline=None)
+def test_splits_share_no_question_no_story_and_no_operand_pair(seed, largest):
+    made = {split: make(split, seed=seed, largest=largest, two_step_share=0.5) for split in SPLITS}
+    for what in (
+        lambda problem: problem.question,
+        lambda problem: story(problem.question),
+        lambda problem: frozenset(numbers(problem.question)[:2]),
+    ):
+        found = [{what(problem) for problem in made[split]} for split in SPLITS]
+        assert len(set.union(*found)) == sum(map(len, found))
+
+
+def test_questions_differ():
+    assert len({problem.question for problem in make(limit=500)}) == 500
+
+
+def test_a_worked_solution_has_no_calculator_marks():
+    problem = problems.Problem("a", "q", "3 + 4 = <<3+4=7>>7\n7 - 1 = <<7-1=6>>6\n#### 6", "6")
+    assert problem.worked == "3 + 4 = 7\n7 - 1 = 6\n#### 6"
+
+
+def test_none_asked_for_is_none():
+    assert make("validation", 0) == []
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_smallest_numbers_allowed_make_every_split(split):
+    smallest = params.Problems.model_fields["largest_operand"].metadata[0].ge
+    assert len(make(split, 4, largest=smallest)) == 4
+
+
+def test_too_many_problems_of_small_numbers_are_refused():
+    with pytest.raises(
+        InputError, match=r"^problems.largest_operand = 5: too small for 500 different validation problems$"
+    ):
+        make("validation", 500, largest=5, two_step_share=0)
+
+
+# --- GSM8K ---
+
+
+def record(number):
+    return {"question": f"How many is {number}? ", "answer": f"It is <<{number}>>{number}.\n#### {number:,}"}
+
+
+@pytest.fixture
+def gsm8k(tmp_path):
+    """Writes train.jsonl and test.jsonl, and reads them as the loader does."""
+
+    def load(lines, split="train", limit=1):
+        for stem in ("train", "test"):
+            (tmp_path / f"{stem}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return problems.load(params.Problems(dataset="gsm8k", data_dir=str(tmp_path)), split, limit, seed=0)
+
+    return load
+
+
+def test_a_record_becomes_a_problem(gsm8k):
+    assert gsm8k([json.dumps(record(1234))]) == [
+        problems.Problem("train-0", "How many is 1234?", "It is <<1234>>1234.\n#### 1,234", "1234")
+    ]
+
+
+def test_train_begins_and_validation_ends_the_same_file(gsm8k):
+    lines = [json.dumps(record(number)) for number in range(9)]
+    assert [problem.id for problem in gsm8k(lines, "train", 2)] == ["train-0", "train-1"]
+    assert [problem.id for problem in gsm8k(lines, "validation", 2)] == ["train-7", "train-8"]
+    assert [problem.id for problem in gsm8k(lines, "test", 2)] == ["test-0", "test-1"]
+
+
+def test_a_line_separator_inside_a_question_ends_no_record(gsm8k):
+    line = json.dumps(record(7) | {"question": "One\u2028two\x85three?"}, ensure_ascii=False)
+    assert gsm8k([line])[0].question == "One\u2028two\x85three?"
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ([json.dumps(record(1)), '{"question": "How'], r"train.jsonl:2: not JSON \(.*\): '{\"question\": \"How'"),
+        ([json.dumps(record(1)), '{"question": "How?"}'], r"train.jsonl:2: needs a string field 'answer'"),
+        (['{"question": 3, "answer": "#### 3"}'], r"train.jsonl:1: needs a string field 'question'"),
+        (["[]"], r"train.jsonl:1: needs a string field 'question'"),
+        ([], r"train.jsonl: empty"),
+        (
+            [json.dumps(record(1) | {"answer": "It is 1."})] * 2,
+            r"train-0: answer does not end in `#### NUMBER`: 'It is 1.'",
+        ),
+        ([json.dumps(record(1))], r": train holds 1 problems, 2 asked for"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_line(gsm8k, lines, problem):
+    with pytest.raises(InputError, match=problem) as refused:
+        gsm8k(lines, limit=2)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"test.jsonl: no such file; a GSM8K folder holds train.jsonl and test.jsonl"):
+        problems.load(params.Problems(dataset="gsm8k", data_dir=str(tmp_path)), "test", 1, seed=0)
+
+
+def test_a_changed_file_changes_the_fingerprint(gsm8k, tmp_path):
+    source = params.Problems(dataset="gsm8k", data_dir=str(tmp_path))
+    gsm8k([json.dumps(record(1))])
+    before = problems.fingerprint(source)
+    gsm8k([json.dumps(record(2))])
+    assert problems.fingerprint(source) != before
+
+
+@pytest.mark.skipif(not (GSM8K / "test.jsonl").exists(), reason="GSM8K is not here; GSM8K_DIR may say where it is")
+@pytest.mark.parametrize(("split", "size"), [("train", 7473), ("test", 1319)])
+def test_all_of_gsm8k_parses(split, size):
+    found = problems.load(params.Problems(dataset="gsm8k", data_dir=str(GSM8K)), split, size, seed=0)
+    assert len({problem.id for problem in found}) == size
+    assert all(re.fullmatch(r"-?\d+", problem.answer) for problem in found)
+    assert not any("<<" in problem.worked for problem in found)

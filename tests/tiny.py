@@ -1,0 +1,41 @@
+"""A random Llama of two layers with a byte-level tokenizer: what tests use in place of a real model."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+LAYERS, HEADS = 2, 4
+VOCABULARY = {symbol: number for number, symbol in enumerate(["<end>", *sorted(ByteLevel.alphabet())])}
+CHAT_TEMPLATE = (
+    "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def llama() -> LlamaForCausalLM:
+    """The model, always the same one. Its weights are large enough that no two tokens are about equally likely."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": LAYERS, "vocab_size": len(VOCABULARY)}
+    heads = {"num_attention_heads": HEADS, "num_key_value_heads": 2, "initializer_range": 0.3}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads, bos_token_id=None, eos_token_id=0)).eval()
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A token for every byte, and one that both ends a sequence and pads it, as the embedded model has."""
+    raw = Tokenizer(BPE(VOCABULARY, merges=[]))
+    raw.pre_tokenizer, raw.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<end>", pad_token="<end>")
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def save_model(folder: Path) -> Path:
+    """Save both as a transformers folder; returns it."""
+    llama().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
