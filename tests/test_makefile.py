@@ -1,4 +1,4 @@
-"""The graph, on a copy of the project with a tiny random model: every notebook runs, and only what is stale runs again."""
+"""The graph, on a copy of the project with a tiny random model: every notebook runs, and only what is stale again."""
 
 import os
 import shutil

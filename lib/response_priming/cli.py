@@ -1,6 +1,7 @@
 """The command line: what make calls, and people may."""
 
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,8 +32,12 @@ def check(profile: ProfileName) -> None:
         "test": loaded.problems.n_test,
         "validation": loaded.generate.worked_examples,
     }
-    for split in problems.SPLITS:
-        problems.load(loaded.problems, split, sizes[split], seed=loaded.seed)
+    found = {split: problems.load(loaded.problems, split, sizes[split], seed=loaded.seed) for split in problems.SPLITS}
+    if shared := {problem.id for problem in found["train"]} & {problem.id for problem in found["validation"]}:
+        raise InputError(
+            f"problems.n_train = {sizes['train']}: leaves too few problems for the {sizes['validation']} worked examples, "
+            f"which would be training problems: {', '.join(sorted(shared)[:3])}"
+        )
     for model in (loaded.generate.teacher, loaded.model.student):
         models.locate(model)
     typer.echo(yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=120), nl=False)
@@ -74,26 +79,30 @@ def execute(node: plan.Node) -> None:
 
     partial = node.executed.with_suffix(".partial.ipynb")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    arguments: dict[str, Any] = {
-        "parameters": node.run.model_dump(),
-        "kernel_name": "python3",
-        "cwd": paths.NOTEBOOKS,
-        "start_timeout": 300,
-        # Sockets in files: with TCP, kernels that start at the same time can race for a port.
-        "config": Config(KernelManager={"transport": "ipc"}),
-        "progress_bar": False,
-        "stdout_file": sys.stdout,
-        "stderr_file": sys.stderr,
-    }
-    try:
-        papermill.execute_notebook(node.notebook, partial, **arguments)
-    except papermill.PapermillExecutionError as error:
-        where = f"{paths.shown(partial)}: {error.ename}: {error.evalue}"
-        if error.ename == InputError.__name__:
-            raise InputError(f"{error.evalue} ({paths.shown(partial)})") from None
-        typer.echo(f"{node.name} failed; the notebook up to there: {where}", err=True)
-        raise typer.Exit(1) from None
+    with tempfile.TemporaryDirectory() as sockets:
+        arguments: dict[str, Any] = {
+            "parameters": node.run.model_dump(),
+            "kernel_name": "python3",
+            "cwd": paths.NOTEBOOKS,
+            "start_timeout": 300,
+            # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
+            "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+            "progress_bar": False,
+            "stdout_file": sys.stdout,
+            "stderr_file": sys.stderr,
+        }
+        try:
+            papermill.execute_notebook(node.notebook, partial, **arguments)
+        except papermill.PapermillExecutionError as error:
+            where = paths.shown(partial)
+            if error.ename == InputError.__name__:
+                raise InputError(f"{error.evalue} ({where})") from None
+            typer.echo(
+                f"{node.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}", err=True
+            )
+            raise typer.Exit(1) from None
     partial.replace(node.executed)
+    plan.mark_done(node)
 
 
 @app.command()

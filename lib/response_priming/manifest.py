@@ -61,7 +61,7 @@ def is_current(folder: Path, wanted: dict[str, Any]) -> bool:
 @contextmanager
 def writing(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
     """A temporary folder that replaces `folder`, with its manifest, once the block ends without an error."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}")
+    aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     start = time.monotonic()

@@ -286,6 +286,8 @@ def load(name: str) -> Profile:
     if name not in profiles():
         raise InputError(f"params/{name}.yaml: no such profile; there are: {', '.join(profiles())}")
     content = _read_yaml(paths.PARAMS / f"{name}.yaml")
+    if "name" in content:
+        raise InputError(f"params/{name}.yaml: name = {content['name']!r}: unknown key; a profile is named by its file")
     problems = content.get("problems")
     if os.environ.get("GSM8K_DIR") and isinstance(problems, dict) and problems.get("dataset") == "gsm8k":
         problems["data_dir"] = str((paths.ROOT / os.environ["GSM8K_DIR"]).resolve())

@@ -6,6 +6,7 @@ compares times: a notebook is stale exactly when its parameters, its code or its
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,21 @@ def _files(folder: Path) -> Iterator[Path]:
     return (file for file in sorted(folder.iterdir()) if file.is_file())
 
 
+def mark_done(node: Node) -> None:
+    """Remember what a notebook was executed with, and since when."""
+    file = node.run.build / "plan" / f"{node.name}.json"
+    if file.exists():
+        (file.parent / "done").mkdir(exist_ok=True)
+        shutil.copy2(file, file.parent / "done" / file.name)
+
+
 def _write_if_changed(file: Path, content: str) -> None:
-    if not file.exists() or file.read_text(encoding="utf-8") != content:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and file.read_text(encoding="utf-8") == content:
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    done = file.parent / "done" / file.name
+    if done.exists() and done.read_text(encoding="utf-8") == content:
+        # A change taken back: with the old time, too, what was made from it is not stale.
+        shutil.copy2(done, file)
+    else:
         file.write_text(content, encoding="utf-8")

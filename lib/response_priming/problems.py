@@ -54,7 +54,7 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
         records, origin = _from_hub(stem, source.dataset_revision), "openai/gsm8k"
     if limit > len(records):
         raise InputError(f"{origin}: {stem} holds {len(records)} problems, {limit} asked for")
-    numbered = [_gsm8k_problem(f"{stem}-{number}", record) for number, record in enumerate(records)]
+    numbered = [_gsm8k_problem(f"{stem}-{number}", record, origin) for number, record in enumerate(records)]
     return numbered[len(numbered) - limit :] if split == "validation" else numbered[:limit]
 
 
@@ -71,10 +71,10 @@ def fingerprint(source: Problems) -> str:
 # --- GSM8K ---
 
 
-def _gsm8k_problem(problem_id: str, record: dict[str, str]) -> Problem:
+def _gsm8k_problem(problem_id: str, record: dict[str, str], origin: str) -> Problem:
     final = FINAL_ANSWER.search(record["answer"].strip())
     if final is None:
-        raise InputError(f"{problem_id}: answer does not end in `#### NUMBER`: {record['answer'][-40:]!r}")
+        raise InputError(f"{origin}: {problem_id}: answer does not end in `#### NUMBER`: {record['answer'][-40:]!r}")
     return Problem(problem_id, record["question"].strip(), record["answer"].strip(), final[1].replace(",", ""))
 
 
