@@ -35,8 +35,8 @@ def check(profile: ProfileName) -> None:
     found = {split: problems.load(loaded.problems, split, sizes[split], seed=loaded.seed) for split in problems.SPLITS}
     if shared := {problem.id for problem in found["train"]} & {problem.id for problem in found["validation"]}:
         raise InputError(
-            f"problems.n_train = {sizes['train']}: leaves too few problems for the {sizes['validation']} worked examples, "
-            f"which would be training problems: {', '.join(sorted(shared)[:3])}"
+            f"problems.n_train = {sizes['train']}: leaves too few for {sizes['validation']} worked examples; "
+            f"{len(shared)} of them would be training problems"
         )
     for model in (loaded.generate.teacher, loaded.model.student):
         models.locate(model)

@@ -38,7 +38,7 @@ class Problems(Section):
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
-    n_train: int = Field(256, ge=1, description="problems the teacher answers and students train on")
+    n_train: int = Field(192, ge=1, description="problems the teacher answers and students train on")
     n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
     two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
@@ -83,9 +83,9 @@ class Distill(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
     weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
     warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up before the cosine decay")
-    train_steps: int = Field(32, ge=1, description="optimiser steps, the same for every trained arm")
-    train_batch: int = Field(16, ge=1, description="responses in one optimiser step")
-    micro_batch: int = Field(16, ge=1, description="responses in one forward pass; divides train_batch")
+    train_steps: int = Field(40, ge=1, description="optimiser steps, the same for every trained arm")
+    train_batch: int = Field(8, ge=1, description="responses in one optimiser step")
+    micro_batch: int = Field(8, ge=1, description="responses in one forward pass; divides train_batch")
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class Distill(Section):
 class Evaluate(Section):
     """How every arm is scored; there is no per-arm value here on purpose."""
 
-    answer_tokens: int = Field(128, ge=1, description="longest answer of a student (tokens)")
+    answer_tokens: int = Field(96, ge=1, description="longest answer of a student (tokens)")
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
     rule: Rule = Field("last-number", description="extraction rule of the headline accuracy")
 
