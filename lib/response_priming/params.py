@@ -38,7 +38,7 @@ class Problems(Section):
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
-    n_train: int = Field(192, ge=1, description="problems the teacher answers and students train on")
+    n_train: int = Field(160, ge=1, description="problems the teacher answers and students train on")
     n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
     two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
