@@ -19,7 +19,9 @@ endif
 # (a training step of the laptop profile: 1.5 s against 1.9 s). On a GPU they would compete for its memory. `-j1` overrides.
 ifeq ($(shell command -v nvidia-smi),)
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-MAKEFLAGS += $(if $(filter -j%,$(MAKEFLAGS)),,-j2)
+ifeq ($(MAKELEVEL),0)
+MAKEFLAGS += -j2
+endif
 export OMP_NUM_THREADS ?= $(shell echo $$(( $(CORES) > 1 ? $(CORES) / 2 : 1 )))
 endif
 # Threads that wait for work sleep: spinning ones slow a shared machine by ten times and more.

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tiny
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +52,7 @@ def test_makefile_uses_the_conda_environment_of_environment_yml():
     name = yaml.safe_load((ROOT / "environment.yml").read_text())["name"]
     done = subprocess.run(
         ["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=False,
-        env=os.environ | {"CONDA_DEFAULT_ENV": name, "CONDA_PREFIX": "/somewhere"},
+        env=tiny.ENVIRONMENT | {"CONDA_DEFAULT_ENV": name, "CONDA_PREFIX": "/somewhere"},
     )  # fmt: skip
     assert done.stdout.startswith("/somewhere/bin/jupyter lab")
 

@@ -1,6 +1,5 @@
 """The graph, on a copy of the project with a tiny random model: every notebook runs, and only what is stale again."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -57,7 +56,12 @@ class Project:
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.run(
-            command, cwd=self.root, env=os.environ | settings | environment, capture_output=True, text=True, check=False
+            command,
+            cwd=self.root,
+            env=tiny.ENVIRONMENT | settings | environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
     def stale(self):

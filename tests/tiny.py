@@ -1,5 +1,6 @@
 """A random Llama of two layers with a byte-level tokenizer: what tests use in place of a real model."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+# For a make that a test runs: what a make around the tests tells its own jobs is not for it.
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
 LAYERS, HEADS = 2, 4
 VOCABULARY = {symbol: number for number, symbol in enumerate(["<end>", *sorted(ByteLevel.alphabet())])}
 CHAT_TEMPLATE = (
