@@ -16,7 +16,7 @@ SETUP := .venv/installed
 endif
 endif
 # Without a GPU, two notebooks at once with half of the cores each finish sooner than one after the other with all of them
-# (a training step of the laptop profile: 1.5 s against 1.9 s). On a GPU they would compete for its memory. `-j1` overrides.
+# (training steps of the laptop profile: one every 1.5 s instead of 1.9 s). On a GPU they would compete for its memory. `-j1` overrides.
 ifeq ($(shell command -v nvidia-smi),)
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 ifeq ($(MAKELEVEL),0)

@@ -287,7 +287,7 @@ def heatmaps_figure(analysis: Analysis, arms: list[str]) -> Figure:
     norm = PowerNorm(0.5, vmin=0, vmax=max(float(maps.max()) for maps in analysis.maps.values()))
     future = np.triu(np.ones((size, size), dtype=bool), k=1)
     for (row, column), axis in np.ndenumerate(axes):
-        weights = np.ma.masked_array(analysis.maps[arms[column]][row], future)
+        weights = np.where(future, np.nan, analysis.maps[arms[column]][row])  # NaN is drawn blank
         image = axis.imshow(weights, norm=norm, cmap="viridis", interpolation="nearest")
         _label_tokens(axis, analysis.tokens)
     for axis, arm in zip(axes[0], arms, strict=True):
