@@ -57,7 +57,7 @@ def test_an_unknown_profile_names_those_there_are():
         ({"distill": {"learning_rate": 0}}, "distill.learning_rate = 0: input should be greater than 0"),
         ({"problems": {"dataset": "gsm9k"}}, "problems.dataset = 'gsm9k': input should be 'procedural' or 'gsm8k'"),
         ({"distill": None}, "distill = None: input should be a valid dictionary"),
-        ({"distill": {"micro_batch": 3}}, "distill: micro_batch = 3 does not divide train_batch = 16"),
+        ({"distill": {"micro_batch": 3}}, "distill: micro_batch = 3 does not divide train_batch = 8"),
         ({"arms": ["theacher"]}, "arms: unknown arm 'theacher'; known: undistilled, fine-tuned, none, teacher, "),
         ({"arms": ["none", "none"]}, "arms: must be one or more different names"),
         ({"arms": []}, "arms: must be one or more different names"),
