@@ -24,7 +24,7 @@ if [ "$1" = --lock ]; then
     "$scratch/venv/bin/python" -m pip install --quiet uv
     # uv resolves in seconds what takes pip's resolver over ten minutes (all extras, vllm among them).
     "$scratch/venv/bin/uv" pip compile --quiet --python-version 3.11 --no-annotate --no-header \
-        --extra dev --extra gpu --extra cluster --output-file "$scratch/lock" pyproject.toml
+        --extra dev --extra gpu --extra cluster --extra server --output-file "$scratch/lock" pyproject.toml
     { echo "# Written by 'make lock' from pyproject.toml, all extras but quarto. A constraints file: it pins, it installs nothing."
       cat "$scratch/lock"; } > "$3"
     exit
