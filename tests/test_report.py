@@ -165,10 +165,13 @@ def test_settings_have_the_same_keys_for_every_profile(name):
     assert {*prose.settings(params.load(name))} <= prose.VARIABLES
 
 
-def test_prefixes_are_the_stimuli_word_for_word():
-    made = prose.settings(PROFILE)
-    for name, strategy in params.strategies().items():
-        assert made[f"prefix_{name.replace('-', '_')}"] == (strategy["prefix"].strip() or "(empty)")
+def test_strategies_are_the_profiles_with_their_prefixes_word_for_word():
+    some = PROFILE.model_copy(update={"arms": ["undistilled", "none", "confidence"]})
+    entries = params.strategies()
+    assert prose.strategies_table(some).splitlines()[2:] == [
+        f"| {entries['none']['title']} | (empty) |",
+        f"| {entries['confidence']['title']} | {entries['confidence']['prefix'].strip()} |",
+    ]
 
 
 def test_an_override_is_owned_up_to():
@@ -250,7 +253,7 @@ def test_values_of_variables_reach_the_prose(page):
 def test_figures_and_tables_are_numbered_in_order_and_captioned(page):
     captions = re.findall(r'<figure id="([\w-]+)".*?<figcaption>\s*<p>(.*?):', page.read_text(), re.DOTALL)
     numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
-    assert [label for label, _ in captions] == [label for _, label in embeds()]
+    assert [label for label, _ in captions] == ["fig-pipeline", *(label for _, label in embeds())]
     assert all(number == numbered[label] for label, number in captions)
     figures = [number for label, number in captions if label.startswith("fig")]
     assert figures == [f"Figure\u00a0{number}" for number in range(1, len(figures) + 1)]
@@ -265,8 +268,20 @@ def test_cross_references_read_as_their_targets_number(page):
 
 def test_every_image_has_its_alternative_text_and_its_data(page):
     images = Page(page.read_text()).images
-    assert [image["alt"] for image in images] == [f'Alt "{label}"' for _, label in embeds() if label.startswith("fig")]
+    drawn, *embedded = [image["alt"] for image in images]
+    assert drawn.startswith("Three rows of boxes joined by arrows.")
+    assert embedded == [f'Alt "{label}"' for _, label in embeds() if label.startswith("fig")]
     assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in images)
+
+
+def test_the_strategies_are_a_table_of_the_page_with_their_caption(page):
+    found = re.search(r'<table[^>]*id="tbl-strategies".*?</table>', page.read_text(), re.DOTALL) or re.search(
+        r'<div id="tbl-strategies">.*?</table>', page.read_text(), re.DOTALL
+    )
+    assert found
+    for name in PROFILE.strategies:
+        assert escape(params.strategies()[name]["title"]) in found[0]
+    assert "<caption>" in found[0]
 
 
 def test_links_inside_the_site_lead_somewhere(page):
@@ -358,6 +373,8 @@ def sources(tmp_path):
         ("{{< var nothing >}}", "unknown variable 'nothing'"),
         ("{{< var seed }}", "malformed shortcode"),
         ("{{< video x.mp4 >}}", "unknown shortcode 'video'"),
+        ("{{< include _other.md >}}", "names _other.md, but there is no such file"),
+        ('![Caption](gone.svg){#fig-gone fig-alt="Text"}', "names gone.svg, but there is no such file"),
         ("{{< embed other.ipynb#fig-a >}}", r"no .*other\.ipynb"),
         ("{{< embed nb.ipynb#fig-b >}}", "fig-b; labels of that notebook: fig-a"),
         ("@fig-a", "@fig-a is neither"),

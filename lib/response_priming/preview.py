@@ -1,7 +1,8 @@
 """The manuscript where there is no Quarto: its syntax resolved here, the rest rendered by pandoc.
 
 Of Quarto's Markdown this knows what index.qmd uses and pandoc lacks: `{{< var KEY >}}`, `{{< embed NB.ipynb#LABEL >}}`,
-`{#tbl-x}` behind a table's caption, and `@fig-x` or `@tbl-x`. `report.check_sources` has refused what does not resolve.
+`{{< include FILE >}}`, `{#tbl-x}` behind a table's caption, `{#fig-x fig-alt="..."}` behind an image, and `@fig-x` or
+`@tbl-x`. `report.check_sources` has refused what does not resolve.
 """
 
 import base64
@@ -20,6 +21,9 @@ from response_priming.errors import InputError
 
 SHORTCODE = re.compile(r"\{\{<\s*(?P<name>\w+)\s+(?P<value>\S+)\s*>\}\}")
 TABLE_CAPTION = re.compile(r"^: (?P<caption>.+) \{#(?P<label>tbl-[\w-]+)\}$", re.MULTILINE)
+IMAGE = re.compile(
+    r'^!\[(?P<caption>.+)\]\((?P<file>\S+)\)\{#(?P<label>fig-[\w-]+) fig-alt="(?P<alt>[^"]+)"\}$', re.MULTILINE
+)
 REFERENCE = re.compile(r"(?<![\w/.])@(?P<key>[A-Za-z][\w-]*\w)")  # a cross-reference or a citation
 
 NOTE = """::: {.callout-note title="Preview"}
@@ -77,7 +81,7 @@ def _options(cell: Any) -> dict[str, str]:
 
 def numbers(text: str) -> dict[str, str]:
     """What a cross-reference to each figure and table reads, e.g. `Figure 2`, in order of appearance."""
-    found = [(match.start(), match["label"]) for match in TABLE_CAPTION.finditer(text)]
+    found = [(match.start(), match["label"]) for form in (TABLE_CAPTION, IMAGE) for match in form.finditer(text)]
     found += [(at.start(), at["value"].partition("#")[2]) for at in SHORTCODE.finditer(text) if at["name"] == "embed"]
     labels = [label for _, label in sorted(found)]
     kinds = {"fig": "Figure", "tbl": "Table"}
@@ -93,7 +97,7 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
 
     Args:
         text: of index.qmd.
-        folder: where the executed notebooks are.
+        folder: where the executed notebooks and the other staged files are.
         variables: values of the `var` shortcodes.
 
     Raises:
@@ -105,26 +109,30 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
         key = match["key"]
         return f"[{named[key]}](#{key})" if key in named else match[0]
 
+    def draw(match: re.Match[str]) -> str:
+        picture = _img("svg+xml", base64.b64encode((folder / match["file"]).read_bytes()).decode(), match["alt"])
+        return _figure(match["label"], picture, f"{named[match['label']]}: {match['caption']}")
+
     def fill(match: re.Match[str]) -> str:
         if match["name"] == "var":
             return variables[match["value"]]
+        if match["name"] == "include":
+            return (folder / match["value"]).read_text(encoding="utf-8").rstrip()
         notebook, _, label = match["value"].partition("#")
         cell = labelled_cells(folder / notebook)[label]
         caption = REFERENCE.sub(refer, cell.options[f"{label[:3]}-cap"])
-        return _block(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption}", Path(notebook).stem)
+        stem = Path(notebook).stem
+        source = f"[Source: [{stem}](notebooks/{stem}.html)]{{.source}}"
+        return _figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption} {source}")
 
     text = TABLE_CAPTION.sub(lambda match: f": {named[match['label']]}: {match['caption']} {{#{match['label']}}}", text)
-    return SHORTCODE.sub(fill, REFERENCE.sub(refer, text))
+    return IMAGE.sub(draw, SHORTCODE.sub(fill, REFERENCE.sub(refer, text)))
 
 
-def _block(label: str, content: str, caption: str, stem: str) -> str:
+def _figure(label: str, content: str, caption: str) -> str:
     """A figure or table between raw HTML, its caption still Markdown; a table's caption stands above it."""
     shown = [_raw(content)]
-    words = [
-        _raw("<figcaption>"),
-        f"{caption} [Source: [{stem}](notebooks/{stem}.html)]{{.source}}",
-        _raw("</figcaption>"),
-    ]
+    words = [_raw("<figcaption>"), caption, _raw("</figcaption>")]
     parts = [*words, *shown] if label.startswith("tbl") else [*shown, *words]
     return "\n\n".join([_raw(f'<figure id="{label}" class="{label[:3]}">'), *parts, _raw("</figure>")])
 

@@ -62,6 +62,14 @@ def variables(profile: params.Profile, renderer: str) -> dict[str, str]:
     return results | settings(profile) | _provenance(profile) | {"renderer": renderer}
 
 
+def strategies_table(profile: params.Profile) -> str:
+    """The profile's strategies with their prefixes, verbatim, as a table in Markdown."""
+    entries = params.strategies()
+    rows = [(figures.title(name), entries[name]["prefix"].strip() or "(empty)") for name in profile.strategies]
+    lines = ["| " + " | ".join(text.replace("|", r"\|") for text in row) + " |" for row in rows]
+    return "\n".join(["| Strategy | Prefix put before the question |", f"|:{'-' * 20}|:{'-' * 60}|", *lines, ""])
+
+
 def _provenance(profile: params.Profile) -> dict[str, str]:
     """Where the results come from: the manifest of the comparison, not this process."""
     made = manifest.read(paths.BUILD / profile.name / "comparison")
@@ -80,10 +88,8 @@ def settings(profile: params.Profile) -> dict[str, str]:
     values = {key: str(getattr(distill, key)) for key in DISTILL} | {
         key: str(getattr(generate, key)) for key in GENERATE
     }
-    prefixes = {name: strategy["prefix"].strip() or "(empty)" for name, strategy in params.strategies().items()}
     return {
         **values,
-        **{f"prefix_{name.replace('-', '_')}": prefix for name, prefix in prefixes.items()},
         "answer_tokens": str(profile.evaluate.answer_tokens),
         "passes": f"{distill.train_steps * distill.train_batch / profile.problems.n_train:.1f}",
         "optimizer": {"adamw": "AdamW", "sgd": "SGD"}[distill.optimizer],

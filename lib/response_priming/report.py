@@ -13,8 +13,11 @@ from typing import Any
 
 import yaml
 
-from response_priming import figures, manifest, params, paths, preview, prose
+from response_priming import figures, manifest, params, paths, pipeline_figure, preview, prose
 from response_priming.errors import InputError
+
+# What staging adds to the sources: the manuscript may name these although report/ has none of them.
+GENERATED = frozenset({"_strategies.md", "pipeline.svg"})
 
 
 def stage(profile: params.Profile) -> Path:
@@ -30,6 +33,8 @@ def stage(profile: params.Profile) -> Path:
             shutil.copytree(paths.REPORT, aside, dirs_exist_ok=True)
             for notebook in _notebooks(profile):
                 preview.static_copy(notebook, aside / notebook.name)
+            (aside / "_strategies.md").write_text(prose.strategies_table(profile), encoding="utf-8")
+            pipeline_figure.draw().savefig(aside / "pipeline.svg")
             values = prose.variables(profile, renderer="Quarto" if quarto() else "pandoc preview")
             _write_yaml(aside / "_variables.yml", values)
             _write_yaml(aside / "_quarto.yml", _quarto_config(profile))
@@ -126,17 +131,24 @@ def check_sources(report_dir: Path, notebooks_dir: Path, known: Collection[str] 
     codes = list(preview.SHORTCODE.finditer(text))
     if text.count("{{<") != len(codes):
         raise InputError(
-            f"{paths.shown(page)}: malformed shortcode; use {{{{< var KEY >}}}} or {{{{< embed NB.ipynb#LABEL >}}}}"
+            f"{paths.shown(page)}: malformed shortcode; use {{{{< var KEY >}}}}, {{{{< embed NB.ipynb#LABEL >}}}} or "
+            "{{< include FILE >}}"
         )
     for code in codes:
         if code["name"] == "embed":
             captions.append(_embedded_caption(page, notebooks_dir, code["value"]))
+        elif code["name"] == "include":
+            _require_file(page, code["value"])
         elif code["name"] != "var":
-            raise InputError(f"{paths.shown(page)}: unknown shortcode {code['name']!r}; understood: var, embed")
+            raise InputError(
+                f"{paths.shown(page)}: unknown shortcode {code['name']!r}; understood: var, embed, include"
+            )
         elif code["value"] not in known:
             raise InputError(
                 f"{paths.shown(page)}: unknown variable {code['value']!r}; known: {', '.join(sorted(known))}"
             )
+    for drawn in preview.IMAGE.finditer(text):
+        _require_file(page, drawn["file"])
     entries = re.findall(
         r"^@\w+\{([^,\s]+),", (report_dir / "references.bib").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -146,6 +158,11 @@ def check_sources(report_dir: Path, notebooks_dir: Path, known: Collection[str] 
             raise InputError(
                 f"{paths.shown(page)}: @{reference['key']} is neither an embedded label nor a key of references.bib"
             )
+
+
+def _require_file(page: Path, name: str) -> None:
+    if name not in GENERATED and not (page.parent / name).is_file():
+        raise InputError(f"{paths.shown(page)}: names {name}, but there is no such file beside it")
 
 
 def _embedded_caption(page: Path, notebooks_dir: Path, target: str) -> str:
