@@ -72,8 +72,8 @@ $(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/compare.ipynb $(NB)/at
 $(STRATEGIES:%=$(NB)/distill-%.ipynb): $(NB)/distill-%.ipynb: $(NB)/generate-%.ipynb
 $(TRAINED:%=$(NB)/evaluate-%.ipynb): $(NB)/evaluate-%.ipynb: $(NB)/distill-%.ipynb
 
-lab: $(SETUP) ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: $(SETUP) ## JupyterLab, opened at notebooks/start.ipynb
+	$(BIN)/jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/start.ipynb
 
 test: $(SETUP) lint ## all tests and static checks
 	$(BIN)/pytest

@@ -49,3 +49,22 @@ def test_nodes_come_after_what_they_need():
     names = [node.name for node in plan.nodes(params.load("laptop"))]
     assert names.index("generate-teacher") < names.index("distill-teacher") < names.index("evaluate-teacher")
     assert names[-1] == "compare"
+
+
+def test_a_notebook_is_not_run_then_current_then_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    profile = params.load("laptop")
+    plan.write(profile)
+    _, node = plan.find(profile, "distill", "teacher")
+
+    def state():
+        return plan.states(profile).set_index("notebook").loc["distill-teacher"]
+
+    assert state().tolist() == ["not run", None]
+    node.executed.parent.mkdir(parents=True)
+    node.executed.write_text("{}")
+    plan.mark_done(node)
+    assert state()["state"] == "current"
+    profile = profile.model_copy(update={"distill": profile.distill.model_copy(update={"alpha": 0.9})})
+    assert state()["state"] == "stale"
+    assert plan.states(profile).set_index("notebook").loc["distill-none", "state"] == "not run"

@@ -275,9 +275,7 @@ def test_every_image_has_its_alternative_text_and_its_data(page):
 
 
 def test_the_strategies_are_a_table_of_the_page_with_their_caption(page):
-    found = re.search(r'<table[^>]*id="tbl-strategies".*?</table>', page.read_text(), re.DOTALL) or re.search(
-        r'<div id="tbl-strategies">.*?</table>', page.read_text(), re.DOTALL
-    )
+    found = re.search(r'<table[^>]*id="tbl-strategies".*?</table>', page.read_text(), re.DOTALL)
     assert found
     for name in PROFILE.strategies:
         assert escape(params.strategies()[name]["title"]) in found[0]

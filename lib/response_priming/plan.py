@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from response_priming import manifest, params, paths, problems
 
 IMPORT = re.compile(r"^from response_priming import (.+)$", re.MULTILINE)
@@ -112,6 +114,29 @@ def mark_done(node: Node) -> None:
     if file.exists():
         (file.parent / "done").mkdir(exist_ok=True)
         shutil.copy2(file, file.parent / "done" / file.name)
+
+
+def states(profile: params.Profile) -> pd.DataFrame:
+    """How far the profile is, a row a notebook in the order of the plan.
+
+    Columns: notebook; state: `current`, `stale` (its parameters, code or data changed since) or `not run`; executed:
+    the path of the executed notebook, None where there is none.
+    """
+    return pd.DataFrame(
+        {
+            "notebook": node.name,
+            "state": _state(node),
+            "executed": paths.shown(node.executed) if node.executed.exists() else None,
+        }
+        for node in nodes(profile)
+    )
+
+
+def _state(node: Node) -> str:
+    done = node.run.build / "plan" / "done" / f"{node.name}.json"
+    if not (node.executed.exists() and done.exists()):
+        return "not run"
+    return "current" if json.loads(done.read_text(encoding="utf-8")) == node.content() else "stale"
 
 
 def _write_if_changed(file: Path, content: str) -> None:
