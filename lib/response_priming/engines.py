@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from response_priming.errors import InputError
 
 LOWEST = float(np.finfo(np.float16).min)
+# Probabilities in fp32 cannot tell a smaller rest from none.
+SMALLEST_TAIL = 1e-7
 
 
 class Signal(NamedTuple):
@@ -116,13 +118,35 @@ def _transformers(setup: Setup) -> Engine:
     return TransformersEngine.open(setup)
 
 
-ENGINES: dict[str, Callable[[Setup], Engine]] = {"transformers": _transformers}
+def _vllm(setup: Setup) -> Engine:
+    from response_priming.vllm_engine import VllmEngine
+
+    return VllmEngine.open(setup)
+
+
+def _server(setup: Setup) -> Engine:
+    from response_priming.server_engine import ServerEngine
+
+    return ServerEngine.open(setup)
+
+
+ENGINES: dict[str, Callable[[Setup], Engine]] = {"transformers": _transformers, "vllm": _vllm, "server": _server}
 
 
 def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
     """A signal from higher precision, rounded to what is stored."""
     rounded = (np.clip(np.asarray(values, np.float64), LOWEST, 0).astype(np.float16) for values in (logprobs, tails))
     return Signal(np.asarray(ids, np.int32), *rounded)
+
+
+def tail_of(logprobs: NDArray[np.float64], vocabulary: int) -> NDArray[np.float64]:
+    """Log-probability of all tokens but the listed ones, [positions, k] -> [positions], where only those are known.
+
+    It is one minus their sum, so fp32's error in them is a floor below it; nothing is left where k = `vocabulary`.
+    """
+    if logprobs.shape[-1] == vocabulary:
+        return np.full(len(logprobs), LOWEST)
+    return np.log(np.maximum(1 - np.exp(logprobs).sum(-1), SMALLEST_TAIL))
 
 
 def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | None) -> None:
