@@ -142,11 +142,12 @@ def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
 def tail_of(logprobs: NDArray[np.float64], vocabulary: int) -> NDArray[np.float64]:
     """Log-probability of all tokens but the listed ones, [positions, k] -> [positions], where only those are known.
 
-    It is one minus their sum, so fp32's error in them is a floor below it; nothing is left where k = `vocabulary`.
+    It is one minus their sum, so fp32's error in them is a floor below it; nothing is left where k is `vocabulary`.
     """
-    if logprobs.shape[-1] == vocabulary:
+    if logprobs.shape[-1] >= vocabulary:
         return np.full(len(logprobs), LOWEST)
-    return np.log(np.maximum(1 - np.exp(logprobs).sum(-1), SMALLEST_TAIL))
+    rest = 1 - np.exp(logprobs).sum(-1)
+    return np.asarray(np.log(np.maximum(rest, SMALLEST_TAIL)), np.float64)
 
 
 def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | None) -> None:

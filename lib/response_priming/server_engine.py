@@ -79,11 +79,8 @@ class ServerEngine:
     ) -> Iterator[tuple[int, Response]]:
         """See `engines.Engine.respond`."""
         check_context(prompts, max_tokens, self.context)
-        options = {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "logprobs": min(top_k, len(self.tokenizer)) or None,
-        }
+        logprobs = top_k or None
+        options = {"max_tokens": max_tokens, "temperature": temperature, "logprobs": logprobs}
         seeds = [random_of(seed, index).getrandbits(31) for index in range(len(prompts))]
         return with_progress(self._respond(prompts, options, seeds), len(prompts))
 
@@ -100,14 +97,13 @@ class ServerEngine:
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
         """See `engines.Engine.score`. The last position is that of a token generated for the purpose."""
         check_context(sequences, 1, self.context)
-        width = min(top_k, len(self.tokenizer))
-        options = {"max_tokens": 1, "temperature": 0.0, "logprobs": width, "extra_body": {"prompt_logprobs": width}}
+        options = {"max_tokens": 1, "temperature": 0.0, "logprobs": top_k, "extra_body": {"prompt_logprobs": top_k}}
         for index, choice in self._ask(sequences, [options] * len(sequences)):
             read = [
                 {int(token): entry["logprob"] for token, entry in row.items()}
                 for row in _given(choice, "prompt_logprobs")[1:]
             ]
-            yield index, self._signal(read + _rows(choice, 1), width)
+            yield index, self._signal(read + _rows(choice, 1), top_k)
 
     def _ask(self, prompts: Sequence[list[int]], options: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
         """The server's choices as they come, at most `batch` requests at once."""

@@ -101,11 +101,8 @@ class VllmEngine:
     ) -> Iterator[tuple[int, Response]]:
         """See `engines.Engine.respond`."""
         check_context(prompts, max_tokens, self.llm.llm_engine.model_config.max_model_len)
-        options = {
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-            "logprobs": min(top_k, self._vocabulary) or None,
-        }
+        logprobs = min(top_k, self._vocabulary) or None
+        options = {"max_tokens": max_tokens, "temperature": temperature, "logprobs": logprobs}
         seeds = [random_of(seed, index).getrandbits(31) if temperature else None for index in range(len(prompts))]
         return with_progress(self._respond(prompts, options, seeds), len(prompts))
 
