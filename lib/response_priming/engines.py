@@ -1,5 +1,6 @@
 """Engines: token prompts in, responses out as they finish. One interface, so a stage never asks what runs the model."""
 
+import importlib.util
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from response_priming import params
 from response_priming.errors import InputError
 
 LOWEST = float(np.finfo(np.float16).min)
@@ -105,10 +107,33 @@ class Setup:
     server_url: str | None = None
 
 
-def open_engine(name: str, setup: Setup) -> Engine:
-    """The engine of that name with its model loaded; `InputError` where it is unknown or not installed."""
+def teacher_of(run: params.GenerateRun) -> Setup:
+    """How a run's teacher answers."""
+    return Setup(
+        run.teacher,
+        run.teacher_revision,
+        run.dtype,
+        run.device,
+        quantization=run.teacher_quantization,
+        batch=run.generate_batch,
+        tensor_parallel=run.tensor_parallel,
+        pipeline_parallel=run.pipeline_parallel,
+        server_url=run.server_url,
+    )
+
+
+def require(name: str) -> None:
+    """`InputError` where there is no engine of that name, or the package that it needs is not installed."""
     if name not in ENGINES:
         raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(ENGINES)}")
+    package, extra = PACKAGES.get(name, (None, None))
+    if package and importlib.util.find_spec(package) is None:
+        raise InputError(f"engine = {name!r}: {package} is not installed: pip install '.[{extra}]'")
+
+
+def open_engine(name: str, setup: Setup) -> Engine:
+    """The engine of that name with its model loaded; `InputError` where it cannot be."""
+    require(name)
     return ENGINES[name](setup)
 
 
@@ -130,6 +155,8 @@ def _server(setup: Setup) -> Engine:
     return ServerEngine.open(setup)
 
 
+# The package that an engine needs beside the library's own, and the extra of pyproject.toml that installs it.
+PACKAGES = {"vllm": ("vllm", "gpu"), "server": ("openai", "server")}
 ENGINES: dict[str, Callable[[Setup], Engine]] = {"transformers": _transformers, "vllm": _vllm, "server": _server}
 
 

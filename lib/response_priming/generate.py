@@ -15,7 +15,17 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
     folder = run.output / "responses" / run.strategy
     recipe = manifest.recipe(
         "generate",
-        run.model_dump(exclude={"profile", "n_test", "student", "student_revision", "generate_batch", "data_dir"})
+        run.model_dump(
+            exclude={
+                "profile",
+                "n_test",
+                "student",
+                "student_revision",
+                "generate_batch",
+                "data_dir",
+                *params.PLACEMENT,
+            }
+        )
         | {
             "prefix": priming.prefix_of(run.strategy),
             "data": problems.fingerprint(run),
@@ -32,7 +42,7 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
 
 def _generate(run: params.GenerateRun, folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    engine = _engine(run)
+    engine = engines.open_engine(run.engine, engines.teacher_of(run))
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
     prefix = priming.prefix_of(run.strategy)
     prompts = [
@@ -51,16 +61,3 @@ def _generate(run: params.GenerateRun, folder: Path) -> None:
             number, shard = number + 1, []
     if shard:
         responses.write_shard(folder, number, shard)
-
-
-def _engine(run: params.GenerateRun) -> engines.Engine:
-    return engines.open_engine(
-        run.engine,
-        engines.Setup(
-            run.teacher,
-            revision=run.teacher_revision,
-            dtype=run.dtype,
-            device=run.device,
-            batch=run.generate_batch,
-        ),
-    )

@@ -43,10 +43,8 @@ class ServerEngine:
     @classmethod
     def open(cls, setup: Setup) -> Self:
         """The engine, once the server has said that it serves the model (under this name, or as its only one)."""
-        try:
-            from openai import OpenAI, OpenAIError
-        except ImportError:
-            raise InputError("engine = 'server': openai is not installed: pip install '.[server]'") from None
+        from openai import OpenAI, OpenAIError
+
         if setup.server_url is None:
             raise InputError("server_url = None: engine server needs one, e.g. http://localhost:8000/v1")
         if setup.quantization != "none" or setup.adapter:

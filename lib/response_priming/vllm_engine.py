@@ -47,12 +47,11 @@ class VllmEngine:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        try:
-            from vllm import LLM
-            from vllm.lora.request import LoRARequest
-        except ImportError as error:
-            raise InputError(f"engine = 'vllm': not installed ({error}): pip install '.[gpu]'") from None
-        options: dict[str, Any] = {"enforce_eager": models.device_of(setup.device) == "cpu"}
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        models.device_of(setup.device)
+        options: dict[str, Any] = {}
         if setup.adapter:
             rank = json.loads((setup.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
             options |= {"enable_lora": True, "max_lora_rank": min(size for size in LORA_RANKS if size >= rank)}
