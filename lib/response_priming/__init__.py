@@ -1,4 +1,4 @@
-"""Response-priming prompting in LLM distillation (arXiv 2412.17846) as a suite of notebooks."""
+"""Response priming in the distillation of language models: one module per stage, and the few that stages share."""
 
 import logging
 
