@@ -21,9 +21,9 @@ def test_shared_and_own_keys_together_are_plain_attention(shared, tokens):
     mask[..., 0] = 0
     pair = (keys[0] if shared else None, keys[1]), (values[0] if shared else None, values[1])
     found, _ = cascade.attend(torch.nn.Module(), query, *pair, mask)
+    everywhere = (rows, -1, -1, -1)
     whole = [
-        torch.cat([part[0].expand(rows, -1, -1, -1), part[1]], 2).repeat_interleave(groups, 1)
-        for part in (keys, values)
+        torch.cat([part[0].expand(everywhere), part[1]], 2).repeat_interleave(groups, 1) for part in (keys, values)
     ]
     bias = torch.cat([torch.zeros(rows, 1, tokens, shared), mask], -1)
     wanted = torch.nn.functional.scaled_dot_product_attention(query, *whole, attn_mask=bias).transpose(1, 2)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,15 +47,16 @@ def expected(ours, prompts):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """The address of a `vllm serve` on this machine."""
+    """The address of a vLLM server on this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = (tmp_path_factory.mktemp("server") / "log").open("w+")
-    program = Path(sys.executable).with_name("vllm")
+    # Not the program `vllm`: the CPU build's asks for the version of a package of that name.
+    program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", models.locate("embedded")]
     options = ["--dtype", "float32", "--max-logprobs", "64", "--max-model-len", "1024", "--enforce-eager"]
     where = ["--host", "127.0.0.1", "--port", str(port)]
-    served = subprocess.Popen([program, "serve", models.locate("embedded"), *options, *where], stdout=log, stderr=log)
+    served = subprocess.Popen([*program, *options, *where], stdout=log, stderr=log)
     for _ in range(300):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
@@ -97,8 +97,8 @@ def assert_same(found, wanted):
     assert found.top_ids.shape == wanted.top_ids.shape
     assert (found.top_ids == wanted.top_ids).mean() > 0.98
     assert np.allclose(found.top_logprobs.astype(float), wanted.top_logprobs.astype(float), **TOLERANCE)
-    heavy = wanted.tail_logprobs > np.log(1e-5)  # lighter ones are fp32's error where only the k tokens are known
-    assert np.allclose(found.tail_logprobs[heavy].astype(float), wanted.tail_logprobs[heavy].astype(float), atol=0.05)
+    left = [np.exp(signal.tail_logprobs.astype(float)) for signal in (found, wanted)]
+    assert np.allclose(*left, atol=1e-5, rtol=0.02)
 
 
 def test_greedy_responses_agree_or_part_at_a_close_call(other, prompts, expected):
