@@ -2,5 +2,6 @@
 
 import logging
 
-# bitsandbytes, where it is installed, asks for an optional kernel on every import.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# peft imports bitsandbytes wherever it is installed, which then warns that an optional CPU kernel is not: noise in
+# every command and notebook, whether or not it has to do with quantisation.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
