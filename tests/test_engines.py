@@ -1,141 +1,62 @@
-import random
-
 import numpy as np
 import pytest
-import tiny
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import engines
-
-LENGTH = 12
-
-
-def some_prompts(number, shared, seed=0):
-    """Prompts of different lengths with `shared` tokens in common."""
-    choose = random.Random(seed)
-    common = [choose.randint(1, 256) for _ in range(shared)]
-    rest = [[choose.randint(1, 256) for _ in range(choose.randint(2, 30))] for _ in range(number)]
-    return [[*common, number + 1, *tokens] for number, tokens in enumerate(rest)]
+from response_priming import engines, params
+from response_priming.errors import InputError
 
 
-def plain(model, prompt, max_tokens=LENGTH):
-    """New tokens of one prompt by the library alone."""
-    ids = torch.tensor([prompt])
-    output = model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False, pad_token_id=0
-    )
-    return output[0, len(prompt) :].tolist()
+def test_an_unknown_engine_is_refused():
+    with pytest.raises(InputError, match=r"^engine = 'vlm': unknown; allowed: transformers, vllm, server$"):
+        engines.open_engine("vlm", engines.Setup("embedded"))
 
 
-def respond(model, prompts, batch=4, max_tokens=LENGTH, top_k=0):
-    engine = engines.TransformersEngine(model, tiny.tokenizer(), batch=batch)
-    return dict(engine.respond(prompts, max_tokens=max_tokens, top_k=top_k))
+@pytest.mark.parametrize(("name", "package", "extra"), [("vllm", "vllm", "gpu"), ("server", "openai", "server")])
+def test_an_engine_that_is_not_installed_names_what_installs_it(monkeypatch, name, package, extra):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(
+        InputError, match=rf"^engine = '{name}': {package} is not installed: pip install '\.\[{extra}\]'$"
+    ):
+        engines.open_engine(name, engines.Setup("embedded"))
 
 
-@pytest.fixture(scope="module")
-def prompts():
-    return some_prompts(9, shared=40)
+@pytest.mark.parametrize("name", params.Generate.model_fields["engine"].annotation.__args__)
+def test_every_engine_that_a_profile_may_name_exists(name):
+    assert name in engines.ENGINES
 
 
-@pytest.fixture(scope="module")
-def endless():
-    """A model that answers until its budget ends."""
-    model = tiny.llama()
-    model.generation_config.eos_token_id = None
-    return model
+def test_a_teachers_setup_carries_the_profiles_choices(make_run):
+    values = {"teacher_quantization": "fp8", "tensor_parallel": 8, "pipeline_parallel": 2, "server_url": "http://x/v1"}
+    setup = engines.teacher_of(make_run("generate", strategy="none", generate_batch=7, **values))
+    assert (setup.quantization, setup.tensor_parallel, setup.pipeline_parallel) == ("fp8", 8, 2)
+    assert (setup.server_url, setup.batch) == ("http://x/v1", 7)
 
 
-@pytest.fixture(scope="module")
-def expected(endless, prompts):
-    return [plain(endless, prompt) for prompt in prompts]
+@pytest.mark.parametrize(("prompt", "budget", "fits"), [([1] * 5, 5, True), ([1] * 6, 5, False), ([], 5, False)])
+def test_a_prompt_must_fit_the_context_with_its_budget(prompt, budget, fits):
+    if fits:
+        engines.check_context([[1], prompt], budget, 10)
+    else:
+        with pytest.raises(InputError, match=r"^prompt 1: "):
+            engines.check_context([[1], prompt], budget, 10)
 
 
-@pytest.fixture
-def stopping(expected):
-    """A model for which two tokens end a sequence, so that some of the prompts' responses end early and some do not."""
-    model = tiny.llama()
-    model.generation_config.eos_token_id = [expected[0][3], expected[1][5]]
-    return model
+@given(st.lists(st.floats(-200, 3), min_size=5, max_size=40), st.integers(1, 40))
+def test_what_the_top_tokens_leave_is_in_the_tail(logits, k):
+    logprobs = np.sort(np.array(logits) - np.logaddexp.reduce(logits))[::-1]
+    k = min(k, len(logits))
+    tail = engines.tail_of(logprobs[None, :k], len(logits))
+    signal = engines.pack(np.arange(k)[None], logprobs[None, :k], tail)
+    assert all(np.isfinite(array).all() for array in signal)
+    if k == len(logits):
+        assert signal.tail_logprobs[0] == engines.LOWEST
+    else:
+        left = max(np.exp(logprobs[k:]).sum(), engines.SMALLEST_TAIL)
+        assert np.isclose(tail[0], np.log(left), atol=1e-6)
 
 
-@pytest.mark.parametrize("batch", [1, 4, 16])
-@pytest.mark.parametrize("shared", [0, 40])
-def test_batches_answer_as_the_library_does_one_at_a_time(batch, shared):
-    model, prompts = tiny.llama(), some_prompts(9, shared, seed=1)
-    assert engines.shared_prefix(prompts) == shared
-    answered = respond(model, prompts, batch)
-    assert {index: response.tokens for index, response in answered.items()} == {
-        index: plain(model, prompt) for index, prompt in enumerate(prompts)
-    }
-
-
-def test_a_single_prompt_is_answered(endless, prompts, expected):
-    assert respond(endless, prompts[:1])[0].tokens == expected[0]
-
-
-def test_repeated_prompts_are_each_answered(endless, prompts, expected):
-    assert [r.tokens for r in respond(endless, prompts[:1] * 3).values()] == [expected[0]] * 3
-
-
-def test_every_prompt_is_answered_under_its_own_index_whatever_the_order(endless, prompts, expected):
-    order = random.Random(2).sample(range(len(prompts)), len(prompts))
-    answered = respond(endless, [prompts[index] for index in order])
-    assert [answered[place].tokens for place in range(len(order))] == [expected[index] for index in order]
-
-
-def test_a_response_ends_with_the_first_stop_token_or_with_the_budget(stopping, prompts, expected):
-    stops = set(stopping.generation_config.eos_token_id)
-    answered = respond(stopping, prompts)
-    for index, tokens in enumerate(expected):
-        end = next((place for place, token in enumerate(tokens) if token in stops), None)
-        assert answered[index].finished == (end is not None)
-        assert answered[index].tokens == (tokens if end is None else tokens[: end + 1])
-    ends = {response.tokens[-1] for response in answered.values() if response.finished}
-    assert ends == stops
-    assert not all(response.finished for response in answered.values())
-
-
-def test_the_text_leaves_out_the_end_of_sequence_token(prompts):
-    model, tokenizer = tiny.llama(), tiny.tokenizer()
-    ended = [response for response in respond(model, prompts).values() if response.finished]
-    assert ended
-    for response in ended:
-        assert response.tokens[-1] == tokenizer.eos_token_id
-        assert response.text == tokenizer.decode(response.tokens[:-1])
-
-
-@pytest.mark.parametrize("shared", [0, 40])
-def test_the_signal_is_the_models_own_distribution(stopping, shared):
-    prompts = some_prompts(6, shared, seed=0)
-    for index, response in respond(stopping, prompts, top_k=5).items():
-        with torch.inference_mode():
-            logits = stopping(torch.tensor([prompts[index] + response.tokens])).logits[0, len(prompts[index]) - 1 : -1]
-        top = logits.log_softmax(-1).topk(5)
-        assert np.array_equal(response.top_ids, top.indices.numpy())
-        assert np.allclose(response.top_logprobs, top.values.numpy(), rtol=1e-3, atol=1e-3)
-        assert response.top_ids[:, 0].tolist() == response.tokens
-
-
-def test_more_tokens_than_there_are_keep_the_whole_distribution(endless, prompts):
-    response = respond(endless, prompts[:2], top_k=1000)[1]
-    assert response.top_ids.shape == (LENGTH, len(tiny.VOCABULARY))
-    assert np.allclose(np.exp(response.top_logprobs.astype(np.float64)).sum(-1), 1, atol=2e-3)
-
-
-def test_no_signal_where_none_is_asked_for(endless, prompts):
-    response = respond(endless, prompts[:1])[0]
-    assert response.top_ids is response.top_logprobs is None
-
-
-tokens = st.lists(st.integers(0, 2), min_size=1, max_size=50)
-
-
-@given(st.integers(0, 50), st.lists(tokens, min_size=1, max_size=5))
-def test_a_shared_prefix_is_common_to_all_longest_and_leaves_a_token(common, rest):
-    prompts = [[1] * common + tokens for tokens in rest]
-    length = engines.shared_prefix(prompts)
-    limit = min(map(len, prompts)) - 1
-    common = next((place for place in range(limit) if len({prompt[place] for prompt in prompts}) > 1), limit)
-    assert length == (common if common >= engines.SHORTEST_SHARED_PREFIX and len(prompts) > 1 else 0)
+def test_a_signal_of_impossible_tokens_stays_finite():
+    signal = engines.pack([[0, 1]], [[0.0, -np.inf]], [-np.inf])
+    assert signal.top_logprobs.tolist() == [[0, engines.LOWEST]]
+    assert signal.tail_logprobs.tolist() == [engines.LOWEST]

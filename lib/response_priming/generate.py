@@ -15,7 +15,17 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
     folder = run.output / "responses" / run.strategy
     recipe = manifest.recipe(
         "generate",
-        run.model_dump(exclude={"profile", "n_test", "student", "student_revision", "generate_batch", "data_dir"})
+        run.model_dump(
+            exclude={
+                "profile",
+                "n_test",
+                "student",
+                "student_revision",
+                "generate_batch",
+                "data_dir",
+                *params.PLACEMENT,
+            }
+        )
         | {
             "prefix": priming.prefix_of(run.strategy),
             "data": problems.fingerprint(run),
@@ -32,17 +42,16 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
 
 def _generate(run: params.GenerateRun, folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    model, tokenizer = models.load(run.teacher, revision=run.teacher_revision, dtype=run.dtype, device=run.device)
+    engine = engines.open_engine(run.engine, engines.teacher_of(run))
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
     prefix = priming.prefix_of(run.strategy)
     prompts = [
         priming.encode(
-            tokenizer,
+            engine.tokenizer,
             priming.messages(p.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples),
         )
         for p in asked
     ]
-    engine = engines.ENGINES[run.engine](model, tokenizer, batch=run.generate_batch)
     shard: list[tuple[str, int, engines.Response]] = []
     number = 0
     for index, response in engine.respond(prompts, max_tokens=run.response_tokens, top_k=run.top_k):
