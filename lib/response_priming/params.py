@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from response_priming import paths
 from response_priming.errors import InputError
@@ -63,7 +63,7 @@ class Generate(Section):
     worked_examples: int = Field(4, ge=0, le=16, description="solved validation problems shown to the teacher first")
     response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
-    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+    top_k: int | Literal["all"] = Field(
         64, description="teacher probabilities kept at each response token; `all`: the whole vocabulary"
     )
     temperature: float = Field(0.0, ge=0, le=10, description="of the teacher's decoding; 0: greedy")
@@ -71,6 +71,13 @@ class Generate(Section):
     keep_finished: bool = Field(False, description="only responses that ended within the budget train")
     keep_right: bool = Field(False, description="only responses with the right answer train")
     answer_rule: Rule = Field("last-number", description="extraction rule of keep_right and of the majority")
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def _count_or_all(cls, value: object) -> object:
+        if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{value!r} is neither a number from 1 nor 'all'")
+        return value
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
