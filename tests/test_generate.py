@@ -352,7 +352,7 @@ def test_samples_are_kept_whole_and_one_a_problem_trains(make_run):
     assert answered["key"].is_unique
     assert answered.groupby("problem_id")["kept"].sum().eq(1).all()
     assert len(responses.dataset(store_of(run))) == 6
-    assert manifest.read(store_of(run))["counts"]["dropped"] == 12
+    assert manifest.read(store_of(run))["notes"]["counts"]["dropped"] == 12
 
 
 def test_a_filter_chooses_what_trains_and_generates_nothing_again(run, asked):
@@ -360,7 +360,7 @@ def test_a_filter_chooses_what_trains_and_generates_nothing_again(run, asked):
     answered = generate.answer(run.model_copy(update={"keep_finished": True}))
     assert asked == [4, 2]
     assert answered["kept"].tolist() == answered["finished"].tolist()
-    counts = manifest.read(store_of(run))["counts"]
+    counts = manifest.read(store_of(run))["notes"]["counts"]
     assert counts["kept"] == answered["finished"].sum()
     assert counts["responses"] == 6
 

@@ -126,7 +126,7 @@ def test_a_stopped_run_keeps_the_files_listed_and_no_other(tmp_path):
         partial.notes["counts"] = 3
     found = manifest.read(tmp_path / "new")
     assert list(found["outputs"]) == ["a", "b", "c"]
-    assert (found["recipe"], found["counts"]) == ({"seed": 1}, 3)
+    assert (found["recipe"], found["notes"]) == ({"seed": 1}, {"counts": 3})
     assert {file.name for file in (tmp_path / "new").iterdir()} == {"a", "b", "c", manifest.FILE}
     assert hidden(tmp_path) == []
 

@@ -127,7 +127,9 @@ def build_examples(
         InputError: an example is longer than `train_tokens`, or a response's problem is not in the training split.
     """
     asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
-    rows = list(answered) if answered is not None else [{"problem_id": key} for key in asked]
+    rows: list[Example] = (
+        list(cast("Any", answered)) if answered is not None else [{"problem_id": key} for key in asked]
+    )
     examples = []
     for row in rows:
         if row["problem_id"] not in asked:

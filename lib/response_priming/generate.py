@@ -140,6 +140,7 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: m
                 for index, prompt in enumerate(batch)
             ]
             write = functools.partial(responses.write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
+            partial.notes["tokens_per_second"] = round(progress.speed, 1)
             partial.put(responses.shard_name(first), write)
 
 
@@ -179,11 +180,15 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
+    @property
+    def speed(self) -> float:
+        """Tokens a second of this run."""
+        return self.tokens / (time.monotonic() - self.start)
+
     def counting(self, given: Iterator[tuple[int, engines.Response]]) -> Iterator[tuple[int, engines.Response]]:
         """Pass responses on and count them."""
         for index, response in given:
             self.tokens += len(response.tokens)
-            speed = self.tokens / (time.monotonic() - self.start)
-            self.bar.set_postfix_str(f"{speed:.0f} tokens/s", refresh=False)
+            self.bar.set_postfix_str(f"{self.speed:.0f} tokens/s", refresh=False)
             self.bar.update(1)
             yield index, response
