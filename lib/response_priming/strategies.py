@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from response_priming import evaluate, figures, manifest, params, paths, problems, responses
 
-MEASURES = {"confidence": "Probability of the likeliest token", "entropy": "Entropy (nats)"}
+MEASURES = {"confidence": "Confidence", "entropy": "Entropy (nats)"}
 
 
 def answers(run: params.GenerateRun) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def plot_lengths(answered: pd.DataFrame, budget: int) -> Axes:
     axes: Axes = sns.ecdfplot(answered, x="tokens", hue="title", palette=_palette(answered))
     axes.axvline(budget, color="0.5", linestyle="--", linewidth=1)
     axes.set(xlabel="Response length (tokens); dashed: the budget", ylabel="Share of responses", xlim=(0, None))
-    axes.get_legend().set_title(f"n = {answered['problem_id'].nunique()} each")
+    sns.move_legend(axes, "best", title=f"n = {answered['problem_id'].nunique()} each")
     return axes
 
 
@@ -97,7 +97,8 @@ def plot_certainty(answered: pd.DataFrame, axes: list[Axes]) -> None:
             linestyle="none",
             ax=axis,
         )
-        axis.set(xlabel=f"{label}, mean over n = {answered['problem_id'].nunique()}", ylabel="")
+        axis.set(xlabel=f"{label}, n = {answered['problem_id'].nunique()}", ylabel="")
+        axis.margins(y=0.3)
     order = list(answered["strategy"].unique())
     for strategy, value in published_confidence().items():
         if strategy in order:
