@@ -1,1 +1,6 @@
-"""Response priming in the distillation of language models: one module per stage, and the few that stages share."""
+"""Response-priming prompting in LLM distillation (arXiv 2412.17846) as a suite of notebooks."""
+
+import logging
+
+# bitsandbytes, where it is installed, asks for an optional kernel on every import.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -48,7 +48,7 @@ def _answer(run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
 
 def _engine(run: params.EvaluateRun, adapter: Path | None) -> engines.Engine:
     return engines.open_engine(
-        "transformers",
+        run.evaluate_engine,
         engines.Setup(
             run.student,
             revision=run.student_revision,

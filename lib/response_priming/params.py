@@ -24,6 +24,10 @@ Dtype = Literal["bfloat16", "float16", "float32"]
 Rule = Literal["hash", "boxed-first", "last-number"]
 
 
+# Where the teacher runs, and how much of it at once, decides no response.
+PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel", "server_url"})
+
+
 class Section(BaseModel):
     """One section of a profile: unknown keys are refused, values are not changed after loading."""
 
@@ -59,7 +63,13 @@ class Generate(Section):
 
     teacher: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
     teacher_revision: str | None = Field(None, description="commit of the teacher on the hub")
-    engine: Literal["transformers"] = Field("transformers", description="what runs the teacher")
+    engine: Literal["transformers", "vllm", "server"] = Field("transformers", description="what runs the teacher")
+    teacher_quantization: Literal["none", "nf4", "int8", "awq", "gptq", "fp8"] = Field(
+        "none", description="format of the teacher's weights; none: as its checkpoint is stored"
+    )
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share each layer of the teacher (vllm)")
+    pipeline_parallel: int = Field(1, ge=1, description="groups of GPUs that share out the teacher's layers (vllm)")
+    server_url: str | None = Field(None, description="engine server: its address, as http://localhost:8000/v1")
     worked_examples: int = Field(4, ge=0, le=16, description="solved validation problems shown to the teacher first")
     response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
@@ -127,6 +137,7 @@ class Evaluate(Section):
     """How every arm is scored; there is no per-arm value here on purpose."""
 
     answer_tokens: int = Field(96, ge=1, description="longest answer of a student (tokens)")
+    evaluate_engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the students")
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
     rule: Rule = Field("last-number", description="extraction rule of the headline accuracy")
 
