@@ -244,7 +244,7 @@ KILLED_AT = """
     second = responses.shard_name(2)
     Engine, Partial = transformers_engine.TransformersEngine, manifest.Partial
     moments = {
-        "first-batch": (Engine, "_respond_batch", lambda n, *_: n == 1, True),
+        "first-batch": (generate._Progress, "count", lambda n, *_: n == 1, False),
         "between-batches": (Engine, "respond", lambda n, *_: n == 2, False),
         "shard-written-not-renamed": (manifest, "_sync", lambda n, path: path.name == f".{second}", False),
         "shard-renamed-not-listed": (Partial, "record", lambda n, self, _: second in self.outputs, True),

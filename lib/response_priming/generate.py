@@ -187,7 +187,11 @@ class _Progress:
     def counting(self, given: Iterator[tuple[int, engines.Response]]) -> Iterator[tuple[int, engines.Response]]:
         """Pass responses on and count them."""
         for index, response in given:
-            self.tokens += len(response.tokens)
-            self.bar.set_postfix_str(f"{self.speed:.0f} tokens/s", refresh=False)
-            self.bar.update(1)
+            self.count(response)
             yield index, response
+
+    def count(self, response: engines.Response) -> None:
+        """One response more."""
+        self.tokens += len(response.tokens)
+        self.bar.set_postfix_str(f"{self.speed:.0f} tokens/s", refresh=False)
+        self.bar.update(1)
