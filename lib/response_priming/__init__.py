@@ -1,6 +1,7 @@
-"""Response-priming prompting in LLM distillation (arXiv 2412.17846) as a suite of notebooks."""
+"""Response priming in the distillation of language models: one module per stage, and the few that stages share."""
 
 import logging
 
-# bitsandbytes, where it is installed, asks for an optional kernel on every import.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# peft imports bitsandbytes wherever it is installed, which then warns that an optional CPU kernel is not: noise in
+# every command and notebook, whether or not it has to do with quantisation.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
