@@ -1,5 +1,8 @@
 """Engine `vllm`: continuous batching and paged attention by vLLM, in this process."""
 
+import dataclasses
+import functools
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -27,14 +30,40 @@ QUANTIZATIONS = {"none": None, "awq": "awq", "gptq": "gptq", "fp8": "fp8", "nf4"
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
+# Adapters and requests of one process are told apart by number.
+_NUMBERS = itertools.count(1)
+
+
+@functools.lru_cache(maxsize=1)
+def _start(setup: Setup, rank: int | None) -> Any:
+    """A running vLLM. It is kept for the next adapter: a second one would not find the memory that the first took."""
+    from vllm import LLM
+
+    lora = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= rank)} if rank else {}
+    try:
+        return LLM(
+            model=models.locate(setup.model),
+            revision=setup.revision,
+            dtype=setup.dtype,
+            quantization=QUANTIZATIONS[setup.quantization],
+            tensor_parallel_size=setup.tensor_parallel,
+            pipeline_parallel_size=setup.pipeline_parallel,
+            max_num_seqs=setup.batch,
+            max_logprobs=-1,
+            max_model_len=-1,  # the model's context, or what of it fits the memory
+            disable_log_stats=True,
+            **lora,
+        )
+    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"engine = 'vllm': cannot start {setup.model!r}: {reason}") from error
+
+
 class VllmEngine:
     """See `engines.Engine`."""
 
-    def __init__(
-        self, llm: Any, tokenizer: PreTrainedTokenizerBase, *, lora: Any = None, quantization: str = "none"
-    ) -> None:
-        self.llm, self.tokenizer, self.lora, self.quantization = llm, tokenizer, lora, quantization
-        self.asked = 0
+    def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, *, lora: Any = None) -> None:
+        self.llm, self.tokenizer, self.lora = llm, tokenizer, lora
 
     @classmethod
     def open(cls, setup: Setup) -> Self:
@@ -47,33 +76,16 @@ class VllmEngine:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        from vllm import LLM
-        from vllm.lora.request import LoRARequest
-
         models.device_of(setup.device)
-        options: dict[str, Any] = {}
+        rank, lora = None, None
         if setup.adapter:
+            from vllm.lora.request import LoRARequest
+
             rank = json.loads((setup.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-            options |= {"enable_lora": True, "max_lora_rank": min(size for size in LORA_RANKS if size >= rank)}
-        try:
-            llm = LLM(
-                model=models.locate(setup.model),
-                revision=setup.revision,
-                dtype=setup.dtype,
-                quantization=QUANTIZATIONS[setup.quantization],
-                tensor_parallel_size=setup.tensor_parallel,
-                pipeline_parallel_size=setup.pipeline_parallel,
-                max_num_seqs=setup.batch,
-                max_logprobs=-1,
-                max_model_len=-1,  # the model's context, or what of it fits the memory
-                disable_log_stats=True,
-                **options,
-            )
-        except (RuntimeError, ValueError, OSError, AssertionError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InputError(f"engine = 'vllm': cannot start {setup.model!r}: {reason}") from error
-        lora = LoRARequest("adapter", 1, str(setup.adapter)) if setup.adapter else None
-        return cls(llm, models.tokenizer(setup.model, setup.revision), lora=lora, quantization=setup.quantization)
+            number = next(_NUMBERS)
+            lora = LoRARequest(f"adapter-{number}", number, str(setup.adapter))
+        llm = _start(dataclasses.replace(setup, adapter=None), rank)
+        return cls(llm, models.tokenizer(setup.model, setup.revision), lora=lora)
 
     def describe(self) -> dict[str, Any]:
         """See `engines.Engine.describe`."""
@@ -133,10 +145,10 @@ class VllmEngine:
         common = {"detokenize": False, "flat_logprobs": True, "output_kind": RequestOutputKind.FINAL_ONLY}
         running = {}
         for index, (prompt, values) in enumerate(zip(prompts, options, strict=True)):
-            self.asked += 1
+            own = str(next(_NUMBERS))
             parameters = SamplingParams(**values, **common)
-            name = engine.add_request(str(self.asked), {"prompt_token_ids": prompt}, parameters, lora_request=self.lora)
-            running[name] = running[str(self.asked)] = index
+            name = engine.add_request(own, {"prompt_token_ids": prompt}, parameters, lora_request=self.lora)
+            running[name] = running[own] = index
         left = len(prompts)
         try:
             while left:
