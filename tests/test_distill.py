@@ -30,14 +30,19 @@ def random_response(number, seed=0):
     logprobs -= np.log(np.exp(logprobs).sum(-1, keepdims=True))
     ids = np.stack([random.permutation(len(tiny.VOCABULARY)) for _ in range(length + 1)])[:, :K].astype(np.int32)
     tokens = random.integers(1, 257, length).tolist()
-    return engines.Response([*tokens, 0], "text", True, ids, logprobs[:, :K].astype(np.float16))
+    tail = np.log(np.exp(logprobs[:, K:]).sum(-1)).astype(np.float16)
+    return engines.Response([*tokens, 0], "text", True, ids, logprobs[:, :K].astype(np.float16), tail)
 
 
 def write_store(run, ids=None, seed=0):
     """Responses to the train problems, as the generate stage leaves them."""
-    rows = [(name, 9, random_response(number, seed)) for number, name in enumerate(ids or train_ids(run))]
+    rows = [
+        responses.Answered(name, 0, name, 9, random_response(number, seed))
+        for number, name in enumerate(ids or train_ids(run))
+    ]
     with manifest.writing(run.build / "responses" / run.arm, {}) as aside:
-        responses.write_shard(aside, 0, rows)
+        responses.write_shard(aside / responses.shard_name(0), rows, vocabulary=len(tiny.VOCABULARY))
+        pd.DataFrame({"kept": [True] * len(rows)}).to_parquet(aside / responses.KEPT)
 
 
 def train_ids(run):
@@ -47,7 +52,7 @@ def train_ids(run):
 @pytest.fixture
 def store(run):
     write_store(run)
-    return responses.read(run.build / "responses" / "none")
+    return responses.dataset(run.build / "responses" / "none")
 
 
 def adapter(run):
@@ -64,11 +69,11 @@ def same(left, right):
 def test_a_kd_arm_learns_the_responses_and_their_signal_from_the_bare_questions(run, store):
     examples = distill.build_examples(run, tiny.tokenizer(), store)
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    for example, problem, row in zip(examples, asked, store.itertuples(), strict=True):
+    for example, problem, row in zip(examples, asked, store, strict=True):
         assert example["prompt"] == priming.encode(tiny.tokenizer(), priming.bare(problem.question, run.system_prompt))
-        assert example["target"] == list(row.tokens)
-        assert np.array_equal(example["top_ids"], row.top_ids)
-        assert np.array_equal(example["top_logprobs"], row.top_logprobs)
+        assert example["target"] == row["tokens"].tolist()
+        assert np.array_equal(example["top_ids"].ravel(), row["top_ids"])
+        assert np.array_equal(example["top_logprobs"].ravel(), row["top_logprobs"])
 
 
 def test_the_fine_tuned_arm_learns_the_worked_solutions(run):

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
@@ -62,7 +63,7 @@ def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
 def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) -> None:
     set_seed(seed)
     base, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
-    examples = build_examples(run, tokenizer, responses.read(store) if store else None)
+    examples = build_examples(run, tokenizer, responses.dataset(store) if store else None)
     model = get_peft_model(base, lora_config(run, base))
     recorder = _Curve(run.train_steps, has_teacher=store is not None)
     trainer = DistillTrainer(
@@ -123,19 +124,21 @@ def optimizer_of(run: params.DistillRun) -> tuple[type[torch.optim.Optimizer], d
 
 
 def build_examples(
-    run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: pd.DataFrame | None
+    run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: Dataset | None
 ) -> list[Example]:
     """One training example a problem: `prompt` and `target` token ids and, with a teacher, `top_ids`, `top_logprobs`.
 
     Args:
-        answered: the teacher's responses (see `responses.read`), or None for the fine-tuned arm, whose responses are
+        answered: the teacher's responses (see `responses.dataset`), or None for the fine-tuned arm, whose responses are
             the dataset's solutions without calculator marks.
 
     Raises:
         InputError: an example is longer than `train_tokens`, or a response's problem is not in the training split.
     """
     asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
-    rows = answered.to_dict("records") if answered is not None else [{"problem_id": key} for key in asked]
+    rows: list[Example] = (
+        list(cast("Any", answered)) if answered is not None else [{"problem_id": key} for key in asked]
+    )
     examples = []
     for row in rows:
         if row["problem_id"] not in asked:
@@ -147,7 +150,9 @@ def build_examples(
         if answered is None:
             example["target"] = priming.encode_response(tokenizer, problem.worked)
         else:
-            example |= {"target": list(row["tokens"]), "top_ids": row["top_ids"], "top_logprobs": row["top_logprobs"]}
+            length = len(row["tokens"])
+            signal = {key: row[key].reshape(length, -1) for key in ("top_ids", "top_logprobs")}
+            example |= {"target": row["tokens"].tolist(), **signal}
         length = len(example["prompt"]) + len(example["target"])
         if length > run.train_tokens:
             raise InputError(f"distill.train_tokens = {run.train_tokens}: problem {problem.id} needs {length}")
