@@ -143,8 +143,9 @@ def graded(responses, answers=None, **columns):
 
 def test_every_rule_has_its_verdict():
     table = graded([r"\boxed{7} #### 8 or 9"])
-    assert table[list(RULES)].iloc[0].tolist() == ["8", "7", "9"]
-    assert table[[f"{rule}-correct" for rule in RULES]].iloc[0].tolist() == [False, True, False]
+    assert {rule for rule in RULES if table[rule][0] == "8"} == {"hash", "lm-eval-strict"}
+    assert {rule for rule in RULES if table[rule][0] == "9"} == {"last-number", "lm-eval-flexible"}
+    assert all(table[f"{rule}-correct"][0] == (table[rule][0] == "7") for rule in RULES)
 
 
 def test_no_number_is_missing_and_wrong():

@@ -10,7 +10,7 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from response_priming import engines, manifest, models, params, priming, problems
-from response_priming.extraction import RULES, same_number
+from response_priming.extraction import RULES
 
 
 def answer(run: params.EvaluateRun) -> pd.DataFrame:
@@ -64,12 +64,10 @@ def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) ->
 def grade(answers: pd.DataFrame) -> pd.DataFrame:
     """The table with two columns more for each rule: what it extracts from `response`, and whether that is `answer`."""
     graded = answers.copy()
-    for rule, extract in RULES.items():
-        extracted = [extract(response) for response in answers["response"]]
-        graded[rule] = pd.Series(extracted, index=answers.index, dtype="str")
-        graded[f"{rule}-correct"] = [
-            same_number(number, right) for number, right in zip(extracted, answers["answer"], strict=True)
-        ]
+    for name, rule in RULES.items():
+        verdicts = rule.verdicts(list(answers["response"]), list(answers["answer"]))
+        graded[name] = pd.Series([extracted for extracted, _ in verdicts], index=answers.index, dtype="str")
+        graded[f"{name}-correct"] = [right for _, right in verdicts]
     return graded
 
 
