@@ -151,7 +151,7 @@ def run(tmp_path, monkeypatch, students):
     run = params.AttentionRun.model_validate(run.model_dump() | changes | {"dtype": "float32", "device": "cpu"})
     for arm in ("none", "teacher"):
         recipe = {"stage": "distill", "parameters": {"student": str(student), "student_revision": None}}
-        with manifest.writing(run.build / "students" / arm, recipe) as aside:
+        with manifest.writing(run.adapter_of(arm, 0), recipe) as aside:
             (tmp_path / "adapters" / arm).rename(aside / "adapter")
             for file in (aside / "adapter").iterdir():
                 file.rename(aside / file.name)
@@ -198,12 +198,14 @@ def test_a_finished_stage_is_read_not_repeated(run, monkeypatch):
 
 def test_a_missing_adapter_is_named(run):
     lacking = run.model_copy(update={"arms": ["undistilled", "confidence"]})
-    with pytest.raises(InputError, match="students/confidence: not made yet"):
+    with pytest.raises(InputError, match="students/confidence/seed-0: not made yet"):
         attention.analyse(lacking)
 
 
 def test_an_adapter_of_another_student_is_refused(run):
-    with pytest.raises(InputError, match=r"students/none: trained with student = .* must be this run's 'embedded'"):
+    with pytest.raises(
+        InputError, match=r"students/none/seed-0: trained with student = .* must be this run's 'embedded'"
+    ):
         attention.analyse(run.model_copy(update={"student": "embedded"}))
 
 

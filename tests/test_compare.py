@@ -34,16 +34,16 @@ def write_scores(arm, ids=None, **changed):
         }
     )
     run = PROFILE.run("evaluate", arm=arm)
-    parameters = run.model_dump(exclude={"profile", "rule", "n_train", "data_dir"}) | changed
+    parameters = run.model_dump(exclude={"profile", "seeds", "rule", "n_train", "data_dir"}) | changed
     recipe = manifest.recipe("evaluate", parameters, [], code="evaluate")
-    with manifest.writing(run.build / "scores" / arm, recipe) as folder:
+    with manifest.writing(run.scores_of(arm, 0), recipe) as folder:
         evaluate.grade(table).to_parquet(folder / "answers.parquet", index=False)
 
 
 def write_student(arm):
     steps = np.arange(1, 25)
     soft = 2 / steps if arm in params.strategies() else np.nan
-    with manifest.writing(paths.BUILD / "laptop" / "students" / arm, {}) as folder:
+    with manifest.writing(paths.BUILD / "laptop" / "students" / arm / "seed-0", {}) as folder:
         losses = pd.DataFrame({"step": steps, "loss": 1.5 / steps, "hard": 1 / steps, "soft": soft})
         losses.to_parquet(folder / "losses.parquet", index=False)
 
@@ -154,29 +154,29 @@ def test_other_rule_changes_the_headline_and_is_written_aside(build):
 @pytest.mark.usefixtures("build")
 def test_scores_made_otherwise_are_refused_by_arm_and_field(field):
     write_scores("teacher", **{field: 3})
-    with pytest.raises(InputError, match=rf"^scores/teacher: {field} = 3, but "):
+    with pytest.raises(InputError, match=rf"^scores/teacher/seed-0: {field} = 3, but "):
         compare.compare(PROFILE.run("compare"))
 
 
 def test_scores_made_by_other_code_are_refused(build):
-    file = build / "scores" / "none" / "manifest.json"
+    file = build / "scores" / "none" / "seed-0" / "manifest.json"
     content = json.loads(file.read_text())
     content["recipe"]["code"]["extraction"] = "other"
     file.write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"scores/none: extraction.py = 'other'"):
+    with pytest.raises(InputError, match=r"scores/none/seed-0: extraction.py = 'other'"):
         compare.compare(PROFILE.run("compare"))
 
 
 @pytest.mark.usefixtures("build")
 def test_other_problems_are_refused():
     write_scores("confidence", ids=[f"other-{number}" for number in range(PROFILE.problems.n_test)])
-    with pytest.raises(InputError, match="scores/confidence: problem_id"):
+    with pytest.raises(InputError, match="scores/confidence/seed-0: problem_id"):
         compare.compare(PROFILE.run("compare"))
 
 
 @pytest.mark.usefixtures("build")
 def test_parameters_that_the_scores_contradict_are_refused():
-    with pytest.raises(InputError, match="scores/undistilled: n_test = 200, but 50 in this run"):
+    with pytest.raises(InputError, match="scores/undistilled/seed-0: n_test = 200, but 50 in this run"):
         compare.compare(params.CompareRun(n_test=50))
 
 
@@ -195,7 +195,7 @@ def test_responses_to_other_problems_are_refused():
 
 def test_missing_scores_are_named(build):
     (build / "scores" / "teacher").rename(build / "gone")
-    with pytest.raises(InputError, match="scores/teacher: not made yet"):
+    with pytest.raises(InputError, match="scores/teacher/seed-0: not made yet"):
         compare.compare(PROFILE.run("compare"))
 
 

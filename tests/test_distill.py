@@ -51,7 +51,7 @@ def store(run):
 
 
 def adapter(run):
-    return load_file(run.output / "students" / run.arm / "adapter_model.safetensors")
+    return load_file(run.output / "students" / run.arm / "seed-0" / "adapter_model.safetensors")
 
 
 def same(left, right):
@@ -215,14 +215,14 @@ def test_the_learning_rate_warms_up_and_decays(run):
 
 
 def test_the_adapter_loads_with_plain_peft_and_changes_the_model(run, whole):
-    folder = run.output / "students" / "none"
+    folder = run.output / "students" / "none" / "seed-0"
     trained = PeftModel.from_pretrained(tiny.llama(), folder).eval()
     tokens = torch.tensor([[5, 6, 7]])
     with torch.inference_mode():
         assert not torch.allclose(trained(tokens).logits, tiny.llama()(tokens).logits, atol=1e-3)
     assert trained.peft_config["default"].r == run.lora_r
     assert set(trained.peft_config["default"].target_modules) == set(run.lora_targets)
-    pd.testing.assert_frame_equal(pd.read_parquet(folder / "losses.parquet"), whole)
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "losses.parquet").assign(seed=0), whole)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -235,6 +235,18 @@ def test_the_same_seed_makes_the_same_adapter_and_another_does_not(run, tmp_path
         made.append(adapter(run))
     assert same(made[0], made[1])
     assert not same(made[0], made[2])
+
+
+@pytest.mark.usefixtures("store")
+def test_every_training_seed_makes_a_student_of_its_own_and_a_new_one_leaves_the_others(run):
+    first = distill.train(changed(run, seeds=[0]))
+    folder = run.output / "students" / "none"
+    made = (folder / "seed-0" / manifest.FILE).read_text()
+    both = distill.train(changed(run, seeds=[0, 7]))
+    pd.testing.assert_frame_equal(both[both["seed"] == 0], first)
+    assert not both.groupby("step")["loss"].nunique().eq(1).all()
+    assert (folder / "seed-0" / manifest.FILE).read_text() == made
+    assert {path.name for path in folder.iterdir()} == {"seed-0", "seed-7"}
 
 
 def test_with_alpha_one_the_signal_does_not_matter(run, tmp_path, monkeypatch, whole):
@@ -300,7 +312,7 @@ def test_missing_responses_stop_before_a_model_is_loaded(run, no_training):
 
 
 def test_the_students_folder_has_the_adapter_and_its_curve_and_no_checkpoint(run, whole):
-    found = {path.name for path in (run.output / "students" / "none").iterdir() if path.is_file()}
+    found = {path.name for path in (run.output / "students" / "none" / "seed-0").iterdir() if path.is_file()}
     assert {"adapter_config.json", "adapter_model.safetensors", "losses.parquet", manifest.FILE} <= found
-    assert list(whole) == ["step", "loss", "hard", "soft", "grad_norm", "learning_rate"]
+    assert list(whole) == ["step", "loss", "hard", "soft", "grad_norm", "learning_rate", "seed"]
     assert not list((run.output / "students").rglob("checkpoint-*"))

@@ -55,7 +55,7 @@ def run(arm="undistilled", **values):
 
 
 def make_student(root, arm):
-    folder = root / "laptop" / "students" / arm
+    folder = root / "laptop" / "students" / arm / "seed-0"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text(json.dumps({"recipe": {}, "outputs": {"adapter_model.safetensors": arm}}))
     return folder
@@ -84,7 +84,7 @@ def test_trained_arm_is_answered_by_its_own_adapter(loaded, tmp_path):
 
 
 def test_missing_student_stops_before_a_model_is_loaded(loaded):
-    with pytest.raises(InputError, match="students/teacher"):
+    with pytest.raises(InputError, match="students/teacher/seed-0"):
         evaluate.answer(run("teacher"))
     assert not loaded
 
@@ -107,7 +107,7 @@ def test_retrained_student_is_evaluated_again(loaded, tmp_path):
 def test_another_budget_is_written_aside(tmp_path):
     evaluate.answer(run(answer_tokens=9))
     assert not (tmp_path / "laptop" / "scores").exists()
-    assert len(list((tmp_path / "laptop" / "explored").glob("*/scores/undistilled/answers.parquet"))) == 1
+    assert len(list((tmp_path / "laptop" / "explored").glob("*/scores/undistilled/seed-0/answers.parquet"))) == 1
 
 
 @pytest.mark.usefixtures("loaded")
@@ -177,3 +177,14 @@ def test_interval_holds_the_accuracy_at_both_ends(response):
 
 def test_accuracy_given_an_answer_is_nan_where_nothing_was_answered():
     assert pd.isna(evaluate.summary(graded(["none"]), "last-number")["accuracy_answered"])
+
+
+def test_every_seed_of_a_trained_arm_is_scored_and_the_undistilled_student_once(tmp_path, loaded):
+    for seed in (0, 3):
+        folder = tmp_path / "laptop" / "students" / "teacher" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"recipe": {}, "outputs": {}}))
+    taught = evaluate.answer(run("teacher", seeds=[0, 3], n_test=5))
+    assert taught["seed"].tolist() == 5 * [0] + 5 * [3]
+    assert [folder.name for folder in loaded] == ["seed-0", "seed-3"]
+    assert set(evaluate.answer(run("undistilled", seeds=[3, 0], n_test=5))["seed"]) == {3}

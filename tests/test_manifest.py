@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from response_priming import manifest
+from response_priming import manifest, paths
 from response_priming.errors import InputError
 
 
@@ -117,8 +117,9 @@ def test_the_same_recipe_is_current_and_another_parameter_is_not(tmp_path):
 
 
 @pytest.mark.usefixtures("package")
-def test_an_inputs_content_counts_and_its_time_does_not(tmp_path):
-    source, made = tmp_path / "responses", tmp_path / "made"
+def test_an_inputs_content_counts_and_its_time_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    source, made = tmp_path / "laptop" / "responses", tmp_path / "made"
     make(source, content="one")
     make(made, manifest.recipe("stage", {}, [source], code="stage"))
     make(source, content="one")
@@ -127,9 +128,19 @@ def test_an_inputs_content_counts_and_its_time_does_not(tmp_path):
     assert not manifest.is_current(made, manifest.recipe("stage", {}, [source], code="stage"))
 
 
-def test_an_input_that_is_not_made_yet_stops_the_recipe(tmp_path):
+def test_inputs_are_named_below_their_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    inputs = [tmp_path / "laptop" / stage / "none" / "seed-0" for stage in ("students", "scores")]
+    for folder in inputs:
+        make(folder)
+    found = manifest.recipe("stage", {}, inputs, code="manifest")["inputs"]
+    assert list(found) == ["students/none/seed-0", "scores/none/seed-0"]
+
+
+def test_an_input_that_is_not_made_yet_stops_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
     with pytest.raises(InputError, match="responses: not made yet"):
-        manifest.recipe("stage", {}, [tmp_path / "responses"], code="stage")
+        manifest.recipe("stage", {}, [tmp_path / "laptop" / "responses"], code="stage")
 
 
 def test_code_is_the_module_and_all_that_it_imports(package):

@@ -49,7 +49,7 @@ def test_an_unknown_profile_names_those_there_are():
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ({"distil": {}}, "distil = {}: unknown key; allowed: name, seed, arms, problems, .*distill"),
+        ({"distil": {}}, "distil = {}: unknown key; allowed: name, seed, seeds, arms, problems, .*distill"),
         ({"distill": {"alpah": 1}}, "distill.alpah = 1: unknown key; allowed: alpha, kd_temperature, "),
         ({"problems": {"n_train": "many"}}, "problems.n_train = 'many': input should be a valid integer"),
         ({"problems": {"n_train": 0.5}}, "problems.n_train = 0.5: input should be a valid integer"),
@@ -60,6 +60,8 @@ def test_an_unknown_profile_names_those_there_are():
         ({"distill": {"micro_batch": 3}}, "distill: micro_batch = 3 does not divide train_batch = 8"),
         ({"arms": ["theacher"]}, "arms: unknown arm 'theacher'; known: undistilled, fine-tuned, none, teacher, "),
         ({"arms": ["none", "none"]}, "arms: must be one or more different names"),
+        ({"seeds": [1, 1]}, r"seeds = \[1, 1\]: must be different numbers"),
+        ({"seeds": [-1]}, "seeds.0 = -1: input should be greater than or equal to 0"),
         ({"arms": []}, "arms: must be one or more different names"),
         ({"overrides": {"nobody": {}}}, "overrides: unknown arm 'nobody'; known: "),
         ({"overrides": {"none": {"alpah": 1}}}, "overrides.none.alpah = 1: unknown key; allowed: alpha, "),

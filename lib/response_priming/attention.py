@@ -158,7 +158,7 @@ def load_students(run: params.AttentionRun) -> tuple[Any, PreTrainedTokenizerBas
 
 def adapters(run: params.AttentionRun) -> dict[str, Path]:
     """The adapter folder of each trained arm; `InputError` where one is missing or was trained on another student."""
-    folders = {arm: run.build / "students" / arm for arm in run.arms if arm != params.UNDISTILLED}
+    folders = {arm: run.adapter_of(arm, run.seeds[0]) for arm in run.arms if arm != params.UNDISTILLED}
     for folder in folders.values():
         trained = manifest.read(folder)["recipe"]["parameters"]
         for key in {"student", "student_revision"} & trained.keys():

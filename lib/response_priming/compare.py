@@ -75,8 +75,8 @@ def compare(run: params.CompareRun) -> Comparison:
         InputError: scores or responses are missing, were not made alike, or do not fit the run's parameters.
     """
     folder = run.output / "comparison"
-    inputs = [run.build / "scores" / arm for arm in run.arms]
-    inputs += [run.build / "students" / arm for arm in run.arms if arm != params.UNDISTILLED]
+    inputs = [run.scores_of(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
+    inputs += [run.adapter_of(arm, seed) for arm, seed in _trained(run)]
     inputs += [run.build / "responses" / strategy for strategy in _strategies(run)]
     texts = {"published": published(), "titles": [figures.title(arm) for arm in run.arms]}
     recipe = manifest.recipe("compare", run.model_dump(exclude={"profile", "data_dir"}) | texts, inputs, code="compare")
@@ -99,9 +99,9 @@ def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> No
         "samples": tables.samples(scores, run.rule),
         "losses": losses_table(run),
     }
-    models = {"student": _made_by(run, f"scores/{run.arms[0]}")["student"]}
+    models = {"student": _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))["student"]}
     for strategy in _strategies(run):
-        models["teacher"] = _made_by(run, f"responses/{strategy}")["teacher"]
+        models["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
     texts = verdicts.variables(run, made["accuracy"], made["gains"], made["teacher"], models)
     with manifest.writing(folder, recipe) as aside:
         for name, table in made.items():
@@ -111,6 +111,10 @@ def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> No
 
 def _strategies(run: params.CompareRun) -> list[str]:
     return [arm for arm in run.arms if arm not in params.CONTROLS]
+
+
+def _trained(run: params.CompareRun) -> list[tuple[str, int]]:
+    return [(arm, seed) for arm in run.arms if arm != params.UNDISTILLED for seed in run.seeds]
 
 
 def published() -> dict[str, dict[str, float]]:
@@ -123,25 +127,33 @@ def published() -> dict[str, dict[str, float]]:
 
 
 def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
-    """Every arm's answers, in the run's order; refused unless all were made alike and for the same problems."""
+    """Every arm's answers, one block of rows a seed; refused unless all were made alike and for the same problems."""
     if run.n_test < 2:
         raise InputError(f"n_test = {run.n_test}: a comparison resamples problems; allowed: 2 or more")
-    scores: dict[str, pd.DataFrame] = {}
-    first = f"scores/{run.arms[0]}"
-    reference = _made_by(run, first)
+    scores: dict[str, list[pd.DataFrame]] = {arm: [] for arm in run.arms}
+    first = run.scores_of(run.arms[0], run.seeds[0])
+    reference, asked = _made_by(run, first), list(pd.read_parquet(first / "answers.parquet")["problem_id"])
     for arm in run.arms:
-        name = f"scores/{arm}"
-        made = _made_by(run, name)
-        _require_alike(name, made, first, reference | {"arm": arm})
-        scores[arm] = pd.read_parquet(run.build / name / "answers.parquet")
-        if list(scores[arm]["problem_id"]) != list(scores[run.arms[0]]["problem_id"]):
-            raise InputError(f"{name}: problem_id differs from {first}; evaluate both arms on the same problems")
-    return scores
+        for seed in run.seeds_of(arm):
+            folder = run.scores_of(arm, seed)
+            made, answers = _made_by(run, folder), pd.read_parquet(folder / "answers.parquet")
+            _require_alike(_name(folder), made, _name(first), reference | {"arm": arm})
+            if list(answers["problem_id"]) != asked:
+                raise InputError(
+                    f"{_name(folder)}: problem_id differs from {_name(first)}; evaluate both on the same problems"
+                )
+            scores[arm].append(answers.assign(seed=seed))
+    return {arm: pd.concat(blocks, ignore_index=True) for arm, blocks in scores.items()}
 
 
-def _made_by(run: params.CompareRun, name: str) -> dict[str, Any]:
+def _name(folder: Path) -> str:
+    """`scores/teacher/seed-0`, `responses/teacher`."""
+    return "/".join(folder.relative_to(paths.BUILD).parts[1:])
+
+
+def _made_by(run: params.CompareRun, folder: Path) -> dict[str, Any]:
     """Parameters and code that made a folder; refused where they contradict the run's parameters."""
-    recipe = manifest.read(run.build / name)["recipe"]
+    name, recipe = _name(folder), manifest.read(folder)["recipe"]
     made = recipe["parameters"] | {f"{stem}.py": digest for stem, digest in recipe["code"].items()}
     wanted = run.model_dump(exclude={"rule"})
     _require_alike(name, made, "this run", {key: wanted.get(key, value) for key, value in made.items()})
@@ -163,7 +175,7 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     rows = []
     for strategy in _strategies(run):
-        _made_by(run, f"responses/{strategy}")
+        _made_by(run, run.build / "responses" / strategy)
         answered = responses.read(run.build / "responses" / strategy)
         if set(answered["problem_id"]) != {problem.id for problem in asked}:
             raise InputError(
@@ -175,13 +187,15 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
 
 
 def losses_table(run: params.CompareRun) -> pd.DataFrame:
-    """The training losses of every trained arm, one row a step."""
-    files = {arm: run.build / "students" / arm / "losses.parquet" for arm in run.arms if arm != params.UNDISTILLED}
-    tables = [pd.read_parquet(file).assign(arm=arm) for arm, file in files.items()]
+    """The training losses of every student, one row a step."""
+    tables = [
+        pd.read_parquet(run.adapter_of(arm, seed) / "losses.parquet").assign(arm=arm, seed=seed)
+        for arm, seed in _trained(run)
+    ]
     return (
         pd.concat(tables, ignore_index=True)
         if tables
-        else pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm"])
+        else pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm", "seed"])
     )
 
 
@@ -216,12 +230,14 @@ def accuracy_figure(found: Comparison) -> Figure:
 
 
 def loss_figure(found: Comparison) -> Figure:
-    """Hard and soft loss of every trained arm by optimiser step; a panel is left out where no arm has that loss."""
+    """Hard and soft loss of every trained arm by optimiser step, means over seeds; a panel is left out where no arm has
+    that loss."""
     arms = list(found.accuracy["arm"])
     panels = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
     figure = Figure(figsize=(4 * len(panels) + 1.5, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for arm, curve in found.losses.dropna(subset=name).groupby("arm", sort=False):
+        means = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False, as_index=False)[name].mean()
+        for arm, curve in means.groupby("arm", sort=False):
             look: dict[str, Any] = {
                 "color": figures.color(str(arm), arms),
                 "marker": figures.marker(str(arm), arms),

@@ -30,28 +30,37 @@ LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate")
 
 
 def train(run: params.DistillRun) -> pd.DataFrame:
-    """The arm's loss curve, one row an optimiser step; trains the adapter unless it is there already.
+    """The loss curves of the arm's students, one row an optimiser step; trains those that are not there already.
 
-    Columns: step, loss, hard, soft (nats per response token; soft is NaN without a teacher), grad_norm, learning_rate.
-    The adapter lands in `students/ARM` beside the curve.
+    Columns: seed, step, loss, hard, soft (nats per response token; soft is NaN without a teacher), grad_norm,
+    learning_rate. Each adapter lands in `students/ARM/seed-N` beside its curve.
     """
-    folder = run.output / "students" / run.arm
+    return pd.concat([train_one(run, seed).assign(seed=seed) for seed in run.seeds], ignore_index=True)
+
+
+def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
+    """The loss curve of the student with this seed (see `train`)."""
+    folder = run.output / "students" / run.arm / f"seed-{seed}"
     store = None if run.arm in params.CONTROLS else run.build / "responses" / run.arm
     recipe = manifest.recipe(
         "distill",
-        run.model_dump(exclude={"profile", "n_test", "micro_batch", "data_dir"})
-        | {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)},
+        run.model_dump(exclude={"profile", "seeds", "n_test", "micro_batch", "data_dir"})
+        | {
+            "train_seed": seed,
+            "data": problems.fingerprint(run),
+            "model": models.fingerprint(run.student, run.student_revision),
+        },
         [store] if store else [],
         code="distill",
     )
     if not manifest.is_current(folder, recipe):
         with manifest.writing(folder, recipe) as aside:
-            _train(run, store, aside)
+            _train(run, seed, store, aside)
     return pd.read_parquet(folder / "losses.parquet")
 
 
-def _train(run: params.DistillRun, store: Path | None, folder: Path) -> None:
-    set_seed(run.seed)
+def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) -> None:
+    set_seed(seed)
     base, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
     examples = build_examples(run, tokenizer, responses.read(store) if store else None)
     model = get_peft_model(base, lora_config(run, base))
@@ -74,7 +83,7 @@ def _train(run: params.DistillRun, store: Path | None, folder: Path) -> None:
             remove_unused_columns=False,
             dataloader_pin_memory=base.device.type == "cuda",
             use_cpu=base.device.type == "cpu",
-            seed=run.seed,
+            seed=seed,
         ),
         train_dataset=cast("Any", examples),
         data_collator=lambda batch: collate(batch, int(cast("int", tokenizer.pad_token_id))),

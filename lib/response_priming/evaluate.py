@@ -14,21 +14,27 @@ from response_priming.extraction import RULES
 
 
 def answer(run: params.EvaluateRun) -> pd.DataFrame:
-    """The arm's answers, one row a test problem, in the problems' order; computed unless they are there already.
+    """The answers of the arm's students, one row a test problem and seed; computed unless they are there already.
 
-    Columns: `problem_id`, `question`, `answer` (the right one), `response`, `tokens` (its length, end-of-sequence
-    token included), `finished` (ended within the budget), and for each rule RULE what it extracted, `RULE`, and whether
-    that is right, `RULE-correct`.
+    Rows are in the order of seeds, then problems. Columns: `seed` (of training), `problem_id`, `question`, `answer`
+    (the right one), `response`, `tokens` (its length, end-of-sequence token included), `finished` (ended within the
+    budget), and for each rule RULE what it extracted, `RULE`, and whether that is right, `RULE-correct`.
 
     Raises:
         InputError: the arm's student is not trained yet; said before any model is loaded.
     """
-    folder = run.output / "scores" / run.arm
-    adapter = None if run.arm == params.UNDISTILLED else run.build / "students" / run.arm
+    seeds = run.seeds_of(run.arm)
+    return pd.concat([answer_one(run, seed).assign(seed=seed) for seed in seeds], ignore_index=True)
+
+
+def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
+    """The answers of the student with this seed (see `answer`)."""
+    folder = run.output / "scores" / run.arm / f"seed-{seed}"
+    adapter = None if run.arm == params.UNDISTILLED else run.adapter_of(run.arm, seed)
     # The headline's rule is left out because every rule's verdict is stored; the path, because `data` has the content.
     recipe = manifest.recipe(
         "evaluate",
-        run.model_dump(exclude={"profile", "rule", "n_train", "data_dir"})
+        run.model_dump(exclude={"profile", "seeds", "rule", "n_train", "data_dir"})
         | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
         [adapter] if adapter else [],
         code="evaluate",

@@ -39,9 +39,14 @@ def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: 
     return {
         "stage": stage,
         "parameters": json.loads(json.dumps(parameters)),
-        "inputs": {f"{path.parent.name}/{path.name}": read(path)["outputs"] for path in inputs},
+        "inputs": {_below_profile(path): read(path)["outputs"] for path in inputs},
         "code": code_digests(code),
     }
+
+
+def _below_profile(folder: Path) -> str:
+    """`students/teacher/seed-0`, the same whatever the profile is called."""
+    return "/".join(folder.relative_to(paths.BUILD).parts[1:])
 
 
 def read(folder: Path) -> dict[str, Any]:

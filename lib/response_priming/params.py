@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -119,7 +119,7 @@ class Run(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     stage: ClassVar[str]
     profile: str = Field("laptop", description="parameter set, params/PROFILE.yaml")
-    seed: int = Field(0, ge=0, description="seed of problems, data order and initial LoRA weights")
+    seed: int = Field(0, ge=0, description="seed of the problems")
 
     @property
     def build(self) -> Path:
@@ -157,7 +157,33 @@ class GenerateRun(Generate, Model, Problems, Run):
         return {"strategy": self.strategy}
 
 
-class ArmRun(Model, Problems, Run):
+class SeedsRun(Run):
+    """What all notebooks about students share: every trained arm has one student for each seed."""
+
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="training seeds (initial LoRA weights, data order): one student each"
+    )
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
+        return self.seeds[:1] if arm == UNDISTILLED else self.seeds
+
+    def adapter_of(self, arm: str, seed: int) -> Path:
+        """Where the adapter of a trained arm is read from."""
+        return self.build / "students" / arm / f"seed-{seed}"
+
+    def scores_of(self, arm: str, seed: int) -> Path:
+        """Where the answers of an arm's student are read from."""
+        return self.build / "scores" / arm / f"seed-{seed}"
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: must be different numbers")
+        return self
+
+
+class ArmRun(Model, Problems, SeedsRun):
     """What distill and evaluate share."""
 
     arm: str = Field("none", description="line of the results table: how this student is made")
@@ -180,7 +206,7 @@ class EvaluateRun(Evaluate, ArmRun):
     stage = "evaluate"
 
 
-class ArmsRun(Run):
+class ArmsRun(SeedsRun):
     """What the notebooks that look at all arms together share."""
 
     arms: list[str] = Field(
@@ -211,6 +237,7 @@ class Profile(Section):
 
     name: str
     seed: int = cast("Any", Run.model_fields["seed"])
+    seeds: list[Annotated[int, Field(ge=0)]] = cast("Any", SeedsRun.model_fields["seeds"])
     arms: list[str] = cast("Any", ArmsRun.model_fields["arms"])
     problems: Problems = Problems()
     model: Model = Model()
@@ -227,6 +254,8 @@ class Profile(Section):
             for arm in arms:
                 if arm not in known:
                     raise ValueError(f"{where}: unknown arm {arm!r}; known: {', '.join(known)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds = {self.seeds}: must be different numbers")
         if len(set(self.arms)) < len(self.arms) or not self.arms:
             raise ValueError("arms: must be one or more different names")
         for arm in self.overrides:
@@ -260,7 +289,7 @@ class Profile(Section):
             self.evaluate,
             self.attention,
         )
-        values = {"profile": self.name, "seed": self.seed, "arms": self.arms} | item
+        values = {"profile": self.name, "seed": self.seed, "seeds": self.seeds, "arms": self.arms} | item
         for section in sections:
             values |= section.model_dump()
         fields = RUNS[stage].model_fields
