@@ -2,23 +2,48 @@ r"""Extraction rules: from a response to the number it gives as its answer, and 
 
 A response may look like `3 + 4 = <<3+4=7>>7\n#### 7`, or go on with a problem of its own after the answer, or be cut
 off in the middle. So the rules differ in where they look, and an arm's accuracy depends on the rule: every arm is
-scored by each of them. A rule sees the response alone, never the right answer.
+scored by each of them. A rule sees responses alone, never the right answers. It takes all responses of an arm in the
+order of its problems, because one rule, `published`, carries something over from row to row; all others are functions
+of one response. None of them calculates: of `3/4` they give a number in it; only `math-verify` reads the fraction.
 """
 
+import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
-# `-` is a sign where nothing before it could be subtracted from: in `= -3` and `is -3`, but not in `5-3` or `5 -3`.
+import pandas as pd
+
+# A hyphen or minus right before a number is its sign, also in `2-1`: whoever breaks off there has not given the 1.
 # A comma belongs to a number where it groups thousands: `1,234` is one number, `1,2` are two.
 # A full stop needs a digit after it: the number in `It is 18.` is 18. A leading one needs no word before it: `.5`.
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w)\]}%.])(?<![\d)]\s)[-\u2212\u2013])?"
-    r"(?:\\?[$\u20ac\u00a3\u00a5\u20b9])?"
+    r"(?P<sign>[-\u2212\u2013])?(?:\\?[$\u20ac\u00a3\u00a5\u20b9](?P<late>[-\u2212\u2013])?)?"
     r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\w)\.\d+)"
 )
 _HASH = re.compile(rf"####\s*{_NUMBER.pattern}")
-_BOX = "boxed{"  # some responses lose the backslash
+# Some responses lose the backslash, or a log stores `\b` as the control character it stands for.
+_BOX = re.compile(r"[b\x08]oxed\{")
+_BOXED_NUMBER = re.compile(r"[b\x08]oxed\{\s*\\?\$?-?\d")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`extract`: what each response gives as its answer, None where it finds nothing. `same`: whether that (first
+    argument) is the right answer, a number without thousands separators (second argument)."""
+
+    extract: Callable[[Sequence[str]], list[str | None]]
+    same: Callable[[str, str], bool]
+
+    def verdicts(self, responses: Sequence[str], answers: Sequence[str]) -> list[tuple[str | None, bool]]:
+        """(extracted, right) of each response."""
+        found = self.extract(responses)
+        return [(one, one is not None and self.same(one, right)) for one, right in zip(found, answers, strict=True)]
+
+
+# --- rules of one response ---
 
 
 def hash_mark(response: str) -> str | None:
@@ -34,48 +59,190 @@ def boxed_first(response: str) -> str | None:
     One automatic rule close to the one that the released code of Goyal et al. 2024 (arXiv 2412.17846) tries first; its
     other steps and its entries by hand are left out. A box may hold an equation or words, so its last number counts.
     """
-    content = _first_box(response)
-    return (last_number(content) if content else None) or last_number(response)
+    box = _BOX.search(response)
+    return (last_number(_content(response[box.end() :])) if box else None) or last_number(response)
+
+
+def boxed_last(response: str) -> str | None:
+    r"""The number in the last `\boxed{}`, else the last number: of MATH's reference solutions (Hendrycks et al. 2021,
+    arXiv 2103.03874) and most evaluations with boxed answers. Of nested boxes, the inner one."""
+    *_, box = [None, *_BOX.finditer(response)]
+    return (last_number(_content(response[box.end() :])) if box else None) or last_number(response)
 
 
 def last_number(response: str) -> str | None:
-    """The last number anywhere, as in zero-shot chain-of-thought evaluations (Kojima et al. 2022, arXiv 2205.11916) and
-    lm-evaluation-harness's `flexible-extract` filter of GSM8K."""
-    found = list(_NUMBER.finditer(response))
-    return _plain(found[-1]) if found else None
+    """The last number anywhere, as in zero-shot chain-of-thought evaluations (Kojima et al. 2022, arXiv 2205.11916)."""
+    # No number holds white space, so the last one is in the last word with a digit: quicker than reading all of them.
+    for word in reversed(response.split()):
+        found = list(_NUMBER.finditer(word))
+        if found:
+            return _plain(found[-1])
+    return None
 
 
-RULES: dict[str, Callable[[str], str | None]] = {
-    "hash": hash_mark,
-    "boxed-first": boxed_first,
-    "last-number": last_number,
-}
+def boxed_number(response: str) -> bool:
+    r"""Whether some `\boxed{}` opens with a number (a digit, perhaps after white space, a dollar or a minus sign)."""
+    return _BOXED_NUMBER.search(response) is not None
 
 
-def same_number(extracted: str | None, answer: str) -> bool:
+# --- the released cascade ---
+
+# Goyal et al. 2024, released code at commit b869e93, assessment/assess.ipynb. Its numbers have no sign, and a comma
+# alone passes for one, which then cannot be read: such rows were left to a person.
+_RELEASED_NUMBER = re.compile(r"[,\d]+\.?[,\d]*")
+_RELEASED_BOX = re.compile(r"oxed\{ *([,\d]+\.?[,\d]*) *\}")
+_RELEASED_PHRASE = re.compile(r"the ?(?:final|correct)* ?answer ?is")
+
+
+def published(responses: Sequence[str]) -> list[str | None]:
+    r"""The released cascade of Goyal et al. 2024 (arXiv 2412.17846), its slip included, without its entries by hand.
+
+    The number in the first `\boxed{}` that holds nothing but an unsigned number; else the first line's number if all
+    its numbers are written alike; else, where the response says "the [final/correct] answer is", the *first number of
+    the last earlier row that came to the last step*, left over in a variable; else the last number. None where the
+    variable is not set yet, or where the number taken is a mere comma. The caller removes the prompt and strips.
+
+    Checked on the five released logs that carry its results: it gives 6,041 of the 6,043 numbers that no person typed.
+    """
+    return _cascade(responses, slip=True)
+
+
+def published_corrected(responses: Sequence[str]) -> list[str | None]:
+    """`published` as it was meant: the third step takes the first number after the phrase, of the same response."""
+    return _cascade(responses, slip=False)
+
+
+def _cascade(responses: Sequence[str], *, slip: bool) -> list[str | None]:
+    found, left_over = [], ""
+    for response in responses:
+        box = _RELEASED_BOX.search(response)
+        first_line = _RELEASED_NUMBER.findall(response.partition("\n")[0])
+        phrase = _RELEASED_PHRASE.search(response)
+        after = _RELEASED_NUMBER.search(response, phrase.start()) if phrase else None
+        if box:
+            number = box[1]
+        elif len(set(first_line)) == 1:
+            number = first_line[0]
+        elif after:
+            number = left_over if slip else after[0]
+        else:
+            numbers = _RELEASED_NUMBER.findall(response)
+            number, left_over = (numbers[-1], numbers[0]) if numbers else ("", "")
+        number = number.replace(",", "")
+        found.append(number or None)
+    return found
+
+
+# --- other libraries' rules ---
+
+_STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
+# `(-?[$0-9.,]{2,})|(-?[0-9]+)`, mirrored: its first match in the mirrored text is the last one in the text.
+_FLEXIBLE_MIRRORED = re.compile(r"[$0-9.,]{2,}-?|[0-9]-?")
+_IGNORED = re.compile(r"[,$]")
+
+
+def lm_eval_strict(response: str) -> str | None:
+    """`strict-match` of lm-evaluation-harness 0.4.13, lm_eval/tasks/gsm8k/gsm8k.yaml (version 3.0): what follows the
+    first `#### `, of digits, full stops and commas."""
+    found = _STRICT.search(response)
+    return found[1] if found else None
+
+
+def lm_eval_flexible(response: str) -> str | None:
+    """`flexible-extract` of the same task: the last run of two or more of digits, `$`, `.` and `,`, or of one digit."""
+    found = _FLEXIBLE_MIRRORED.search(response[::-1])
+    return found[0][::-1] if found else None
+
+
+def same_text(extracted: str, answer: str) -> bool:
+    """The harness's `exact_match` with that task's `regexes_to_ignore`: equal texts but for commas, dollars and one
+    full stop at the end, so `18.0` is not `18`."""
+    return _ignoring(extracted) == _ignoring(answer)
+
+
+def _ignoring(text: str) -> str:
+    return re.sub(r"\.$", "", _IGNORED.sub("", text)).lower()
+
+
+def math_verify(response: str) -> str | None:
+    """What the library math-verify 0.9 (Kydlíček, Hugging Face) parses as the answer, with its default settings.
+
+    Its time limit is a signal, so this runs in a process's main thread alone and raises ValueError in any other.
+    """
+    from math_verify import parse  # takes a second and a half, so not before it is needed
+
+    parsed = parse(response)
+    return str(parsed[-1]) if parsed else None
+
+
+def same_value(extracted: str, answer: str) -> bool:
+    """Whether math-verify finds both equal: `18 %`, `36/2` and `18.0` are 18."""
+    from math_verify import verify
+
+    return bool(verify(_parsed(answer), _parsed(f"${extracted}$")))
+
+
+@functools.lru_cache(10_000)
+def _parsed(number: str) -> list[Any]:
+    from math_verify import parse
+
+    return list(parse(number))
+
+
+# --- numbers ---
+
+
+def same_number(extracted: str, answer: str) -> bool:
     """Whether both are numbers, and equal: `18`, `18.0`, `$18`, `18.` and `18 %` are; other text never is."""
-    left, right = _decimal(extracted or ""), _decimal(answer)
-    return left is not None and left == right
+    left, right = plain_number(extracted), plain_number(answer)
+    return left is not None and right is not None and Decimal(left) == Decimal(right)
 
 
-def _decimal(text: str) -> Decimal | None:
+def plain_number(text: str) -> str | None:
+    """The number a text consists of, without currency, separators and per cent sign; None where it is no number."""
     found = _NUMBER.fullmatch(text.strip().rstrip("%.\\ "))
-    return Decimal(_plain(found)) if found else None
+    return _plain(found) if found else None
 
 
 def _plain(number: re.Match[str]) -> str:
     """Without currency and thousands separators, with an ASCII minus."""
-    return ("-" if number["sign"] else "") + number["digits"].replace(",", "")
+    return ("-" if number["sign"] or number["late"] else "") + number["digits"].replace(",", "")
 
 
-def _first_box(response: str) -> str | None:
-    r"""What the first `\boxed{}` holds, nested braces included; to the end of the response where it is cut off."""
-    _, box, rest = response.partition(_BOX)
+def _content(rest: str) -> str:
+    """What a box holds whose opening brace `rest` follows, nested braces included; all where it is cut off."""
     depth = 1
-    for position, character in enumerate(rest):
-        depth += {"{": 1, "}": -1}.get(character, 0)
+    for brace in re.finditer(r"[{}]", rest):
+        depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            rest = rest[:position]
+            rest = rest[: brace.start()]
             break
     # LaTeX may guard a thousands separator from spacing: 1{,}234 or 1,\!234.
-    return rest.replace("{,}", ",").replace("\\!", "") if box else None
+    return rest.replace("{,}", ",").replace("\\!", "")
+
+
+def _each(extract: Callable[[str], str | None]) -> Callable[[Sequence[str]], list[str | None]]:
+    return lambda responses: [extract(response) for response in responses]
+
+
+RULES: dict[str, Rule] = {
+    "hash": Rule(_each(hash_mark), same_number),
+    "boxed-first": Rule(_each(boxed_first), same_number),
+    "boxed-last": Rule(_each(boxed_last), same_number),
+    "last-number": Rule(_each(last_number), same_number),
+    "published": Rule(published, same_number),
+    "published-corrected": Rule(published_corrected, same_number),
+    "lm-eval-strict": Rule(_each(lm_eval_strict), same_text),
+    "lm-eval-flexible": Rule(_each(lm_eval_flexible), same_text),
+    "math-verify": Rule(_each(math_verify), same_value),
+}
+
+
+def grade(answers: pd.DataFrame, rules: Iterable[str] = RULES) -> pd.DataFrame:
+    """The table with two columns more for each rule: what it extracts from `response`, and whether that is `answer`."""
+    graded = answers.copy()
+    for rule in rules:
+        verdicts = RULES[rule].verdicts(list(answers["response"]), list(answers["answer"]))
+        graded[rule] = pd.Series([extracted for extracted, _ in verdicts], index=answers.index, dtype="str")
+        graded[f"{rule}-correct"] = [right for _, right in verdicts]
+    return graded

@@ -21,7 +21,10 @@ UNDISTILLED, FINE_TUNED = "undistilled", "fine-tuned"
 CONTROLS = (UNDISTILLED, FINE_TUNED)
 
 Dtype = Literal["bfloat16", "float16", "float32"]
-Rule = Literal["hash", "boxed-first", "last-number"]
+Rule = Literal[
+    "hash", "boxed-first", "boxed-last", "last-number", "published", "published-corrected",
+    "lm-eval-strict", "lm-eval-flexible", "math-verify",
+]  # fmt: skip
 
 
 # Where the teacher runs, and how much of it at once, decides no response.
