@@ -35,7 +35,7 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
