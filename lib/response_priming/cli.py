@@ -1,5 +1,6 @@
 """The command line: what make calls, and people may."""
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -113,6 +114,30 @@ def report(profile: ProfileName) -> None:
     loaded = params.load(profile)
     typer.echo("[report] notebooks and manuscript -> pages")
     typer.echo(f"[report] {paths.shown(report_stage.render(loaded))}")
+
+
+@app.command()
+def audit(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the released response logs.")],
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list of rows instead of a table.")] = False,
+) -> None:
+    """Count the released response logs anew: every arm by every rule, beside the logs' own grading and the README.
+
+    `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %.
+    """
+    import pandas as pd
+
+    from response_priming import audit as audit_stage
+    from response_priming import recount, released
+
+    facts, found = audit_stage.published(), recount.count(released.read(folder))
+    rows = recount.rows(found, facts)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        table = pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
+        typer.echo(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
+    typer.echo(audit_stage.source(found, facts["recount"]), err=True)
 
 
 @app.command()
