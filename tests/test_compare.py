@@ -10,9 +10,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import compare, engines, evaluate, manifest, params, paths, problems, prose, responses
+from response_priming import compare, engines, manifest, params, paths, problems, prose, responses
 from response_priming.errors import InputError
-from response_priming.extraction import RULES
+from response_priming.extraction import RULES, grade
 
 ACCURACY = {
     "undistilled": 0.1, "fine-tuned": 0.6, "none": 0.3, "teacher": 0.5, "ground-truth": 0.45, "confidence": 0.4
@@ -37,7 +37,7 @@ def write_scores(arm, ids=None, **changed):
     parameters = run.model_dump(exclude={"profile", "seeds", "rule", "n_train", "data_dir"}) | changed
     recipe = manifest.recipe("evaluate", parameters, [], code="evaluate")
     with manifest.writing(run.scores_of(arm, 0), recipe) as folder:
-        evaluate.grade(table).to_parquet(folder / "answers.parquet", index=False)
+        grade(table).to_parquet(folder / "answers.parquet", index=False)
 
 
 def write_student(arm):

@@ -4,8 +4,8 @@ import pytest
 from response_priming import params, prose, verdicts
 
 
-def gain(points, p_holm=0.01, wins=30, losses=10):
-    return pd.Series({"points": points, "p_holm": p_holm, "wins": wins, "losses": losses})
+def gain(points, p_holm=0.01, differ=40, half_width=4.0):
+    return pd.Series({"points": points, "low": points - half_width, "p_holm": p_holm, "differ": differ})
 
 
 ARM = pd.Series({"low": 0.40, "high": 0.54})
@@ -16,6 +16,7 @@ ARM = pd.Series({"low": 0.40, "high": 0.54})
     [
         (gain(14.5), "beats the undistilled student by more than the width of its interval"),
         (gain(13.5), "beats the undistilled student significantly but by less than the width of its interval"),
+        (gain(14.5, half_width=15.0), "does not beat the undistilled student"),
         (gain(14.5, p_holm=0.05), "does not beat the undistilled student"),
         (gain(-14.5), "does not beat the undistilled student"),
         (None, "not run"),
@@ -31,7 +32,8 @@ def test_beats_undistilled(found, clause):
         (gain(5.0), "supported"),
         (gain(5.0, p_holm=0.05), "not supported"),
         (gain(-5.0), "not supported"),
-        (gain(0.1, wins=4, losses=1), "not testable"),
+        (gain(5.0, half_width=5.0), "not supported"),
+        (gain(0.1, differ=5), "not testable"),
         (None, "not testable"),
     ],
 )
@@ -54,9 +56,12 @@ def test_best_is_the_most_accurate_of_the_arms_asked_for():
     assert verdicts.best(table, []) is None
 
 
+GAINS = ["arm", "baseline", "points", "low", "high", "relative", "relative_low", "relative_high", "differ", "p_holm"]
+
+
 def texts(arms, accuracy, gains=(), teacher=()):
     run = params.CompareRun(arms=arms)
-    gains = pd.DataFrame(gains, columns=["arm", "baseline", "points", "low", "high", "wins", "losses", "p_holm"])
+    gains = pd.DataFrame(gains, columns=GAINS)
     teacher = pd.DataFrame(teacher, columns=["title", "accuracy"])
     return verdicts.variables(run, accuracy, gains, teacher, {"student": "embedded"})
 
@@ -72,9 +77,9 @@ def test_texts_carry_their_units():
         ["undistilled", "none", "teacher"],
         accuracy_of(undistilled=0.185, none=0.4, teacher=0.505),
         [
-            ("none", "undistilled", 21.5, 15, 28, 60, 10, 1e-7),
-            ("teacher", "undistilled", 32.0, 25, 39, 70, 6, 1e-9),
-            ("teacher", "none", 10.5, 2, 19, 40, 19, 0.0123),
+            ("none", "undistilled", 21.5, 15, 28, 1.16, 0.7, 1.9, 70, 1e-7),
+            ("teacher", "undistilled", 32.0, 25, 39, 1.73, 1.2, 2.4, 76, 1e-9),
+            ("teacher", "none", 10.5, 2, 19, 0.26, 0.04, 0.52, 59, 0.0123),
         ],
         [("KD, no prompt", 0.6), ("KD, Teacher", 0.7)],
     )
@@ -83,5 +88,6 @@ def test_texts_carry_their_units():
     assert found["best_kd_arm"] == found["best_primed_arm"] == found["teacher_best_strategy"] == "KD, Teacher"
     assert (found["best_kd_gain"], found["best_kd_p"]) == ("32.0 points", "p < 0.001")
     assert (found["primed_gain_interval"], found["primed_p"]) == ("2.0 to 19.0 points", "p = 0.012")
+    assert (found["primed_relative_gain"], found["primed_relative_gain_interval"]) == ("26.0 %", "4.0 to 52.0 %")
     assert found["teacher_worst_accuracy"] == "60.0 %"
     assert found["student"].startswith("SmolLM2")

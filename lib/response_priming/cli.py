@@ -107,6 +107,30 @@ def execute(node: plan.Node) -> None:
 
 
 @app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="JSON lines or CSV with columns `answer` and `response`, see above.")],
+    rule: Annotated[list[str] | None, typer.Option(help="Extraction rule; may be repeated. Default: all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a rule.")] = False,
+    verdicts: Annotated[Path | None, typer.Option(help="Write row, rule, extracted, correct to this CSV.")] = None,
+) -> None:
+    """Score any file of responses by the extraction rules.
+
+    `answer` is a GSM8K solution that ends in `#### N`, or a number; `response` is the text to score. Rows are counted
+    from 1. Printed for each rule: n, answered (a number was found), correct, accuracy and its 95 % Wilson interval.
+    """
+    from response_priming import scoring
+
+    rules = scoring.known(rule or [])
+    counts, table = scoring.score(scoring.read(file), rules)
+    if verdicts:
+        try:
+            table.to_csv(verdicts, index=False)
+        except OSError as error:
+            raise InputError(f"{verdicts}: cannot be written: {error.strerror or error}") from None
+    typer.echo(json.dumps(counts, indent=1) if as_json else scoring.shown(counts))
+
+
+@app.command()
 def report(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
     from response_priming import report as report_stage

@@ -17,7 +17,7 @@ import yaml
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import evaluate, figures, manifest, params, paths, problems, responses, tables, verdicts
+from response_priming import figures, manifest, params, paths, problems, responses, scoring, tables, verdicts
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 
@@ -25,13 +25,16 @@ TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses")
 HEADINGS: dict[Any, str] = {
     "baseline_title": "compared with",
     "points": "gain (points)",
+    "relative": "relative gain",
     "mean_tokens": "mean tokens",
     "accuracy_answered": "accuracy if answered",
+    "covers": "interval covers",
     "p_holm": "p (Holm)",
 }
-SHARES = ("accuracy", "answered", "finished", "accuracy_answered", "published", *RULES)
+SHARES = ("accuracy", "spread", "answered", "finished", "accuracy_answered", "published", *RULES)
 FORMATS: dict[Any, Any] = dict.fromkeys(SHARES, "{:.1%}") | {
     "points": "{:+.1f}",
+    "relative": "{:+.1%}",
     "mean_tokens": "{:.1f}",
     "p": verdicts.p_value,
     "p_holm": verdicts.p_value,
@@ -52,11 +55,18 @@ class Comparison:
 
     def shown(self, name: str) -> Styler:
         """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
-        table: pd.DataFrame = getattr(self, name).drop(columns=["arm", "baseline"], errors="ignore")
-        if "low" in table:
-            at, scale = list(table).index("low"), 1 if name == "gains" else 100
-            low, high = scale * table.pop("low"), scale * table.pop("high")
-            table.insert(at, "95 % interval", list(map(verdicts.interval, low, high)))
+        table: pd.DataFrame = getattr(self, name).drop(columns=["arm", "baseline", "differ"], errors="ignore")
+        intervals = (
+            ("95 % interval", "", 1 if name == "gains" else 100),
+            ("95 % interval (relative)", "relative_", 100),
+        )
+        for heading, prefix, scale in intervals:
+            if f"{prefix}low" in table:
+                at = list(table).index(f"{prefix}low")
+                low, high = (scale * table.pop(f"{prefix}{end}") for end in ("low", "high"))
+                table.insert(at, heading, list(map(verdicts.interval, low, high)))
+        if "seeds" in table and (table["seeds"] == 1).all():
+            table = table.drop(columns=["seeds", "spread"])
         if name == "samples":
             table["correct"] = table["correct"].map({True: "yes", False: "no"})
             table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
@@ -181,7 +191,7 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
             raise InputError(
                 f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"
             )
-        summary = evaluate.summary(evaluate.grade_teacher(answered, asked), run.rule)
+        summary = scoring.summary(scoring.grade_teacher(answered, asked, run.rule), run.rule)
         rows.append({"arm": strategy, "title": figures.title(strategy), **summary})
     return pd.DataFrame(rows, columns=None if rows else ["arm", "title", "accuracy"])
 

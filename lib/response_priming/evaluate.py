@@ -6,11 +6,11 @@ nor the worked examples that the teacher saw. So arms differ in how the student 
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from statsmodels.stats.proportion import proportion_confint
 
 from response_priming import engines, manifest, models, params, priming, problems
-from response_priming.extraction import RULES
+from response_priming.extraction import grade
 
 
 def answer(run: params.EvaluateRun) -> pd.DataFrame:
@@ -18,7 +18,8 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
 
     Rows are in the order of seeds, then problems. Columns: `seed` (of training), `problem_id`, `question`, `answer`
     (the right one), `response`, `tokens` (its length, end-of-sequence token included), `finished` (ended within the
-    budget), and for each rule RULE what it extracted, `RULE`, and whether that is right, `RULE-correct`.
+    budget), `mean_logprob` (of its tokens), and for each rule RULE what it extracted, `RULE`, and whether that is
+    right, `RULE-correct`.
 
     Raises:
         InputError: the arm's student is not trained yet; said before any model is loaded.
@@ -50,7 +51,7 @@ def _answer(run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
     model, tokenizer = models.load_student(run, adapter)
     engine = engines.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
     prompts = [priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
-    return grade(_table(asked, dict(engine.respond(prompts, max_tokens=run.answer_tokens))))
+    return grade(_table(asked, dict(engine.respond(prompts, max_tokens=run.answer_tokens, top_k=1))))
 
 
 def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) -> pd.DataFrame:
@@ -62,46 +63,13 @@ def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) ->
             "response": given[index].text,
             "tokens": len(given[index].tokens),
             "finished": given[index].finished,
+            "mean_logprob": _mean_logprob(given[index]),
         }
         for index, problem in enumerate(asked)
     )
 
 
-def grade(answers: pd.DataFrame) -> pd.DataFrame:
-    """The table with two columns more for each rule: what it extracts from `response`, and whether that is `answer`."""
-    graded = answers.copy()
-    for name, rule in RULES.items():
-        verdicts = rule.verdicts(list(answers["response"]), list(answers["answer"]))
-        graded[name] = pd.Series([extracted for extracted, _ in verdicts], index=answers.index, dtype="str")
-        graded[f"{name}-correct"] = [right for _, right in verdicts]
-    return graded
-
-
-def grade_teacher(answered: pd.DataFrame, asked: list[problems.Problem]) -> pd.DataFrame:
-    """A teacher's responses (see `responses.read`) as a graded table; `asked` are the problems they answer."""
-    right = {problem.id: problem.answer for problem in asked}
-    answers = answered.rename(columns={"text": "response"})
-    return grade(answers.assign(answer=answers["problem_id"].map(right), tokens=answers["tokens"].map(len)))
-
-
-def summary(answers: pd.DataFrame, rule: str) -> dict[str, float]:
-    """One arm by one rule, from a graded table.
-
-    `n`; `correct`; `accuracy` with `low` and `high`, its 95 % Wilson interval; the shares `answered` (the rule found a
-    number) and `finished`; `mean_tokens`; `accuracy_answered`, the accuracy where a number was found (NaN without any).
-    """
-    n, correct = len(answers), int(answers[f"{rule}-correct"].sum())
-    answered = answers[rule].notna()
-    low, high = proportion_confint(correct, n, alpha=0.05, method="wilson")
-    return {
-        "n": n,
-        "correct": correct,
-        "accuracy": correct / n,
-        # Where all are wrong or all right, rounding can leave the accuracy just outside its interval.
-        "low": min(float(low), correct / n),
-        "high": max(float(high), correct / n),
-        "answered": float(answered.mean()),
-        "finished": float(answers["finished"].mean()),
-        "mean_tokens": float(answers["tokens"].mean()),
-        "accuracy_answered": float(answers.loc[answered, f"{rule}-correct"].mean()),
-    }
+def _mean_logprob(response: engines.Response) -> float:
+    """Mean log-probability (nats) of the response's tokens; greedy decoding takes the most likely one each time."""
+    assert response.top_logprobs is not None, "asked for with top_k=1"
+    return float(response.top_logprobs[:, 0].astype(np.float32).mean())

@@ -33,6 +33,8 @@ COMPARISON = [
     "best_primed_interval",
     "primed_gain",
     "primed_gain_interval",
+    "primed_relative_gain",
+    "primed_relative_gain_interval",
     "primed_p",
     "priming_verdict",
     "fine_tuned_accuracy",

@@ -58,29 +58,35 @@ def best(accuracy: pd.DataFrame, arms: list[str]) -> str | None:
 def beats_undistilled(arm: Row | None, gain: Row | None) -> str:
     """A clause with the best KD arm as its subject.
 
-    "By more than the width of its interval" where the gain over the undistilled student is wider than the arm's own
-    95 % interval and its Holm-corrected p is below 0.05; "significantly" where the p alone holds.
+    "Beats" where `significant` holds of its gain over the undistilled student; "by more than the width of its interval"
+    where the gain is also wider than the arm's own 95 % interval.
     """
     if arm is None or gain is None:
         return NOT_RUN
-    if gain["points"] <= 0 or gain["p_holm"] >= SIGNIFICANT:
+    if not significant(gain):
         return "does not beat the undistilled student"
     if gain["points"] > 100 * (arm["high"] - arm["low"]):
         return "beats the undistilled student by more than the width of its interval"
     return "beats the undistilled student significantly but by less than the width of its interval"
 
 
+def significant(gain: Row) -> bool:
+    """Whether a gain (a row of `tables.gains`) is one: its 95 % interval lies above 0, and its Holm-corrected p, of
+    several seeds that of the least significant one, is below 0.05."""
+    return bool(gain["low"] > 0 and gain["p_holm"] < SIGNIFICANT)
+
+
 def priming_verdict(gain: Row | None) -> str:
     """Whether priming the teacher helped the student: the best primed arm against the unprimed one.
 
-    Supported: more accurate, and the Holm-corrected p is below 0.05. Not testable: one of the two was not run, or they
-    disagree on so few problems that McNemar's exact test could not have come out significant. Not supported: else.
+    Supported: `significant` holds. Not testable: one of the two was not run, or their students of some seed differ on
+    so few problems that McNemar's exact test could not have come out significant. Not supported: else.
     """
     if gain is None:
         return "not testable here: a primed and an unprimed student are needed"
-    if gain["wins"] + gain["losses"] < FEWEST_DISAGREEMENTS:
+    if gain["differ"] < FEWEST_DISAGREEMENTS:
         return "not testable here: the best primed and the unprimed student disagree on too few problems"
-    if gain["points"] > 0 and gain["p_holm"] < SIGNIFICANT:
+    if significant(gain):
         return "supported here: the best primed student is more accurate than the unprimed one"
     return "not supported here: the best primed student is not significantly more accurate than the unprimed one"
 
@@ -122,9 +128,13 @@ def _scored(key: str, row: Row | None) -> dict[str, str]:
 
 def _gained(key: str, row: Row | None) -> dict[str, str]:
     if row is None:
-        return dict.fromkeys((f"{key}_gain", f"{key}_gain_interval", f"{key}_p"), NOT_RUN)
+        names = ("gain", "gain_interval", "relative_gain", "relative_gain_interval", "p")
+        return dict.fromkeys((f"{key}_{name}" for name in names), NOT_RUN)
+    relative = (100 * row["relative_low"], 100 * row["relative_high"])
     return {
         f"{key}_gain": f"{row['points']:.1f} points",
         f"{key}_gain_interval": f"{interval(row['low'], row['high'])} points",
+        f"{key}_relative_gain": percent(row["relative"]),
+        f"{key}_relative_gain_interval": f"{interval(*relative)} %",
         f"{key}_p": f"p {p_value(row['p_holm'])}" if row["p_holm"] < 0.001 else f"p = {p_value(row['p_holm'])}",
     }

@@ -1,0 +1,198 @@
+"""Scores: responses graded by every extraction rule, and what the grades of one arm say, with their uncertainty.
+
+Accuracy falls into two factors: the share of responses in which a rule finds a number, and the share of those that is
+right. Arms may differ in the first alone: in form, not in arithmetic. So both stand beside every accuracy.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from statsmodels.stats.proportion import proportion_confint
+
+from response_priming.errors import InputError
+from response_priming.extraction import RULES, grade, plain_number
+from response_priming.problems import FINAL_ANSWER, Problem
+
+FIELDS = ("answer", "response")
+ID_FIELDS = ("problem_id", "id")
+
+
+def grade_teacher(answered: pd.DataFrame, asked: Sequence[Problem], rule: str) -> pd.DataFrame:
+    """A teacher's responses (see `responses.read`), graded by one rule; `asked` are the problems they answer."""
+    right = {problem.id: problem.answer for problem in asked}
+    answers = answered.rename(columns={"text": "response"})
+    return grade(answers.assign(answer=answers["problem_id"].map(right), tokens=answers["tokens"].map(len)), [rule])
+
+
+def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
+    """One arm by one rule, from a graded table; its `seed` column, if any, tells the students of the arm apart.
+
+    `n` (problems); `seeds` (students); `correct` (responses, of all students); `accuracy` with `low` and `high`, its
+    95 % interval (see `interval`), and what that `covers`; `spread`, the standard deviation of the students'
+    accuracies (NaN for one); `answered`, the share of responses in which the rule found a number, and
+    `accuracy_answered`, the accuracy among those (NaN for none): their product is the accuracy; `finished`, the share
+    that ended within its budget; `mean_tokens`.
+    """
+    right = by_student(answers, rule)
+    low, high = interval(right)
+    answered = answers[rule].notna()
+    return {
+        "n": right.shape[1],
+        "seeds": len(right),
+        "correct": int(right.sum()),
+        "accuracy": float(right.mean()),
+        "low": low,
+        "high": high,
+        "covers": "problems" if len(right) == 1 else "problems and seeds",
+        "spread": float(right.mean(axis=1).std(ddof=1)) if len(right) > 1 else np.nan,
+        "answered": float(answered.mean()),
+        "accuracy_answered": float(answers.loc[answered, f"{rule}-correct"].mean()),
+        "finished": float(answers["finished"].mean()),
+        "mean_tokens": float(answers["tokens"].mean()),
+    }
+
+
+def by_student(answers: pd.DataFrame, rule: str) -> Any:
+    """Right or wrong as an array of bool [seeds, problems]; without a `seed` column all rows are of one student."""
+    right = answers[f"{rule}-correct"].to_numpy(bool)
+    return right.reshape(answers["seed"].nunique() if "seed" in answers else 1, -1)
+
+
+def interval(right: Any) -> tuple[float, float]:
+    """The ends of the 95 % interval of the accuracy of `right` [seeds, problems].
+
+    One seed: Wilson's (1927), over problems alone. Several: the mean's, with standard errors clustered both by problem
+    and by seed (Cameron, Gelbach & Miller 2011) and Student's t with one degree of freedom less than there are seeds,
+    so it covers another draw of both; two seeds say little, and it shows. Where noise makes that narrower than
+    clustering by problem or by seed alone, or leaves it no variance at all, the widest of the three.
+    """
+    accuracy = float(right.mean())
+    if len(right) == 1 or accuracy in (0, 1):
+        # Equal outcomes have no variance to estimate; Wilson's interval for one student is then the widest there is.
+        low, high = proportion_confint(accuracy * right.shape[1], right.shape[1], alpha=0.05, method="wilson")
+    else:
+        seeds, problems = np.indices(right.shape).reshape(2, -1)
+        model = sm.OLS(right.ravel().astype(float), np.ones(right.size))
+        clusterings = [np.column_stack([problems, seeds]), problems, seeds]
+        with np.errstate(invalid="ignore"):
+            fits = [model.fit(cov_type="cluster", cov_kwds={"groups": one}, use_t=True) for one in clusterings]
+            low, high = max((fit.conf_int(alpha=0.05)[0] for fit in fits), key=lambda ends: np.nan_to_num(np.ptp(ends)))
+    # Rounding can leave an accuracy of 0 or 1 just outside its interval.
+    return max(0.0, min(float(low), accuracy)), min(1.0, max(float(high), accuracy))
+
+
+# --- any file of responses ---
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Responses and right answers of a JSON-lines or CSV file, all columns as they are but `answer`, now a number.
+
+    Raises:
+        InputError: one line that names the row (1 is the first) or the field: no such file, another extension, not
+            readable, empty, a column missing, an answer without a number, a response that is no text, an id twice.
+    """
+    if path.suffix not in READERS:
+        raise InputError(f"{path}: extension {path.suffix!r}: allowed: {', '.join(READERS)}")
+    rows = []
+    try:
+        # A byte order mark, as spreadsheets write it, is no part of the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            for number, row in enumerate(READERS[path.suffix](lines), start=1):
+                rows.append(_checked(row, f"{path}: row {number}"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
+    if not rows:
+        raise InputError(f"{path}: empty; expected a row for each response")
+    table = pd.DataFrame(rows, dtype=object)
+    _refuse_repeated(table, path)
+    return table
+
+
+def score(table: pd.DataFrame, rules: Sequence[str]) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+    """What each rule makes of a file (see `read`): its counts, and its verdicts.
+
+    Returns:
+        for each rule a row of `rule`, `n`, `answered`, `correct` (responses), `accuracy`, `low`, `high` (95 % Wilson
+        interval); and a table `row` (1 is the first), `rule`, `extracted` (missing where the rule found nothing),
+        `correct`, in the order of rules, then rows.
+    """
+    graded, n = grade(table, rules), len(table)
+    counts, verdicts = [], []
+    for rule in rules:
+        right = graded[f"{rule}-correct"]
+        low, high = interval(right.to_numpy(bool).reshape(1, -1))
+        row = {"rule": rule, "n": n, "answered": int(graded[rule].notna().sum()), "correct": int(right.sum())}
+        counts.append(row | {"accuracy": float(right.mean()), "low": low, "high": high})
+        verdicts.append(
+            pd.DataFrame({"row": range(1, n + 1), "rule": rule, "extracted": graded[rule], "correct": right})
+        )
+    return counts, pd.concat(verdicts, ignore_index=True)
+
+
+def shown(counts: list[dict[str, Any]]) -> str:
+    """The rows of `score` as a table of text."""
+    percent = dict.fromkeys(("accuracy", "low", "high"), "{:.1%}".format)
+    return str(pd.DataFrame(counts).to_string(index=False, formatters=percent))
+
+
+def known(rules: Sequence[str]) -> list[str]:
+    """The rules asked for, all of them where none is; `InputError` where one does not exist."""
+    for rule in rules:
+        if rule not in RULES:
+            raise InputError(f"rule {rule!r}: unknown; allowed: {', '.join(RULES)}")
+    return list(dict.fromkeys(rules)) or list(RULES)
+
+
+def _csv_rows(lines: TextIO) -> Iterator[Any]:
+    return csv.DictReader(lines, strict=True)
+
+
+def _json_rows(lines: TextIO) -> Iterator[Any]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            yield line.strip()
+
+
+READERS = {".jsonl": _json_rows, ".csv": _csv_rows}
+
+
+def _checked(row: Any, where: str) -> dict[str, Any]:
+    """The row with its answer as a number; refused unless it has one and a response."""
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: must be a JSON object, is {str(row)[:60]!r}")
+    for field in FIELDS:
+        if field not in row:
+            raise InputError(f"{where}: no field {field!r}; there are: {', '.join(map(str, row))}")
+    if None in row:
+        raise InputError(f"{where}: more fields than columns: {row[None]}")
+    if not isinstance(row["response"], str):
+        raise InputError(f"{where}: response = {row['response']!r}: must be text")
+    return row | {"answer": _reference(row["answer"], where)}
+
+
+def _refuse_repeated(table: pd.DataFrame, path: Path) -> None:
+    for field in (field for field in ID_FIELDS if field in table):
+        repeated = table[field].astype(str).duplicated()
+        if repeated.any():
+            row = int(repeated.to_numpy().argmax())
+            raise InputError(f"{path}: row {row + 1}: {field} = {table[field][row]!r}: occurs twice; must be unique")
+
+
+def _reference(value: Any, where: str) -> str:
+    """The number of a GSM8K solution or of a mere number; whole ones as GSM8K writes them, without decimals."""
+    text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    final = FINAL_ANSWER.search(text)
+    number = plain_number(final[1] if final else text)
+    if number is None:
+        raise InputError(f"{where}: answer = {str(value)[-40:]!r}: must be a number or end in `#### NUMBER`")
+    whole = Decimal(number) == Decimal(number).to_integral_value()
+    return str(int(Decimal(number))) if whole else number

@@ -1,0 +1,247 @@
+import json
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from statsmodels.stats.proportion import proportion_confint
+
+from response_priming import problems, scoring
+from response_priming.errors import InputError
+from response_priming.extraction import RULES, grade
+
+RULE = "last-number"
+
+
+def graded(responses, **columns):
+    defaults = {"answer": "7", "finished": True, "tokens": 4}
+    return grade(pd.DataFrame({"response": responses} | defaults | columns))
+
+
+# --- summary ---
+
+
+def test_summary_of_one_student():
+    table = graded(["7", "7", "8", "none"], finished=[True, True, False, True], tokens=[1, 2, 3, 6])
+    found = scoring.summary(table, RULE)
+    low, high = proportion_confint(2, 4, method="wilson")
+    shares = {"accuracy": 0.5, "low": low, "high": high, "answered": 0.75, "accuracy_answered": 2 / 3, "finished": 0.75}
+    counts = {"n": 4, "seeds": 1, "correct": 2, "covers": "problems", "spread": np.nan, "mean_tokens": 3.0}
+    assert found == pytest.approx(shares | counts, nan_ok=True)
+
+
+def test_summary_of_two_students():
+    table = graded(["7", "7", "8", "7", "8", "8"], seed=[3, 3, 3, 9, 9, 9])
+    found = scoring.summary(table, RULE)
+    assert (found["n"], found["seeds"], found["correct"], found["accuracy"]) == (3, 2, 3, 0.5)
+    assert found["covers"] == "problems and seeds"
+    assert found["spread"] == pytest.approx(np.std([2 / 3, 1 / 3], ddof=1))
+
+
+@given(st.lists(st.sampled_from(["7", "8", "none"]), min_size=1))
+def test_accuracy_is_share_answered_times_accuracy_of_those(responses):
+    found = scoring.summary(graded(responses), RULE)
+    assert found["accuracy"] == pytest.approx(found["answered"] * np.nan_to_num(found["accuracy_answered"]))
+
+
+def test_accuracy_given_an_answer_is_nan_where_nothing_was_answered():
+    assert pd.isna(scoring.summary(graded(["none"]), RULE)["accuracy_answered"])
+
+
+# --- interval ---
+
+
+@given(arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 30))))
+def test_interval_is_within_0_and_1_and_holds_the_accuracy(right):
+    low, high = scoring.interval(right)
+    assert 0 <= low <= right.mean() <= high <= 1
+    assert high > low
+
+
+def random_students(seeds, problems, spread, generator):
+    """Right or wrong [seeds, problems], where students differ in level by `spread` (log-odds)."""
+    levels = generator.normal(0, spread, (seeds, 1)) + generator.normal(0, 1.5, problems)
+    return generator.random((seeds, problems)) < 1 / (1 + np.exp(-levels))
+
+
+def test_interval_of_several_seeds_is_the_two_way_clustered_one():
+    right = random_students(4, 60, 0.3, np.random.default_rng(0))
+    rows = [(float(right[seed, problem]), problem, seed) for problem in range(60) for seed in range(4)]
+    outcomes, problem, seed = map(np.array, zip(*rows, strict=True))
+    fit = sm.OLS(outcomes, np.ones(240)).fit(
+        cov_type="cluster", cov_kwds={"groups": np.column_stack([seed, problem])}, use_t=True
+    )
+    assert scoring.interval(right) == pytest.approx(tuple(fit.conf_int()[0]))
+
+
+def test_interval_of_several_seeds_covers_another_draw_of_both():
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(200):
+        low, high = scoring.interval(random_students(3, 100, 0.4, generator))
+        covered.append(low <= 0.5 <= high)
+    assert np.mean(covered) > 0.92
+
+
+def test_students_that_differ_widen_the_interval():
+    generator = np.random.default_rng(0)
+    widths = [np.subtract(*scoring.interval(random_students(5, 200, spread, generator))[::-1]) for spread in (0, 1)]
+    assert widths[1] > 2 * widths[0]
+
+
+# --- files ---
+
+
+def solutions(count, seed=0):
+    """(answer, response, is right): in the form that solutions of GSM8K's authors' models have, with calculator marks
+    and a last line `A: N`, some of them wrong, some cut off before that line."""
+    choose = random.Random(seed)
+    money = [lambda n: f"{n}", lambda n: f"{n:,}", lambda n: f"${n:,}", lambda n: f"{n}.", lambda n: f"{n}.0"]
+    money += [
+        lambda n: f"${n}.00",
+        lambda n: f"{n}%",
+        lambda n: f" {n} ",
+        lambda n: f"{n} dollars",
+        lambda n: f"**{n}**",
+    ]
+    for _ in range(count):
+        first, second = choose.randint(2, 90_000), choose.randint(2, 90_000)
+        right = choose.choice([first + second, first - second])
+        sign = "+" if right == first + second else "-"
+        kind = choose.choice(["right", "wrong", "negated", "cut off"])
+        given_ = {"right": right, "wrong": right + choose.choice([-1, 1, 10]), "negated": -right, "cut off": right}[
+            kind
+        ]
+        step = f"So {first:,} {sign} {second:,} = $<<{first}{sign}{second}={right}>>{right:,} in all."
+        last = f"Then {second}{sign}" if kind == "cut off" else f"A: {choose.choice(money)(given_)}"
+        yield f"{step}\n#### {right:,}", f"{step}\n{last}", kind == "right"
+
+
+def write(path, rows):
+    table = pd.DataFrame(rows)
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_json(path, orient="records", lines=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["responses.jsonl", "responses.csv"])
+def test_last_number_agrees_with_every_verdict_on_solutions_in_gsm8k_style(tmp_path, name):
+    made = list(solutions(600))
+    file = write(tmp_path / name, [{"answer": answer, "response": response} for answer, response, _ in made])
+    counts, verdicts = scoring.score(scoring.read(file), [RULE])
+    assert list(verdicts["correct"]) == [right for *_, right in made]
+    assert counts[0]["correct"] == sum(right for *_, right in made)
+
+
+@pytest.mark.parametrize("name", ["responses.jsonl", "responses.csv"])
+def test_a_file_scores_as_its_rows_do(tmp_path, name):
+    rows = [
+        {"answer": "7", "response": "#### 7"},
+        {"answer": "8", "response": "NA"},
+        {"answer": "9", "response": "10, é"},
+    ]
+    counts, verdicts = scoring.score(scoring.read(write(tmp_path / name, rows)), ["hash", RULE])
+    low, high = proportion_confint(1, 3, method="wilson")
+    share = {
+        "n": 3,
+        "correct": 1,
+        "accuracy": pytest.approx(1 / 3),
+        "low": pytest.approx(low),
+        "high": pytest.approx(high),
+    }
+    assert counts == [{"rule": "hash", "answered": 1} | share, {"rule": RULE, "answered": 2} | share]
+    assert list(verdicts) == ["row", "rule", "extracted", "correct"]
+    assert list(verdicts["row"]) == [1, 2, 3, 1, 2, 3]
+    assert list(verdicts["extracted"].dropna()) == ["7", "7", "10"]
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("so 9\n#### 1,234", "1234"),
+        ("#### $18", "18"),
+        ("#### -3 ", "-3"),
+        ("1,234", "1234"),
+        ("$0.50", "0.50"),
+        ("18.00", "18"),
+        (18, "18"),
+        (18.0, "18"),
+        (-0.5, "-0.5"),
+    ],
+)
+def test_right_answer_may_be_a_solution_or_a_number(tmp_path, written, number):
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps({"answer": written, "response": ""}))
+    assert list(scoring.read(file)["answer"]) == [number]
+
+
+@pytest.mark.parametrize("answer", ["", "eighteen", "A: eighteen", "3 or 4", "#### x", None, True, [18], float("nan")])
+def test_reference_without_a_number_is_refused(tmp_path, answer):
+    file = tmp_path / "one.jsonl"
+    file.write_text(json.dumps({"answer": "1", "response": ""}) + "\n" + json.dumps({"answer": answer, "response": ""}))
+    with pytest.raises(InputError, match=r"one.jsonl: row 2: answer = .*: must be a number or end in `#### NUMBER`"):
+        scoring.read(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", r"a\.txt: extension '\.txt': allowed: \.jsonl, \.csv"),
+        ("a.csv", "", "a.csv: empty"),
+        ("a.jsonl", "", "a.jsonl: empty"),
+        ("a.csv", "answer,response\n", "a.csv: empty"),
+        ("a.csv", "answer,text\n1,2\n", "a.csv: row 1: no field 'response'; there are: answer, text"),
+        ("a.jsonl", '{"response": "1"}\n', "a.jsonl: row 1: no field 'answer'; there are: response"),
+        ("a.jsonl", '{"answer": "1", "response": "1"}\n{"answer": 2}\n', "row 2: no field 'response'"),
+        ("a.jsonl", '{"answer": "1", "response": null}\n', "row 1: response = None: must be text"),
+        ("a.jsonl", "[1]\n", r"row 1: must be a JSON object, is '\[1\]'"),
+        ("a.jsonl", "{'a': 1}\n", "row 1: must be a JSON object, is .{'a': 1}"),
+        ("a.csv", "answer,response\n1\n", "row 1: response = None: must be text"),
+        ("a.csv", "answer,response\n1,2\n1,2,3\n", "row 2: more fields than columns"),
+        ("a.csv", "id,answer,response\n5,1,1\n6,1,1\n5,1,1\n", "row 3: id = '5': occurs twice"),
+        ("a.csv", "problem_id,answer,response\nx,1,1\nx,1,1\n", "row 2: problem_id = 'x': occurs twice"),
+        ("a.csv", 'answer,response\n1,"2\n', "a.csv: cannot be read: unexpected end of data"),
+    ],
+)
+def test_bad_file_is_refused_in_one_line(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message) as caught:
+        scoring.read(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_byte_order_mark_and_line_breaks_in_a_response_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text('\ufeffanswer,response\r\n7,"so\n7"\r\n', encoding="utf-8")
+    assert scoring.read(tmp_path / "a.csv").to_dict("records") == [{"answer": "7", "response": "so\n7"}]
+
+
+def test_file_that_is_not_there_or_not_text_is_refused(tmp_path):
+    (tmp_path / "bytes.csv").write_bytes(b"answer,response\n1,\xff\xfe\n")
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("gone.csv", "bytes.csv", "folder.jsonl"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read: ."):
+            scoring.read(tmp_path / name)
+
+
+def test_rules_asked_for_are_known_once_each_and_all_by_default():
+    assert scoring.known([]) == list(RULES)
+    assert scoring.known(["hash", RULE, "hash"]) == ["hash", RULE]
+    with pytest.raises(InputError, match="rule 'first': unknown; allowed: hash, boxed-first"):
+        scoring.known(["first"])
+
+
+# --- the teacher ---
+
+
+def test_teacher_is_graded_by_problem_whatever_the_order():
+    asked = [problems.Problem("train-0", "", "", "7"), problems.Problem("train-1", "", "", "8")]
+    answered = pd.DataFrame({"problem_id": ["train-1", "train-0"], "text": ["8", "8"], "tokens": [[1], [1, 2]]})
+    table = scoring.grade_teacher(answered, asked, RULE)
+    assert list(table[f"{RULE}-correct"]) == [True, False]
+    assert list(table["tokens"]) == [1, 2]
