@@ -1,4 +1,5 @@
-# The whole paper as a graph: generate (a strategy) -> distill (an arm) -> evaluate (an arm) -> compare, attention; audit -> claims -> report.
+# The whole paper as a graph: generate (a strategy) -> distill (an arm) -> evaluate (an arm) -> compare, attention
+# -> claims, which also needs the audit -> report.
 # What is stale is decided by build/PROFILE/plan/, whose files change only with a notebook's parameters, code or data.
 
 PROFILE ?= laptop

@@ -26,7 +26,7 @@ from response_priming.extraction import (
     same_value,
 )
 
-LOGS = Path(os.environ.get("PUBLISHED_LOGS_DIR", paths.ROOT.parent / "shared" / "published-logs"))
+LOGS = Path(os.environ.get("PUBLISHED_LOGS", paths.ROOT.parent / "shared" / "published-logs"))
 
 
 def test_rules_are_those_that_a_profile_may_name():
@@ -349,7 +349,7 @@ RELEASED = {  # log: correct by boxed-first, responses with a boxed number
 
 def released(log):
     if not LOGS.is_dir():
-        pytest.skip(f"{LOGS}: the released logs are not here; set PUBLISHED_LOGS_DIR to their folder")
+        pytest.skip(f"{LOGS}: the released logs are not here; set PUBLISHED_LOGS to their folder")
     table = pd.read_csv(LOGS / f"{log}.csv", keep_default_na=False)
     responses = [
         text.removeprefix(question) for text, question in zip(table["model_answer"], table["question"], strict=True)

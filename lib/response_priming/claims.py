@@ -142,7 +142,7 @@ def gain(rows: pd.DataFrame) -> Found:
     """The largest of several gains over one baseline."""
     if rows.empty:
         return ABSENT
-    row: Any = rows.loc[rows["points"].idxmax()]
+    row: Any = rows.iloc[int(rows["points"].argmax())]
     text = (
         f"{row['title']} over {row['baseline_title']}: {row['points']:+.1f} points "
         f"({verdicts.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "

@@ -47,8 +47,9 @@ def _printed(counts: Counts, facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _arms(counts: Counts, facts: Mapping[str, Any]) -> dict[str, str]:
-    """For each arm the README's per cent and count, that count's share, counts that fit the per cent, and the recount."""
-    texts, n = {}, facts["n"]
+    """For each arm the README's per cent and count, its share, the counts that fit the per cent, and the recount."""
+    texts: dict[str, str] = {}
+    n = facts["n"]
     for arm, found in counts["arms"].items():
         printed, key = facts["arms"][arm], arm.replace("-", "_")
         correct = found["correct"][RULE]
@@ -95,7 +96,7 @@ def _evaluation(counts: Counts) -> dict[str, str]:
 def _gain(counts: Counts, facts: Mapping[str, Any], tests: pd.DataFrame) -> dict[str, str]:
     """The headline, Ground Truth against no prompt: claimed, by the README's figures, and recounted."""
     printed = [facts["arms"][arm]["readme_accuracy"] for arm in (BEST, UNPRIMED)]
-    row = tests.set_index(["arm", "baseline"]).loc[(BEST, UNPRIMED)]
+    row: Any = tests.set_index(["arm", "baseline"]).loc[(BEST, UNPRIMED)]
     best, unprimed = shares(counts, BEST), shares(counts, UNPRIMED)
     gain = 100 * (best["accuracy"] - unprimed["accuracy"])
     primed = tests[~tests["arm"].isin([*params.CONTROLS, UNPRIMED]) & (tests["baseline"] == UNPRIMED)]
@@ -133,7 +134,7 @@ def _training(facts: Mapping[str, Any]) -> dict[str, str]:
 def _claims(counts: Counts, facts: Mapping[str, Any], tests: pd.DataFrame) -> dict[str, str]:
     """What the other claims need: leads over the controls, the order by two rules, and attention against accuracy."""
     primed = tests[~tests["arm"].isin([*params.CONTROLS, UNPRIMED]) & (tests["baseline"] == params.FINE_TUNED)]
-    control = tests.set_index(["arm", "baseline"]).loc[(UNPRIMED, params.UNDISTILLED)]
+    control: Any = tests.set_index(["arm", "baseline"]).loc[(UNPRIMED, params.UNDISTILLED)]
     texts = {
         "over_fine_tuning_points": _span(primed["points"], "+.1f"),
         "over_fine_tuning_p": p_value(primed["p_holm"].max()),

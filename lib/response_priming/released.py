@@ -106,7 +106,7 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
         raise InputError(f"{file}: not a CSV file in UTF-8: {' '.join(str(error).split())}") from None
     for column in columns:
         if column not in table:
-            raise InputError(f"{file}: no column {column!r}; columns: {', '.join(table)}")
+            raise InputError(f"{file}: no column {column!r}; columns: {', '.join(map(str, table))}")
     doubled = table["question"].duplicated()
     if doubled.any():
         row = int(doubled.argmax())
