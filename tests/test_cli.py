@@ -1,10 +1,13 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from response_priming import params
+from response_priming.extraction import RULES
 
 COMMAND = Path(sys.executable).parent / "response-priming"
 
@@ -44,6 +47,55 @@ def test_missing_item_names_those_there_are():
 def test_gpu_profile_is_refused_where_there_is_none():
     done = call("check", "single-gpu")
     assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def responses(tmp_path):
+    file = tmp_path / "responses.jsonl"
+    file.write_text('{"answer": "so\\n#### 1,234", "response": "A: 1234"}\n{"answer": 8, "response": "#### 7"}\n')
+    return file
+
+
+def test_score_prints_a_row_for_each_rule(responses):
+    done = call("score", responses)
+    header, *rows = (line.split() for line in done.stdout.splitlines())
+    assert header == ["rule", "n", "answered", "correct", "accuracy", "low", "high"]
+    assert [row[0] for row in rows] == list(RULES)
+    assert next(row for row in rows if row[0] == "last-number")[1:5] == ["2", "2", "1", "50.0%"]
+
+
+def test_score_prints_json_and_writes_verdicts(responses, tmp_path):
+    done = call(
+        "score", responses, "--rule", "hash", "--rule", "last-number", "--json", "--verdicts", tmp_path / "v.csv"
+    )
+    rows = json.loads(done.stdout)
+    assert [(row["rule"], row["n"], row["answered"], row["correct"]) for row in rows] == [
+        ("hash", 2, 1, 0),
+        ("last-number", 2, 2, 1),
+    ]
+    assert (tmp_path / "v.csv").read_text().splitlines() == [
+        "row,rule,extracted,correct",
+        "1,hash,,False",
+        "2,hash,7,False",
+        "1,last-number,1234,True",
+        "2,last-number,7,False",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gone.csv"], "response-priming: gone.csv: cannot be read: No such file or directory"),
+        (["responses.jsonl", "--rule", "best"], "response-priming: rule 'best': unknown; allowed: hash, boxed-first"),
+        (["responses.jsonl", "--verdicts", "no/v.csv"], "response-priming: no/v.csv: cannot be written: "),
+    ],
+)
+def test_score_refuses_in_one_line(responses, monkeypatch, arguments, message):
+    monkeypatch.chdir(responses.parent)
+    done = call("score", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
 
 
