@@ -71,7 +71,10 @@ def replaced(column, values):
         (without("model_answer"), "no column 'model_answer'; columns: "),
         (without("model_max_tokens"), "no column 'model_max_tokens'; columns: "),
         (lambda table: table.iloc[[0, 1, 2, 1]], "row 4: question repeats that of row 2; each must occur once"),
-        (replaced("question", [*made_logs.QUESTIONS[:3], "Who?"]), r"row 4: question = 'Who\?'\.\.\.: not in extracted"),
+        (
+            replaced("question", [*made_logs.QUESTIONS[:3], "Who?"]),
+            r"row 4: question = 'Who\?'\.\.\.: not in extracted",
+        ),
         (replaced("model_output_tokens", [1, 2, "many", 4]), "row 3: model_output_tokens = 'many': must be a whole"),
         (replaced("model_max_tokens", [True, "maybe", True, True]), "row 2: model_max_tokens = 'maybe': must be True"),
         (replaced("correct", [True, True, "", True]), "row 3: correct = '': must be True or False"),

@@ -149,12 +149,15 @@ def audit(
 
     `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %.
     """
+    from response_priming import released
+
+    logs = released.read(folder)  # before the slow imports: a bad folder is refused at once
     import pandas as pd
 
     from response_priming import audit as audit_stage
-    from response_priming import recount, released
+    from response_priming import recount
 
-    facts, found = audit_stage.published(), recount.count(released.read(folder))
+    facts, found = audit_stage.published(), recount.count(logs)
     rows = recount.rows(found, facts)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))

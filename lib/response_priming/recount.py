@@ -192,11 +192,12 @@ def _tests(counts: Counts) -> pd.DataFrame:
 def rank_correlation(first: Any, second: Any) -> tuple[float, float]:
     """Spearman's correlation and its two-sided permutation p, exact for up to seven pairs."""
     ranks = stats.rankdata(second)
-    test = stats.permutation_test(
-        (stats.rankdata(first),),
-        lambda shuffled: np.corrcoef(shuffled, ranks)[0, 1],
-        permutation_type="pairings",
-        vectorized=False,
-        rng=np.random.default_rng(0),
-    )
+    with np.errstate(invalid="ignore"):  # NaN where all ranks are one
+        test = stats.permutation_test(
+            (stats.rankdata(first),),
+            lambda shuffled: np.corrcoef(shuffled, ranks)[0, 1],
+            permutation_type="pairings",
+            vectorized=False,
+            rng=np.random.default_rng(0),
+        )
     return float(test.statistic), float(test.pvalue)
