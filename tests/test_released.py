@@ -73,7 +73,7 @@ def replaced(column, values):
         (lambda table: table.iloc[[0, 1, 2, 1]], "row 4: question repeats that of row 2; each must occur once"),
         (
             replaced("question", [*made_logs.QUESTIONS[:3], "Who?"]),
-            r"row 4: question = 'Who\?'\.\.\.: not in extracted",
+            r"row 4: question = 'Who\?'\.\.\.: not in",
         ),
         (replaced("model_output_tokens", [1, 2, "many", 4]), "row 3: model_output_tokens = 'many': must be a whole"),
         (replaced("model_max_tokens", [True, "maybe", True, True]), "row 2: model_max_tokens = 'maybe': must be True"),
