@@ -32,11 +32,11 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper plan lab test lint lock clean FORCE
+.PHONY: help paper plan lab test test-harness lint lock clean FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
@@ -82,6 +82,28 @@ lab: $(SETUP) ## JupyterLab on the notebooks
 
 test: $(SETUP) lint ## all tests and static checks
 	$(BIN)/pytest
+
+# The standard harness brings packages that this project does not want, so it has an environment of its own. The released
+# logs are more texts to compare, where they are.
+HARNESS := .venv-harness
+GSM8K_HERE := $(or $(GSM8K_DIR),$(wildcard ../shared/gsm8k))
+LOGS_HERE := $(or $(PUBLISHED_LOGS),../shared/published-logs)
+
+test-harness: $(HARNESS)/installed $(SETUP) ## our verdicts against those of lm-evaluation-harness, on GSM8K in GSM8K_DIR
+	@test -f "$(GSM8K_HERE)/test.jsonl" || { echo "make: GSM8K_DIR = $(GSM8K_HERE): must be a folder with GSM8K's train.jsonl and test.jsonl" >&2; exit 2; }
+	@echo "Scoring by lm-evaluation-harness (some minutes; log: build/harness.log) ..."
+	@mkdir -p build
+	@model=$$($(BIN)/python -c "from response_priming import models; print(models.locate('embedded'))") && \
+	    $(HARNESS)/bin/python tests/harness.py "$(GSM8K_HERE)" "$$model" "$(LOGS_HERE)" build/harness/verdicts.jsonl > build/harness.log 2>&1 || \
+	    { tail -n 5 build/harness.log >&2; exit 1; }
+	$(BIN)/pytest tests/test_harness.py
+
+$(HARNESS)/installed: requirements.lock
+	@echo "Installing lm-evaluation-harness into $(HARNESS) (some minutes; log: $(HARNESS)/setup.log) ..."
+	@$(PYTHON) -m venv $(HARNESS)
+	@$(HARNESS)/bin/python -m pip install --constraint requirements.lock "lm-eval[hf]==0.4.13" > $(HARNESS)/setup.log 2>&1 || \
+	    { grep -E "^ *(ERROR|error)" $(HARNESS)/setup.log | head -n 1 >&2; exit 2; }
+	@touch $@
 
 lint: $(SETUP)
 	$(BIN)/ruff check

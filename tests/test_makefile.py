@@ -207,7 +207,16 @@ def test_unknown_profile_names_those_there_are(project):
 
 def test_help_names_every_goal_and_profile(project):
     shown = project.make("help").stdout
-    for word in ("make paper", "make test", "make lab", "make plan", "make clean", "gsm8k-laptop", "single-gpu"):
+    for word in (
+        "make paper",
+        "make test",
+        "make test-harness",
+        "make lab",
+        "make plan",
+        "make clean",
+        "gsm8k-laptop",
+        "single-gpu",
+    ):
         assert word in shown
 
 

@@ -7,10 +7,12 @@ order of its problems, because one rule, `published`, carries something over fro
 of one response. None of them calculates: of `3/4` they give a number in it; only `math-verify` reads the fraction.
 """
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 import pandas as pd
 
@@ -168,8 +170,7 @@ def math_verify(response: str) -> str | None:
 
     Its time limit is a signal, so this runs in a process's main thread alone and raises ValueError in any other.
     """
-    # Imported here because it takes a second and a half.
-    from math_verify import parse
+    from math_verify import parse  # takes a second and a half, so not before it is needed
 
     parsed = parse(response)
     return str(parsed[-1]) if parsed else None
@@ -185,9 +186,16 @@ def same_value(extracted: str, answer: str) -> bool:
         return same_number(extracted, answer)
     if extracted.count("/") > _MOST_FRACTIONS:
         return False
-    from math_verify import parse, verify
+    from math_verify import verify
 
-    return bool(verify(parse(answer), parse(f"${extracted}$")))
+    return bool(verify(_parsed(answer), _parsed(f"${extracted}$")))
+
+
+@functools.lru_cache(10_000)
+def _parsed(number: str) -> list[Any]:
+    from math_verify import parse
+
+    return list(parse(number))
 
 
 # --- numbers ---
