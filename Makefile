@@ -1,4 +1,5 @@
-# The whole paper as a graph: generate (a strategy) -> distill (an arm) -> evaluate (an arm) -> compare, attention -> report.
+# The whole paper as a graph: generate (a strategy) -> distill (an arm) -> evaluate (an arm) -> compare, attention
+# -> claims, which also needs the audit -> report.
 # What is stale is decided by build/PROFILE/plan/, whose files change only with a notebook's parameters, code or data.
 
 PROFILE ?= laptop
@@ -65,7 +66,11 @@ $(NB)/compare.ipynb: $(B)/plan/compare.json $(ARMS:%=$(NB)/evaluate-%.ipynb)
 	@$(call RUN,compare)
 $(NB)/attention-visualize.ipynb: $(B)/plan/attention-visualize.json $(TRAINED:%=$(NB)/distill-%.ipynb) | $(B)/plan/ready
 	@$(call RUN,attention-visualize)
-$(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/compare.ipynb $(NB)/attention-visualize.ipynb
+$(NB)/audit.ipynb: $(B)/plan/audit.json | $(B)/plan/ready
+	@$(call RUN,audit)
+$(NB)/claims.ipynb: $(B)/plan/claims.json $(NB)/compare.ipynb $(NB)/attention-visualize.ipynb $(NB)/audit.ipynb
+	@$(call RUN,claims)
+$(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/claims.ipynb
 	@$(BIN)/response-priming report $(PROFILE)
 
 # Which notebook needs which: an arm that learns from a teacher, its responses; a trained arm's score, its adapter.

@@ -27,7 +27,7 @@ class Engine:
     asked: list[list[int]] = []
     tokenizer = CharacterTokenizer()
 
-    def respond(self, prompts, *, max_tokens):  # noqa: ARG002
+    def respond(self, prompts, *, max_tokens, top_k=0):  # noqa: ARG002
         Engine.asked = prompts
         for index in reversed(range(len(prompts))):
             tokens = [1] * (index + 1)

@@ -18,7 +18,7 @@ NOTEBOOKS = {
     "generate-none", "generate-teacher",
     "distill-fine-tuned", "distill-none", "distill-teacher",
     "evaluate-undistilled", "evaluate-fine-tuned", "evaluate-none", "evaluate-teacher",
-    "attention-visualize", "compare",
+    "attention-visualize", "compare", "audit", "claims",
 }  # fmt: skip
 
 
@@ -53,6 +53,7 @@ class Project:
             "PYTHONPATH": str(self.root / "lib"),
             "HF_HUB_OFFLINE": "1",
             "GSM8K_DIR": "",
+            "PUBLISHED_LOGS": "",
             "OMP_NUM_THREADS": "1",
         }
         return subprocess.run(
@@ -107,7 +108,7 @@ def test_executed_notebook_shows_the_values_it_ran_with(project):
 
 def test_log_counts_the_notebooks(project):
     counted = re.findall(r"^\[(\d+)/(\d+)\]", project.log, flags=re.MULTILINE)
-    assert sorted((int(place), int(total)) for place, total in counted) == [(place + 1, 11) for place in range(11)]
+    assert sorted((int(place), int(total)) for place, total in counted) == [(place + 1, 13) for place in range(13)]
 
 
 def test_second_make_paper_runs_nothing(project):
@@ -118,7 +119,8 @@ def test_second_make_paper_runs_nothing(project):
 def test_one_arms_parameter_makes_only_that_arm_stale(project):
     project.write(overrides={"teacher": {"learning_rate": 2.0e-3}})
     try:
-        assert project.stale() == {"distill-teacher", "evaluate-teacher", "attention-visualize", "compare", "report"}
+        later = {"attention-visualize", "compare", "claims", "report"}
+        assert project.stale() == {"distill-teacher", "evaluate-teacher", *later}
     finally:
         project.write(overrides={})
 
@@ -126,7 +128,7 @@ def test_one_arms_parameter_makes_only_that_arm_stale(project):
 def test_scoring_parameter_leaves_students_alone(project):
     project.write(evaluate={"answer_tokens": 9, "evaluate_batch": 4})
     try:
-        assert project.stale() == {f"evaluate-{arm}" for arm in ARMS} | {"compare", "report"}
+        assert project.stale() == {f"evaluate-{arm}" for arm in ARMS} | {"compare", "claims", "report"}
     finally:
         project.write(evaluate={"answer_tokens": 8, "evaluate_batch": 4})
 

@@ -47,14 +47,14 @@ def embeds():
 
 
 def finish_run(root):
-    """A finished `laptop` run below `root`: executed notebooks, and the two stage folders that the prose reads."""
+    """A finished `laptop` run below `root`: executed notebooks, and the stage folders that the prose reads."""
     exploratory = labelled("fig-x", data={"image/png": PNG})
     exploratory.source = "plot()"
     for stem in report.notebook_titles(PROFILE):
         cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
         write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", exploratory, *cells)
-    write_variables(root / "laptop" / "comparison", {key: f"value of {key}" for key in prose.COMPARISON})
-    write_variables(root / "laptop" / "attention", {key: f"value of {key}" for key in prose.ATTENTION})
+    for folder, keys in prose.RESULTS.items():
+        write_variables(root / "laptop" / folder, {key: f"value of {key}" for key in keys})
 
 
 def write_variables(folder, values):
@@ -130,8 +130,8 @@ def test_every_name_in_the_manuscript_exists_in_the_source_notebooks():
 
 def test_results_hold_no_number_typed_by_hand():
     text = (paths.REPORT / "index.qmd").read_text()
-    results = text[text.index("\n# Results") : text.index("\n# What the released code")]
-    assert "\n# Inside the students" in results
+    results = text[text.index("\n# Results") : text.index("\n# Threats to validity")]
+    assert "\n# What the released code" in results
     typed = preview.REFERENCE.sub("", preview.SHORTCODE.sub("", results))
     assert not re.findall(r".*\d.*", typed)
 
@@ -152,7 +152,7 @@ def test_every_embedded_figure_and_table_is_referred_to():
 def test_every_setting_made_for_the_prose_is_used():
     text = (paths.REPORT / "index.qmd").read_text()
     used = {match["value"] for match in preview.SHORTCODE.finditer(text) if match["name"] == "var"}
-    assert set(prose.settings(PROFILE)) | set(prose.PROVENANCE) <= used
+    assert set(prose.settings(PROFILE)) | {*prose.PROVENANCE, *prose.AUDIT, *prose.CLAIMS} <= used
 
 
 def test_the_comparison_writes_every_result_that_the_manuscript_may_name():

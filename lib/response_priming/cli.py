@@ -143,6 +143,33 @@ def report(profile: ProfileName) -> None:
 
 
 @app.command()
+def audit(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the released response logs.")],
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON list of rows instead of a table.")] = False,
+) -> None:
+    """Count the released response logs anew: every arm by every rule, beside the logs' own grading and the README.
+
+    `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %.
+    """
+    from response_priming import released
+
+    logs = released.read(folder)  # before the slow imports: a bad folder is refused at once
+    import pandas as pd
+
+    from response_priming import audit as audit_stage
+    from response_priming import recount
+
+    facts, found = audit_stage.published(), recount.count(logs)
+    rows = recount.rows(found, facts)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        table = pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
+        typer.echo(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
+    typer.echo(audit_stage.source(found, facts["recount"]), err=True)
+
+
+@app.command()
 def parameters(stage: Annotated[str, typer.Argument(help=f"One of {', '.join(params.RUNS)}.")]) -> None:
     """Print the `parameters` cell that a stage's notebook must have."""
     typer.echo(params.parameters_cell(stage))

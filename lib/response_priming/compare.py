@@ -186,7 +186,8 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
     rows = []
     for strategy in _strategies(run):
         _made_by(run, run.build / "responses" / strategy)
-        answered = responses.read(run.build / "responses" / strategy)
+        # One response a problem, however many samples.
+        answered = responses.read(run.build / "responses" / strategy).query("sample == 0")
         if set(answered["problem_id"]) != {problem.id for problem in asked}:
             raise InputError(
                 f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"

@@ -1,8 +1,13 @@
 """One style for every figure, one colour and marker for every arm."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib as mpl
+import pandas as pd
 import seaborn as sns
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from pandas.io.formats.style import Styler
 
 from response_priming import params
 
@@ -45,3 +50,13 @@ def color(arm: str, arms: list[str]) -> tuple[float, float, float]:
 def marker(arm: str, arms: list[str]) -> str:
     """The arm's marker; `arms` is the profile's list, whose order decides."""
     return _MARKERS[arms.index(arm) % len(_MARKERS)]
+
+
+def printed(table: pd.DataFrame, name: str, columns: Mapping[str, tuple[str, Any]]) -> Styler:
+    """A table for the page: its `columns` (column -> heading and format), in that order, without an index."""
+    style = table[list(columns)].style.hide(axis="index")
+    style = style.format({key: form for key, (_, form) in columns.items() if form}, na_rep="", escape="html")
+    style = style.format_index(lambda key: columns[str(key)][0], axis=1)
+    look: Any = [{"selector": cell, "props": "text-align: left; vertical-align: top"} for cell in ("th", "td")]
+    # A fixed id instead of a random one, so that a second run writes the same page.
+    return style.set_table_styles(look).set_uuid(name)

@@ -152,6 +152,12 @@ class Attention(Section):
     heatmaps: int = Field(3, ge=1, le=12, description="most divergent heads shown as maps")
 
 
+class Audit(Section):
+    """What the audit of the published study counts."""
+
+    logs_dir: str | None = Field(None, description="folder with the released response logs; None: the recorded counts")
+
+
 class Run(BaseModel):
     """What every notebook is given. `explored` is true once a value differs from the profile's (see `collect`)."""
 
@@ -266,8 +272,20 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
     stage = "attention-visualize"
 
 
+class AuditRun(Audit, Run):
+    """Parameters of notebooks/audit.ipynb."""
+
+    stage = "audit"
+
+
+class ClaimsRun(CompareRun):
+    """Parameters of notebooks/claims.ipynb: those of the comparison, which it reads."""
+
+    stage = "claims"
+
+
 RUNS: dict[str, type[Run]] = {
-    run.stage: run for run in (GenerateRun, DistillRun, EvaluateRun, CompareRun, AttentionRun)
+    run.stage: run for run in (GenerateRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AuditRun, ClaimsRun)
 }
 
 
@@ -284,6 +302,7 @@ class Profile(Section):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     attention: Attention = Attention()
+    audit: Audit = Audit()
     overrides: dict[str, dict[str, Any]] = Field({}, description="per arm: values of `distill` that differ there")
 
     @model_validator(mode="after")
@@ -327,6 +346,7 @@ class Profile(Section):
             self.distill_of(item.get("arm", item.get("strategy", ""))),
             self.evaluate,
             self.attention,
+            self.audit,
         )
         values = {"profile": self.name, "seed": self.seed, "seeds": self.seeds, "arms": self.arms} | item
         for section in sections:
@@ -347,9 +367,10 @@ def profiles() -> list[str]:
 
 
 def load(name: str) -> Profile:
-    """Read and validate `params/NAME.yaml`. GSM8K_DIR, where set, becomes `problems.data_dir` of a GSM8K profile.
+    """Read and validate `params/NAME.yaml`.
 
-    A relative GSM8K_DIR starts at the project's folder, so that make and notebooks agree on it.
+    GSM8K_DIR, where set, becomes `problems.data_dir` of a GSM8K profile; PUBLISHED_LOGS becomes `audit.logs_dir`. Where
+    relative they start at the project's folder, so that make and notebooks agree on them.
 
     Raises:
         InputError: no such profile, or a key or value outside the schema.
@@ -362,6 +383,8 @@ def load(name: str) -> Profile:
     problems = content.get("problems")
     if os.environ.get("GSM8K_DIR") and isinstance(problems, dict) and problems.get("dataset") == "gsm8k":
         problems["data_dir"] = str((paths.ROOT / os.environ["GSM8K_DIR"]).resolve())
+    if os.environ.get("PUBLISHED_LOGS") and isinstance(content.setdefault("audit", {}), dict):
+        content["audit"]["logs_dir"] = str((paths.ROOT / os.environ["PUBLISHED_LOGS"]).resolve())
     try:
         return Profile.model_validate({"name": name} | content)
     except ValidationError as error:

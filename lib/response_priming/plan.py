@@ -49,8 +49,18 @@ class Node:
             "code": notebook_code(self.notebook),
             "parameters": self.run.model_dump(),
             "prefix": params.strategies()[self.item]["prefix"] if self.stage == "generate" and self.item else None,
-            "data": problems.fingerprint(self.run) if isinstance(self.run, params.Problems) else None,
+            "data": _data(self.run),
         }
+
+
+def _data(run: params.Run) -> Any:
+    if isinstance(run, params.Problems):
+        return problems.fingerprint(run)
+    if not (isinstance(run, params.Audit) and run.logs_dir):
+        return None
+    from response_priming import released  # here because it brings pandas, and every `make` writes a plan
+
+    return released.fingerprint(Path(run.logs_dir))
 
 
 def nodes(profile: params.Profile) -> list[Node]:
@@ -61,6 +71,8 @@ def nodes(profile: params.Profile) -> list[Node]:
         *(Node("evaluate", arm, profile.run("evaluate", arm=arm)) for arm in profile.arms),
         Node("attention-visualize", None, profile.run("attention-visualize")),
         Node("compare", None, profile.run("compare")),
+        Node("audit", None, profile.run("audit")),
+        Node("claims", None, profile.run("claims")),
     ]
 
 

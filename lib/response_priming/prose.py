@@ -3,6 +3,7 @@
 A sentence that is not true of every profile is made here, so that one manuscript reads correctly for all of them.
 """
 
+import itertools
 import json
 
 from response_priming import figures, manifest, params, paths, verdicts
@@ -44,6 +45,37 @@ COMPARISON = [
     "teacher_worst_accuracy",
 ]
 ATTENTION = ["attention_prompts", "attention_layers", "attention_heads", "divergent_layer", "divergent_head"]
+# And those of the stages audit and claims.
+AUDIT = [
+    "released_n",
+    "released_source",
+    "released_model_card",
+    "released_gain_claimed",
+    "released_gain_printed",
+    "released_gain",
+    "released_gain_interval",
+    "released_gain_points",
+    "released_gain_boxing",
+    "released_order_last_number",
+    "released_capped",
+    "released_cap",
+    "released_boxed_right",
+    "released_unboxed_right",
+    "released_matching",
+    "released_train_problems",
+    "released_fine_tuned_readme",
+    "released_fine_tuned_readme_count",
+    "released_fine_tuned_readme_share",
+    "released_confidence_readme",
+    "released_confidence_readme_count",
+    "released_confidence_readme_share",
+    "released_control_cap",
+    "released_by_hand",
+    "released_scheduled_steps",
+    "released_steps",
+]
+CLAIMS = ["claims_total", "claims_supported", "claims_not_supported", "claims_not_testable_here"]
+RESULTS = {"comparison": COMPARISON, "attention": ATTENTION, "audit": AUDIT, "claims": CLAIMS}
 PROVENANCE = ["command", "renderer", "git_commit", "versions", "machine"]
 DISTILL = ["alpha", "kd_temperature", "learning_rate", "lora_r", "train_steps", "train_batch"]
 GENERATE = ["response_tokens", "top_k"]
@@ -59,7 +91,7 @@ def variables(profile: params.Profile, renderer: str) -> dict[str, str]:
     """Every value that index.qmd may name: results, settings and provenance, as text."""
     build = paths.BUILD / profile.name
     results: dict[str, str] = {}
-    for folder in ("comparison", "attention"):
+    for folder in RESULTS:
         results |= json.loads((build / folder / "variables.json").read_text(encoding="utf-8"))
     return results | settings(profile) | _provenance(profile) | {"renderer": renderer}
 
@@ -176,5 +208,5 @@ def _scale_limit(profile: params.Profile) -> str:
 
 
 VARIABLES = frozenset(
-    [*COMPARISON, *ATTENTION, *PROVENANCE, *settings(params.Profile.model_validate({"name": "laptop"}))]
+    [*itertools.chain(*RESULTS.values()), *PROVENANCE, *settings(params.Profile.model_validate({"name": "laptop"}))]
 )

@@ -80,7 +80,7 @@ def _recipe(profile: params.Profile) -> dict[str, Any]:
         "quarto": quarto(),
         "files": {paths.shown(path): manifest.digest(path) for path in [*sources, *_notebooks(profile)]},
     }
-    return manifest.recipe("report", parameters, [build / "comparison", build / "attention"], code="report")
+    return manifest.recipe("report", parameters, [build / name for name in prose.RESULTS], code="report")
 
 
 def notebook_titles(profile: params.Profile) -> dict[str, str]:
@@ -91,7 +91,12 @@ def notebook_titles(profile: params.Profile) -> dict[str, str]:
         for name, items in by_stage.items()
         for item in items
     }
-    return titles | {"compare": "Compare all arms", "attention-visualize": "Attention inside the students"}
+    return titles | {
+        "compare": "Compare all arms",
+        "attention-visualize": "Attention inside the students",
+        "audit": "Audit of the released logs",
+        "claims": "The claims of the paper",
+    }
 
 
 def _notebooks(profile: params.Profile) -> list[Path]:

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pandas as pd
 
 from response_priming import params
-from response_priming.extraction import RULES, same_number
+from response_priming.extraction import RULES
 
 
 def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate) -> pd.DataFrame:
@@ -21,11 +21,12 @@ def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generat
         answered: `problem_id`, `sample`, `finished` and `text` of every response, a problem's samples in their order.
         right: the right answer by problem id.
     """
-    answers = [RULES[run.answer_rule](text) for text in answered["text"]]
-    table = answered[["problem_id", "sample", "finished"]].assign(answer=pd.Series(answers, answered.index, "str"))
-    table["right"] = [
-        same_number(answer, right[name]) for answer, name in zip(answers, answered["problem_id"], strict=True)
-    ]
+    answers = [right[name] for name in answered["problem_id"]]
+    verdicts = RULES[run.answer_rule].verdicts(list(answered["text"]), answers)
+    table = answered[["problem_id", "sample", "finished"]].assign(
+        answer=pd.Series([extracted for extracted, _ in verdicts], answered.index, "str"),
+        right=[is_right for _, is_right in verdicts],
+    )
     table["kept"] = (table["finished"] | (not run.keep_finished)) & (table["right"] | (not run.keep_right))
     if run.samples > 1:
         left = table[table["kept"]]

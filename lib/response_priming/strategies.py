@@ -11,13 +11,13 @@ import seaborn as sns
 import yaml
 from matplotlib.axes import Axes
 
-from response_priming import evaluate, figures, manifest, params, paths, problems, responses
+from response_priming import figures, manifest, params, paths, problems, responses, scoring
 
 MEASURES = {"confidence": "Confidence", "entropy": "Entropy (nats)"}
 
 
 def answers(run: params.GenerateRun) -> pd.DataFrame:
-    """The graded first responses (see `evaluate.grade_teacher`) of this run's strategy and of the others made alike.
+    """The graded first responses (see `scoring.grade_teacher`) of this run's strategy and of the others made alike.
 
     Others are those of the profile whose responses exist and differ in the strategy alone. Columns of their own:
     `strategy`, and `title`, its printed name.
@@ -28,7 +28,7 @@ def answers(run: params.GenerateRun) -> pd.DataFrame:
         folder = run.output / "responses" / strategy
         if _made_alike(folder, run.output / "responses" / run.strategy):
             first = responses.read(folder).query("sample == 0")
-            graded = evaluate.grade_teacher(first, asked)
+            graded = scoring.grade_teacher(first, asked, run.answer_rule)
             tables.append(graded.assign(strategy=strategy, title=figures.title(strategy)))
     return pd.concat(tables, ignore_index=True)
 
@@ -52,13 +52,13 @@ def published_confidence() -> dict[str, float]:
 
 
 def table(answered: pd.DataFrame, rule: str) -> pd.DataFrame:
-    """One row a strategy: `evaluate.summary`, means of `confidence`, `entropy` and `covered`, and the published
+    """One row a strategy: `scoring.summary`, means of `confidence`, `entropy` and `covered`, and the published
     confidence, NaN where there is none."""
     published = published_confidence()
     return pd.DataFrame(
         {
             "title": rows["title"].iloc[0],
-            **evaluate.summary(rows, rule),
+            **scoring.summary(rows, rule),
             **rows[["confidence", "entropy", "covered"]].mean().to_dict(),
             "published_confidence": published.get(str(strategy), np.nan),
         }

@@ -1,0 +1,196 @@
+"""Stage claims: what the paper claims, what the audit of its logs supports, and what this profile's run measured.
+
+Each claim has one verdict, by a rule fixed here before any run: supported; not testable here, where what the rule needs
+was not run or no outcome could have satisfied it; not supported, which is everything else.
+
+- A gain of one arm over another (prompting, distillation): supported if `verdicts.significant` holds, that is, its 95 %
+  interval lies above 0 and its Holm-corrected McNemar p is below 0.05; not testable if the two differ on fewer than six
+  problems. Of several primed arms the most accurate one is taken, and p is corrected for all of them.
+- The relative gain: the same, and the interval of the relative gain reaches the claimed value.
+- The order of the arms, and attention that follows accuracy: supported if Spearman's rank correlation over arms has the
+  published sign and an exact permutation p below 0.05 (for attention, of the entropy and of the diagonal); not
+  testable with fewer than five arms, where no p can be as small, or where all are equal.
+- The teacher's confidence: supported if its mean over the problems is lower under the prompt than without, and the p of
+  the paired t-test is below 0.05.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from response_priming import audit, compare, figures, manifest, params, recount, responses, scoring, tables, verdicts
+from response_priming.verdicts import FEWEST_DISAGREEMENTS, SIGNIFICANT, UNPRIMED
+
+SUPPORTED, UNSUPPORTED, UNTESTABLE = VERDICTS = ("supported", "not supported", "not testable here")
+FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
+BEST = "ground-truth"
+METRICS = ("entropy", "diagonal")
+COLUMNS: dict[str, tuple[str, Any]] = {
+    "claim": ("claim of the paper", None),
+    "audit": ("what its logs say", None),
+    "here": ("measured here", None),
+    "verdict": ("verdict", None),
+}
+Found = tuple[str, str]  # what was measured, in words, and the verdict
+ABSENT: Found = ("not run", UNTESTABLE)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """`table`: a row a claim, with the columns of `COLUMNS`; `variables`: how many have which verdict, for prose."""
+
+    table: pd.DataFrame
+    variables: dict[str, str]
+
+    def shown(self) -> Styler:
+        """The table as the paper prints it."""
+        return figures.printed(self.table, "claims", COLUMNS)
+
+
+def claims(run: params.ClaimsRun) -> Claims:
+    """The verdicts on all claims; computed unless they are there already.
+
+    Raises:
+        InputError: the audit was not made yet. What else is missing makes a claim not testable.
+    """
+    folder = run.output / "claims"
+    inputs = [run.build / name for name in ("audit", "comparison", "attention")]
+    inputs += [run.build / "responses" / strategy for strategy in (UNPRIMED, "confidence")]
+    there = [path for path in inputs if path.name == "audit" or (path / manifest.FILE).exists()]
+    recipe = manifest.recipe("claims", run.model_dump(exclude={"profile", "data_dir"}), there, code="claims")
+    if not manifest.is_current(folder, recipe):
+        table = _table(run, {path.name for path in there})
+        texts = {
+            f"claims_{verdict.replace(' ', '_')}": str((table["verdict"] == verdict).sum()) for verdict in VERDICTS
+        }
+        with manifest.writing(folder, recipe) as aside:
+            table.to_csv(aside / "claims.csv", index=False)
+            texts["claims_total"] = str(len(table))
+            (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
+    return Claims(
+        pd.read_csv(folder / "claims.csv", keep_default_na=False),
+        json.loads((folder / "variables.json").read_text(encoding="utf-8")),
+    )
+
+
+def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
+    facts = audit.published()
+    texts = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
+    found = dict.fromkeys(facts["claims"], ABSENT)
+    if "comparison" in there:
+        compared = compare.compare(run)
+        found |= gain_claims(compared.gains, facts["relative_gain"])
+        found["over-fine-tuning"] = gain(over_fine_tuning(compare.read_scores(run), run.rule, seed=run.seed))
+        measured = compared.accuracy.set_index("arm")["accuracy"]
+        printed = {arm: values["readme_accuracy"] for arm, values in facts["arms"].items()}
+        found["order"] = follows({"README's accuracy": pd.Series(printed)}, measured, sign=1)
+        if "attention" in there:
+            heads = pd.read_parquet(run.build / "attention" / "metrics.parquet")
+            means = heads[heads["arm"] != params.UNDISTILLED].groupby("arm")[list(METRICS)].mean()
+            found["attention"] = follows({name: means[name] for name in METRICS}, measured, sign=-1)
+    if {UNPRIMED, "confidence"} <= there:
+        found["teacher-confidence"] = confidence(
+            *(responses.read(run.build / "responses" / strategy) for strategy in (UNPRIMED, "confidence"))
+        )
+    entries = facts["claims"].items()
+    names = {key.removeprefix("released_"): text for key, text in texts.items()}
+    return pd.DataFrame(
+        {
+            "claim": entry["claim"].format_map(names),
+            "audit": entry["audit"].format_map(names),
+            "here": found[name][0],
+            "verdict": found[name][1],
+        }
+        for name, entry in entries
+    )
+
+
+# --- the rules ---
+
+
+def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
+    """The claims that rows of `tables.gains` decide."""
+    primed = gains[(gains["baseline"] == UNPRIMED) & ~gains["arm"].isin(params.CONTROLS)]
+    unprimed = gains[(gains["baseline"] == params.UNDISTILLED) & (gains["arm"] == UNPRIMED)]
+    return {
+        "priming": gain(primed),
+        "relative-gain": relative_gain(primed[primed["arm"] == BEST], claimed),
+        "distillation": gain(unprimed),
+    }
+
+
+def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
+    """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
+    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
+    primed = [arm for arm in right if arm not in (*params.CONTROLS, UNPRIMED) and params.FINE_TUNED in right]
+    baseline = {"baseline": params.FINE_TUNED, "baseline_title": figures.title(params.FINE_TUNED)}
+    rows = [
+        {"arm": arm, "title": figures.title(arm), **baseline}
+        | tables.paired(right[arm], right[params.FINE_TUNED], seed=seed)
+        for arm in primed
+    ]
+    return pd.DataFrame(rows).assign(p_holm=multipletests([row["p"] for row in rows], method="holm")[1] if rows else [])
+
+
+def gain(rows: pd.DataFrame) -> Found:
+    """The largest of several gains over one baseline."""
+    if rows.empty:
+        return ABSENT
+    row: Any = rows.iloc[int(rows["points"].argmax())]
+    text = (
+        f"{row['title']} over {row['baseline_title']}: {row['points']:+.1f} points "
+        f"({verdicts.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "
+        f"p (Holm) {verdicts.p_value(row['p_holm'])}"
+    )
+    if row["differ"] < FEWEST_DISAGREEMENTS:
+        return text, UNTESTABLE
+    return text, SUPPORTED if verdicts.significant(row) else UNSUPPORTED
+
+
+def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
+    """One gain, which must also reach a claimed relative one."""
+    text, verdict = gain(rows)
+    if rows.empty:
+        return ABSENT
+    row: Any = rows.iloc[0]
+    ends = verdicts.interval(100 * row["relative_low"], 100 * row["relative_high"])
+    reached = row["relative_high"] >= claimed
+    return (
+        f"{text}; relative: {row['relative']:+.1%} ({ends} %)",
+        UNSUPPORTED if verdict == SUPPORTED and not reached else verdict,
+    )
+
+
+def follows(quantities: Mapping[str, "pd.Series[float]"], measured: "pd.Series[float]", *, sign: int) -> Found:
+    """Whether quantities (name -> arm -> value) rise (sign 1) or fall (sign -1) with the measured accuracy."""
+    parts, verdict = [], SUPPORTED
+    for name, values in quantities.items():
+        pairs = pd.concat([values, measured], axis=1, join="inner").to_numpy(float)
+        if len(pairs) < FEWEST_ARMS or (pairs == pairs[0]).all(axis=0).any():
+            return f"{len(pairs)} arms", UNTESTABLE
+        rho, p = recount.rank_correlation(*pairs.T)
+        parts.append(f"rank correlation with {name} {rho:+.2f}, p {verdicts.p_value(p)}")
+        if sign * rho <= 0 or p >= SIGNIFICANT:
+            verdict = UNSUPPORTED
+    return f"{len(pairs)} arms: {'; '.join(parts)}", verdict
+
+
+def confidence(unprompted: pd.DataFrame, prompted: pd.DataFrame) -> Found:
+    """The teacher's confidence (see `responses.summarise`) with the prompt that asks for a double check, against without;
+    the first response to each problem counts."""
+    before, after = (one.query("sample == 0").set_index("problem_id")["confidence"] for one in (unprompted, prompted))
+    change = (after - before).dropna()
+    test = stats.ttest_1samp(change, 0.0)
+    low, high = test.confidence_interval(0.95)
+    text = (
+        f"mean probability of the teacher's most likely token: {after.mean():.3f} with the prompt, "
+        f"{before.mean():.3f} without; difference {change.mean():+.3f} ({low:+.3f} to {high:+.3f}), "
+        f"{len(change)} problems, p {verdicts.p_value(test.pvalue)}"
+    )
+    return text, SUPPORTED if change.mean() < 0 and test.pvalue < SIGNIFICANT else UNSUPPORTED

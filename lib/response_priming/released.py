@@ -1,0 +1,136 @@
+"""The response logs released with Goyal et al. 2024 (arXiv 2412.17846), read from a folder and checked.
+
+A log is a CSV file with one row a problem of GSM8K's test split: `question`; `model_answer`, the response as text;
+`model_output_tokens`, its length; `model_max_tokens`, whether it ran into the cap; and `correct`, the released grading.
+The log of the confidence arm was released raw: without `correct`, and with the question still before each response.
+The logs carry no licence, so the project reads a copy of the user's and keeps none.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from response_priming.errors import InputError
+from response_priming.problems import FINAL_ANSWER
+
+SOURCE = "folder assessment/logs of github.com/alonso130r/knowledge-distillation at commit b869e93"
+REFERENCE = "extracted_true_answers.csv"
+LOGS = {
+    "undistilled": "no-distil.csv",
+    "fine-tuned": "no-distil-fine-tune.csv",
+    "none": "base-KD.csv",
+    "teacher": "teacher-KD.csv",
+    "ground-truth": "ai-KD.csv",
+    "confidence": "reversekl-KD-raw.csv",
+}
+_COLUMNS = ["question", "model_answer", "model_output_tokens", "model_max_tokens"]
+_BOOLEANS = {"True": True, "False": False}
+_BLANK_BEFORE_MARK = re.compile(r" (?=[.,?!])")
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Digests of the files; `InputError` where one is missing."""
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in _files(folder).values()}
+
+
+def read(folder: Path) -> dict[str, pd.DataFrame]:
+    """Each arm's log, one row a problem, in the order of the reference answers.
+
+    Columns: `question`, `answer` (the right number), `response` (without the question, stripped), `tokens`, `capped`
+    (it ran into the cap), and, except for the raw log, `graded` (the released verdict, True or False).
+
+    Raises:
+        InputError: the folder or a file is missing, a column or a row is missing, doubled or malformed.
+    """
+    files = _files(folder)
+    answers = _answers(files[REFERENCE])
+    return {arm: _log(files[name], answers) for arm, name in LOGS.items()}
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files of the folder by name, all there."""
+    files = {name: folder / name for name in (REFERENCE, *LOGS.values())}
+    expected = f"expected there: {', '.join(files)} ({SOURCE})"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; {expected}")
+    for file in files.values():
+        if not file.is_file():
+            raise InputError(f"{file}: no such file; {expected}")
+    return files
+
+
+def _answers(file: Path) -> dict[str, str]:
+    """The right number of each question."""
+    answers = {}
+    for row, (question, solution) in enumerate(_table(file, ["question", "answer"])[["question", "answer"]].values, 1):
+        final = FINAL_ANSWER.search(solution.strip())
+        if not final:
+            raise InputError(f"{file}: row {row}: answer = {solution[-40:]!r}: must end in `#### NUMBER`")
+        answers[question] = final[1].replace(",", "")
+    return answers
+
+
+def _log(file: Path, answers: dict[str, str]) -> pd.DataFrame:
+    table = _table(file, _COLUMNS)
+    if len(table) != len(answers):
+        raise InputError(f"{file}: {len(table)} rows; must be {len(answers)}, one for each row of {REFERENCE}")
+    for row, question in enumerate(table["question"], start=1):
+        if question not in answers:
+            raise InputError(f"{file}: row {row}: question = {question[:40]!r}...: not in {REFERENCE}")
+    _require_whole(file, table["model_output_tokens"])
+    raw = "correct" not in table
+    log = pd.DataFrame(
+        {
+            "question": table["question"],
+            "answer": table["question"].map(answers),
+            "response": [
+                (_without(question, text) if raw else text).strip()
+                for question, text in zip(table["question"], table["model_answer"], strict=True)
+            ],
+            "tokens": table["model_output_tokens"].astype(float).astype(int),
+            "capped": _booleans(file, table["model_max_tokens"]),
+        }
+    )
+    if not raw:
+        log["graded"] = _booleans(file, table["correct"])
+    return log.set_index("question").loc[list(answers)].reset_index()
+
+
+def _table(file: Path, columns: list[str]) -> pd.DataFrame:
+    """The file as text, with at least these columns and no question twice. Rows count from 1, below the header."""
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a CSV file in UTF-8: {' '.join(str(error).split())}") from None
+    for column in columns:
+        if column not in table:
+            raise InputError(f"{file}: no column {column!r}; columns: {', '.join(map(str, table))}")
+    doubled = table["question"].duplicated()
+    if doubled.any():
+        row = int(doubled.argmax())
+        first = int((table["question"] == table["question"][row]).argmax())
+        raise InputError(f"{file}: row {row + 1}: question repeats that of row {first + 1}; each must occur once")
+    return table
+
+
+def _require_whole(file: Path, column: pd.Series) -> None:
+    for row, value in enumerate(column, start=1):
+        if not re.fullmatch(r"\d+(\.0)?", value):
+            raise InputError(f"{file}: row {row}: {column.name} = {value!r}: must be a whole number")
+
+
+def _booleans(file: Path, column: pd.Series) -> list[bool]:
+    for row, value in enumerate(column, start=1):
+        if value not in _BOOLEANS:
+            raise InputError(f"{file}: row {row}: {column.name} = {value!r}: must be True or False")
+    return [_BOOLEANS[value] for value in column]
+
+
+def _without(question: str, text: str) -> str:
+    """The text behind its question, which decoding may have changed: it drops blanks before punctuation."""
+    for form in (question, _BLANK_BEFORE_MARK.sub("", question)):
+        if text.startswith(form):
+            return text[len(form) :]
+    return text
