@@ -182,8 +182,8 @@ def follows(quantities: Mapping[str, "pd.Series[float]"], measured: "pd.Series[f
 
 
 def confidence(unprompted: pd.DataFrame, prompted: pd.DataFrame) -> Found:
-    """The teacher's confidence (see `responses.summarise`) with the prompt that asks for a double check, against without;
-    the first response to each problem counts."""
+    """The teacher's confidence (see `responses.summarise`) with the prompt that asks for a double check, against
+    without; the first response to each problem counts."""
     before, after = (one.query("sample == 0").set_index("problem_id")["confidence"] for one in (unprompted, prompted))
     change = (after - before).dropna()
     test = stats.ttest_1samp(change, 0.0)
