@@ -6,7 +6,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import engines, evaluate, models, params, paths
+from response_priming import engines, evaluate, params, paths
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 
@@ -25,11 +25,9 @@ class Engine:
     """Answers every prompt with 7 and remembers what it was asked, in an order of its own."""
 
     asked: list[list[int]] = []
+    tokenizer = CharacterTokenizer()
 
-    def __init__(self, *_, **__):
-        pass
-
-    def respond(self, prompts, *, max_tokens, top_k=0):  # noqa: ARG002
+    def respond(self, prompts, *, max_tokens):  # noqa: ARG002
         Engine.asked = prompts
         for index in reversed(range(len(prompts))):
             yield index, engines.Response([1] * (index + 1), f"{index}. so\n#### 7", index % 2 == 0)
@@ -40,13 +38,12 @@ def loaded(tmp_path, monkeypatch):
     """Fakes in place of model and engine; the adapters that were loaded."""
     adapters = []
 
-    def load_student(_, adapter):
-        adapters.append(adapter)
-        return None, CharacterTokenizer()
+    def open_engine(_, setup):
+        adapters.append(setup.adapter)
+        return Engine()
 
     monkeypatch.setattr(paths, "BUILD", tmp_path)
-    monkeypatch.setattr(models, "load_student", load_student)
-    monkeypatch.setattr(engines, "TransformersEngine", Engine)
+    monkeypatch.setattr(engines, "open_engine", open_engine)
     return adapters
 
 

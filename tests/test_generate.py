@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from response_priming import engines, generate, models, params, priming, problems
+from response_priming import engines, generate, models, params, priming, problems, transformers_engine
 
 SIZES = {"n_train": 6, "worked_examples": 2, "response_tokens": 5, "generate_batch": 4, "top_k": 3}
 
@@ -27,9 +27,11 @@ def prompts(run, monkeypatch):
     def respond(_, prompts, *, max_tokens, top_k=0):  # noqa: ARG001
         given.extend(tiny.tokenizer().decode(prompt) for prompt in prompts)
         signal = np.zeros((1, top_k))
-        yield from ((index, engines.Response([1], "a", False, signal, signal)) for index in range(len(prompts)))
+        yield from (
+            (index, engines.Response([1], "a", False, signal, signal, signal[:, 0])) for index in range(len(prompts))
+        )
 
-    monkeypatch.setattr(engines.TransformersEngine, "respond", respond)
+    monkeypatch.setattr(transformers_engine.TransformersEngine, "respond", respond)
     generate.answer(run)
     return given
 
@@ -50,7 +52,9 @@ def test_each_answer_is_the_models_to_its_own_prompt(run):
     for problem in problems.load(run, "train", run.n_train, seed=run.seed):
         chat = priming.messages(problem.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples)
         prompt = priming.encode(tokenizer, chat)
-        ((_, response),) = engines.TransformersEngine(model, tokenizer, batch=1).respond([prompt], max_tokens=5)
+        ((_, response),) = transformers_engine.TransformersEngine(model, tokenizer, batch=1).respond(
+            [prompt], max_tokens=5
+        )
         assert list(answered.loc[problem.id, "tokens"]) == response.tokens
         assert answered.loc[problem.id, "text"] == response.text
         assert answered.loc[problem.id, "prompt_tokens"] == len(prompt)

@@ -1,32 +1,37 @@
 """Engines: token prompts in, responses out as they finish. One interface, so a stage never asks what runs the model."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from tqdm import tqdm
-from transformers import (
-    DynamicCache,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from numpy.typing import ArrayLike, NDArray
+from transformers import PreTrainedTokenizerBase
 
-# A common beginning shorter than this is not worth a forward pass of its own.
-SHORTEST_SHARED_PREFIX = 32
+from response_priming.errors import InputError
+
+LOWEST = float(np.finfo(np.float16).min)
+
+
+class Signal(NamedTuple):
+    """A model's distribution over the next token at each position, at temperature 1; natural logarithms.
+
+    `top_ids` and `top_logprobs` [positions, k]: the k most likely tokens, most likely first; k = vocabulary size is the
+    full distribution. `tail_logprobs` [positions]: the mass of all other tokens. Every value is finite: where nothing
+    is left, it is fp16's most negative number.
+    """
+
+    top_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float16]
+    tail_logprobs: NDArray[np.float16]
 
 
 @dataclass(frozen=True)
 class Response:
     """What a model answered. `tokens` ends with the end-of-sequence token where `finished`; `text` leaves it out.
 
-    `top_ids` and `top_logprobs` [tokens, k] are the k most likely next tokens at each position, most likely first,
-    at temperature 1 (natural logarithm); None where they were not asked for.
+    The last three are its `Signal`, one position a token; None where it was not asked for.
     """
 
     tokens: list[int]
@@ -34,121 +39,85 @@ class Response:
     finished: bool
     top_ids: NDArray[np.int32] | None = field(default=None, repr=False)
     top_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
+    tail_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
 
 
 class Engine(Protocol):
-    """What generate and evaluate need of an engine."""
+    """What the stages need of an engine."""
+
+    tokenizer: PreTrainedTokenizerBase
 
     def respond(
-        self, prompts: Sequence[list[int]], *, max_tokens: int, top_k: int = 0
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_tokens: int,
+        top_k: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> Iterator[tuple[int, Response]]:
-        """Answer greedily; yields (index of the prompt, its response) in the order they finish."""
+        """Answer every prompt; yields (index of the prompt, its response) in the order they finish.
+
+        Args:
+            max_tokens: budget of a response.
+            top_k: tokens of the signal at each position; 0 for none.
+            temperature: 0 decodes greedily; above, tokens are drawn, the same ones for the same seed and prompts. A
+                prompt given several times is answered anew each time. The signal's temperature is always 1.
+
+        Raises:
+            InputError: a prompt and its budget do not fit the model's context.
+        """
+        ...
+
+    def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
+        """The distribution after reading each sequence up to and with each of its tokens.
+
+        Yields (index of the sequence, its signal), one position a token.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""
         ...
 
 
-class TransformersEngine:
-    """Batched greedy decoding by transformers.
+@dataclass(frozen=True)
+class Setup:
+    """Which model an engine runs, and how.
 
-    Prompts of like length share a batch, and the beginning that all prompts share (system message, worked examples) is
-    computed once.
+    `quantization` is `none` or a format of the engine; `batch` is how many prompts are answered at once; `adapter` is a
+    LoRA adapter's folder. Parallel sizes are for `vllm`, `server_url` for `server`.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch: int) -> None:
-        self.model, self.tokenizer, self.batch = model, tokenizer, batch
-        stops = model.generation_config.eos_token_id
-        self.stop_tokens = set(stops) if isinstance(stops, list) else {stops}
-
-    def respond(
-        self, prompts: Sequence[list[int]], *, max_tokens: int, top_k: int = 0
-    ) -> Iterator[tuple[int, Response]]:
-        """See `Engine.respond`."""
-        shared = shared_prefix(prompts)
-        cache = self._prefill(prompts[0][:shared]) if shared else None
-        # Longest first: the batch that needs most memory runs first, and the time left is never underestimated.
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        with tqdm(total=len(prompts), unit="response", mininterval=2, leave=False) as progress:
-            for start in range(0, len(order), self.batch):
-                indices = order[start : start + self.batch]
-                responses = self._respond_batch([prompts[i] for i in indices], shared, cache, max_tokens, top_k)
-                progress.update(len(indices))
-                yield from zip(indices, responses, strict=True)
-
-    @torch.inference_mode()
-    def _prefill(self, prefix: list[int]) -> DynamicCache:
-        ids = torch.tensor([prefix], device=self.model.device)
-        cache = DynamicCache(config=self.model.config)
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache
-
-    @torch.inference_mode()
-    def _respond_batch(
-        self, prompts: list[list[int]], shared: int, cache: DynamicCache | None, max_tokens: int, top_k: int
-    ) -> list[Response]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), int(self.tokenizer.pad_token_id))
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            # The padding sits between the shared beginning, which is already in the cache, and the rest.
-            ids[row, :shared] = torch.tensor(prompt[:shared])
-            ids[row, width - len(prompt) + shared :] = torch.tensor(prompt[shared:])
-            mask[row, :shared] = 1
-            mask[row, width - len(prompt) + shared :] = 1
-        recorder = _TopK(top_k)
-        generate = cast("Callable[..., torch.Tensor]", self.model.generate)
-        output = generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            past_key_values=_repeat(cache, len(prompts)) if cache else None,
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id,
-            logits_processor=LogitsProcessorList([recorder] if top_k else []),
-        )
-        return [self._response(row, tokens, recorder) for row, tokens in enumerate(output[:, width:].tolist())]
-
-    def _response(self, row: int, tokens: list[int], recorder: "_TopK") -> Response:
-        end = next((position for position, token in enumerate(tokens) if token in self.stop_tokens), None)
-        finished = end is not None
-        tokens = tokens[: end + 1] if end is not None else tokens
-        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        return Response(tokens, text, finished, *recorder.of(row, len(tokens)))
+    model: str
+    revision: str | None = None
+    dtype: str = "bfloat16"
+    device: str = "auto"
+    quantization: str = "none"
+    adapter: Path | None = None
+    batch: int = 64
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    server_url: str | None = None
 
 
-ENGINES = {"transformers": TransformersEngine}
+def open_engine(name: str, setup: Setup) -> Engine:
+    """The engine of that name with its model loaded; `InputError` where it is unknown or not installed."""
+    if name not in ENGINES:
+        raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(ENGINES)}")
+    return ENGINES[name](setup)
 
 
-class _TopK(LogitsProcessor):
-    """Records the k most likely tokens of every decoding step, so that vocabulary-sized rows are never kept."""
+def _transformers(setup: Setup) -> Engine:
+    from response_priming.transformers_engine import TransformersEngine
 
-    def __init__(self, k: int) -> None:
-        self.k = k
-        self.ids: list[torch.Tensor] = []
-        self.logprobs: list[torch.Tensor] = []
-
-    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        top = scores.float().log_softmax(-1).topk(min(self.k, scores.shape[-1]))
-        self.ids.append(top.indices.int().cpu())
-        self.logprobs.append(top.values.half().cpu())
-        return scores
-
-    def of(self, row: int, length: int) -> tuple[NDArray[np.int32] | None, NDArray[np.float16] | None]:
-        if not self.k:
-            return None, None
-        ids = torch.stack([step[row] for step in self.ids[:length]])
-        logprobs = torch.stack([step[row] for step in self.logprobs[:length]])
-        return ids.numpy(), logprobs.numpy()
+    return TransformersEngine.open(setup)
 
 
-def shared_prefix(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with; at least one token of each is left over, 0 where it is not worth it."""
-    first, last = min(prompts), max(prompts)
-    limit = min(map(len, prompts)) - 1
-    length = next((i for i in range(limit) if first[i] != last[i]), limit)
-    return length if length >= SHORTEST_SHARED_PREFIX and len(prompts) > 1 else 0
+ENGINES: dict[str, Callable[[Setup], Engine]] = {"transformers": _transformers}
 
 
-def _repeat(cache: DynamicCache, rows: int) -> DynamicCache:
-    """A copy of a one-row cache for a batch; the original stays as it was."""
-    copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(rows)
-    return copied
+def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
+    """A signal from higher precision, rounded to what is stored."""
+    rounded = (np.clip(np.asarray(values, np.float64), LOWEST, 0).astype(np.float16) for values in (logprobs, tails))
+    return Signal(np.asarray(ids, np.int32), *rounded)

@@ -47,10 +47,23 @@ def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
 
 def _answer(run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
     asked = problems.load(run, "test", run.n_test, seed=run.seed)
-    model, tokenizer = models.load_student(run, adapter)
-    engine = engines.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
-    prompts = [priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
+    engine = _engine(run, adapter)
+    prompts = [priming.encode(engine.tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
     return grade(_table(asked, dict(engine.respond(prompts, max_tokens=run.answer_tokens))))
+
+
+def _engine(run: params.EvaluateRun, adapter: Path | None) -> engines.Engine:
+    return engines.open_engine(
+        "transformers",
+        engines.Setup(
+            run.student,
+            revision=run.student_revision,
+            dtype=run.dtype,
+            device=run.device,
+            adapter=adapter,
+            batch=run.evaluate_batch,
+        ),
+    )
 
 
 def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) -> pd.DataFrame:

@@ -32,17 +32,16 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
 
 def _generate(run: params.GenerateRun, folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    model, tokenizer = models.load(run.teacher, revision=run.teacher_revision, dtype=run.dtype, device=run.device)
+    engine = _engine(run)
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
     prefix = priming.prefix_of(run.strategy)
     prompts = [
         priming.encode(
-            tokenizer,
+            engine.tokenizer,
             priming.messages(p.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples),
         )
         for p in asked
     ]
-    engine = engines.ENGINES[run.engine](model, tokenizer, batch=run.generate_batch)
     shard: list[tuple[str, int, engines.Response]] = []
     number = 0
     for index, response in engine.respond(prompts, max_tokens=run.response_tokens, top_k=run.top_k):
@@ -52,3 +51,16 @@ def _generate(run: params.GenerateRun, folder: Path) -> None:
             number, shard = number + 1, []
     if shard:
         responses.write_shard(folder, number, shard)
+
+
+def _engine(run: params.GenerateRun) -> engines.Engine:
+    return engines.open_engine(
+        run.engine,
+        engines.Setup(
+            run.teacher,
+            revision=run.teacher_revision,
+            dtype=run.dtype,
+            device=run.device,
+            batch=run.generate_batch,
+        ),
+    )
