@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from response_priming import distill, engines, losses, manifest, models, paths, priming, problems, responses
+from response_priming import alignment, distill, engines, losses, manifest, models, paths, responses
 from response_priming.errors import InputError
 
 SIZES = {"n_train": 12, "train_batch": 8, "micro_batch": 8, "train_steps": 3, "train_tokens": 400, "warmup_steps": 0}
@@ -30,7 +30,8 @@ def random_response(number, seed=0):
     logprobs -= np.log(np.exp(logprobs).sum(-1, keepdims=True))
     ids = np.stack([random.permutation(len(tiny.VOCABULARY)) for _ in range(length + 1)])[:, :K].astype(np.int32)
     tokens = random.integers(1, 257, length).tolist()
-    return engines.Response([*tokens, 0], "text", True, ids, logprobs[:, :K].astype(np.float16))
+    tail = np.log(np.exp(logprobs[:, K:]).sum(-1))
+    return engines.Response([*tokens, 0], "text", True, *engines.pack(ids, logprobs[:, :K], tail))
 
 
 def write_store(run, ids=None, seed=0):
@@ -47,7 +48,7 @@ def train_ids(run):
 @pytest.fixture
 def store(run):
     write_store(run)
-    return responses.read(run.build / "responses" / "none")
+    return responses.rows(run.build / "responses" / "none")
 
 
 def adapter(run):
@@ -58,82 +59,6 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-# --- examples and batches ---
-
-
-def test_a_kd_arm_learns_the_responses_and_their_signal_from_the_bare_questions(run, store):
-    examples = distill.build_examples(run, tiny.tokenizer(), store)
-    asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    for example, problem, row in zip(examples, asked, store.itertuples(), strict=True):
-        assert example["prompt"] == priming.encode(tiny.tokenizer(), priming.bare(problem.question, run.system_prompt))
-        assert example["target"] == list(row.tokens)
-        assert np.array_equal(example["top_ids"], row.top_ids)
-        assert np.array_equal(example["top_logprobs"], row.top_logprobs)
-
-
-def test_the_fine_tuned_arm_learns_the_worked_solutions(run):
-    examples = distill.build_examples(changed(run, arm="fine-tuned"), tiny.tokenizer(), None)
-    asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    tokenizer = tiny.tokenizer()
-    assert [tokenizer.decode(example["target"]) for example in examples] == [f"{p.worked}<end>" for p in asked]
-    assert {frozenset(example) for example in examples} == {frozenset({"prompt", "target"})}
-
-
-def test_an_example_that_is_too_long_is_named(run, store):
-    with pytest.raises(InputError, match=r"^distill.train_tokens = 20: problem train-0 needs \d+$"):
-        distill.build_examples(changed(run, train_tokens=20), tiny.tokenizer(), store)
-
-
-def test_an_example_of_exactly_the_length_allowed_is_taken(run, store):
-    examples = distill.build_examples(run, tiny.tokenizer(), store)
-    longest = max(len(example["prompt"] + example["target"]) for example in examples)
-    assert len(distill.build_examples(changed(run, train_tokens=longest), tiny.tokenizer(), store)) == 12
-    with pytest.raises(InputError, match="train_tokens"):
-        distill.build_examples(changed(run, train_tokens=longest - 1), tiny.tokenizer(), store)
-
-
-def test_a_response_to_another_problem_is_refused(run):
-    write_store(run, [*train_ids(run)[:-1], "train-99"])
-    with pytest.raises(InputError, match=r"^responses/none: problem train-99 is not among the 12 of train$"):
-        distill.train(run)
-
-
-BATCH = [
-    {"prompt": [5, 6, 7], "target": [8, 0]},
-    {"prompt": [9], "target": [1, 2, 3, 0]},
-    {"prompt": [4, 4], "target": [0]},
-]
-
-
-def test_targets_begin_in_one_column_and_keep_their_end_though_it_is_also_padding():
-    padded = distill.collate(BATCH, pad=0)
-    ignored = losses.IGNORED
-    assert padded["input_ids"].tolist() == [[5, 6, 7, 8, 0, 0, 0], [0, 0, 9, 1, 2, 3, 0], [0, 4, 4, 0, 0, 0, 0]]
-    assert padded["labels"].tolist() == [[8, 0, ignored, ignored], [1, 2, 3, 0], [0, ignored, ignored, ignored]]
-
-
-def test_padding_is_neither_attended_nor_counted_as_a_position():
-    padded = distill.collate(BATCH, pad=0)
-    assert padded["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 0, 0, 0]]
-    for row, mask, example in zip(padded["position_ids"], padded["attention_mask"], BATCH, strict=True):
-        assert row[mask.bool()].tolist() == list(range(len(example["prompt"] + example["target"])))
-
-
-def test_signals_stand_at_their_tokens():
-    batch = [example | {"top_ids": np.full((len(example["target"]), 2), 3)} for example in BATCH]
-    batch = [example | {"top_logprobs": np.full(example["top_ids"].shape, -1.5, np.float16)} for example in batch]
-    padded = distill.collate(batch, pad=0)
-    scored = padded["labels"] != losses.IGNORED
-    assert padded["top_ids"].shape == padded["top_logprobs"].shape == (3, 4, 2)
-    assert (padded["top_ids"][scored] == 3).all()
-    assert (padded["top_logprobs"][scored] == -1.5).all()
-
-
-def test_labels_are_the_targets_and_no_prompt_token():
-    labels = distill.collate(BATCH, pad=0)["labels"]
-    assert labels[labels != losses.IGNORED].tolist() == [token for example in BATCH for token in example["target"]]
-
-
 # --- the loss ---
 
 
@@ -142,12 +67,10 @@ def by_hand(run, examples):
     model = tiny.llama()
     hard = soft = tokens = 0.0
     for example in examples:
-        prompt, target = example["prompt"], example["target"]
         with torch.inference_mode():
-            logprobs = model(torch.tensor([prompt + target])).logits[0].double().log_softmax(-1)
-        for place, token in enumerate(target):
-            # The prediction for the token at `len(prompt) + place` is read one position earlier.
-            student = logprobs[len(prompt) + place - 1]
+            logprobs = model(torch.tensor([example["input_ids"]])).logits[0].double().log_softmax(-1)
+        for place, (position, token) in enumerate(zip(example["positions"], example["labels"], strict=True)):
+            student = logprobs[position]
             hard -= student[token].item()
             tokens += 1
             if "top_ids" in example:
@@ -161,14 +84,14 @@ def by_hand(run, examples):
 def test_the_first_steps_loss_is_the_bare_models_by_hand(run, store):
     run = changed(run, train_batch=12, micro_batch=4, train_steps=1, alpha=0.3)
     first = distill.train(run).iloc[0]
-    expected = by_hand(run, distill.build_examples(run, tiny.tokenizer(), store))
+    expected = by_hand(run, alignment.build_examples(run, tiny.tokenizer(), store))
     assert {key: first[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_fine_tuned_arms_loss_is_the_hard_one_alone(run):
     run = changed(run, arm="fine-tuned", train_batch=12, micro_batch=12, train_steps=1, alpha=0.3)
     first = distill.train(run).iloc[0]
-    expected = by_hand(run, distill.build_examples(run, tiny.tokenizer(), None))["hard"]
+    expected = by_hand(run, alignment.build_examples(run, tiny.tokenizer(), None))["hard"]
     assert (first["hard"], first["loss"]) == pytest.approx((expected, expected), rel=1e-4)
     assert np.isnan(first["soft"])
 

@@ -7,25 +7,16 @@ predicted from the position before it, the closing end-of-sequence token include
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from response_priming import losses, manifest, models, params, priming, problems, responses
+from response_priming import alignment, losses, manifest, models, params, problems, responses
 from response_priming.errors import InputError
 
-Example = dict[str, Any]
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate")
 
 
@@ -62,7 +53,7 @@ def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
 def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) -> None:
     set_seed(seed)
     base, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
-    examples = build_examples(run, tokenizer, responses.read(store) if store else None)
+    examples = alignment.build_examples(run, tokenizer, responses.rows(store) if store else None)
     model = get_peft_model(base, lora_config(run, base))
     recorder = _Curve(run.train_steps, has_teacher=store is not None)
     trainer = DistillTrainer(
@@ -86,7 +77,7 @@ def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) 
             seed=seed,
         ),
         train_dataset=cast("Any", examples),
-        data_collator=lambda batch: collate(batch, int(cast("int", tokenizer.pad_token_id))),
+        data_collator=lambda batch: alignment.collate(batch, int(cast("int", tokenizer.pad_token_id))),
         optimizer_cls_and_kwargs=optimizer_of(run),
         callbacks=[recorder],
     )
@@ -122,74 +113,6 @@ def optimizer_of(run: params.DistillRun) -> tuple[type[torch.optim.Optimizer], d
     return torch.optim.AdamW, common
 
 
-def build_examples(
-    run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: pd.DataFrame | None
-) -> list[Example]:
-    """One training example a problem: `prompt` and `target` token ids and, with a teacher, `top_ids`, `top_logprobs`.
-
-    Args:
-        answered: the teacher's responses (see `responses.read`), or None for the fine-tuned arm, whose responses are
-            the dataset's solutions without calculator marks.
-
-    Raises:
-        InputError: an example is longer than `train_tokens`, or a response's problem is not in the training split.
-    """
-    asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
-    rows = answered.to_dict("records") if answered is not None else [{"problem_id": key} for key in asked]
-    examples = []
-    for row in rows:
-        if row["problem_id"] not in asked:
-            raise InputError(
-                f"responses/{run.arm}: problem {row['problem_id']} is not among the {run.n_train} of train"
-            )
-        problem = asked[row["problem_id"]]
-        example: Example = {"prompt": priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))}
-        if answered is None:
-            example["target"] = priming.encode_response(tokenizer, problem.worked)
-        else:
-            example |= {"target": list(row["tokens"]), "top_ids": row["top_ids"], "top_logprobs": row["top_logprobs"]}
-        length = len(example["prompt"]) + len(example["target"])
-        if length > run.train_tokens:
-            raise InputError(f"distill.train_tokens = {run.train_tokens}: problem {problem.id} needs {length}")
-        examples.append(example)
-    return examples
-
-
-def collate(batch: list[Example], pad: int) -> dict[str, Tensor]:
-    """Prompts padded on the left and targets on the right, so that every target begins in the same column.
-
-    Then the last columns' logits are all that the loss needs, and the head is computed for those alone. Returns, for
-    the tokens that the student reads, `input_ids`, `attention_mask` and `position_ids` [batch, prompt + target];
-    `labels` [batch, target], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token);
-    and with a teacher `top_ids`, `top_logprobs` [batch, target, k].
-    """
-    left, right = (max(len(row[part]) for row in batch) for part in ("prompt", "target"))
-    inputs = torch.full((len(batch), left + right), pad)
-    attention = torch.zeros_like(inputs)
-    labels = torch.full((len(batch), right), losses.IGNORED)
-    for index, row in enumerate(batch):
-        prompt, target = row["prompt"], row["target"]
-        inputs[index, left - len(prompt) : left + len(target)] = torch.tensor([*prompt, *target])
-        attention[index, left - len(prompt) : left + len(target)] = 1
-        labels[index, : len(target)] = torch.tensor(target)
-    padded = {
-        "input_ids": inputs,
-        "attention_mask": attention,
-        "position_ids": (attention.cumsum(-1) - 1).clamp(min=0),
-        # The trainer counts tokens by `shift_labels`, as they are; by `labels` alone it would leave out the first
-        # column, which models that shift inside their loss never score.
-        "labels": labels,
-        "shift_labels": labels,
-    }
-    if "top_ids" in batch[0]:
-        for key, dtype in (("top_ids", np.int64), ("top_logprobs", np.float32)):
-            signal = np.zeros((len(batch), right, batch[0][key].shape[1]), dtype)
-            for index, row in enumerate(batch):
-                signal[index, : len(row[key])] = row[key]
-            padded[key] = torch.from_numpy(signal)
-    return padded
-
-
 class DistillTrainer(Trainer):
     """The Hugging Face trainer with the distillation objective.
 
@@ -213,15 +136,15 @@ class DistillTrainer(Trainer):
     ) -> Tensor:
         """The step's share of the objective: sums over this micro-batch's response tokens / tokens of the step."""
         labels = inputs["labels"]
-        read = {key: inputs[key] for key in ("input_ids", "attention_mask", "position_ids")}
-        # One position more than labels: the last prompt token predicts the first label, the last label nothing.
-        logits = model(**read, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
+        read = {key: inputs[key] for key in ("input_ids", "attention_mask")}
+        rows = torch.arange(len(labels), device=labels.device)[:, None]
+        logits = model(**read).logits[rows, inputs["positions"]]
         tokens = cast("int", num_items_in_batch)
         hard = losses.hard_loss(logits, labels) / tokens
         self._sums["hard"] += hard.item()
         if "top_ids" not in inputs:
             return hard
-        teacher = inputs["top_ids"], inputs["top_logprobs"], labels != losses.IGNORED
+        teacher = inputs["top_ids"], inputs["top_logprobs"], inputs["scored"]
         divergence, temperature = self.run.divergence, self.run.kd_temperature
         soft = losses.soft_loss(logits, *teacher, divergence=divergence, temperature=temperature) / tokens
         self._sums["soft"] += soft.item()

@@ -7,6 +7,7 @@ logarithm, temperature 1), flattened row by row from [tokens, k]. Plain pandas r
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ def write_shard(folder: Path, number: int, rows: Iterable[tuple[str, int, Respon
             "finished": response.finished,
             "top_ids": response.top_ids.ravel() if response.top_ids is not None else None,
             "top_logprobs": response.top_logprobs.ravel() if response.top_logprobs is not None else None,
+            "tail_logprobs": response.tail_logprobs,
         }
         for problem_id, prompt_tokens, response in rows
     )
@@ -48,6 +50,11 @@ def read(folder: Path) -> pd.DataFrame:
             flat.reshape(len(tokens), -1) for flat, tokens in zip(frame[column], frame["tokens"], strict=True)
         ]
     return frame
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The responses that train, one mapping each (see `read`)."""
+    return [{str(key): value for key, value in row.items()} for row in read(folder).to_dict("records")]
 
 
 def confidence(answered: pd.DataFrame) -> pd.Series:
