@@ -86,9 +86,9 @@ def test_a_response_to_another_problem_is_refused(run):
 # --- batches ---
 
 BATCH = [
-    {"input_ids": [5, 6, 7, 8], "positions": [2, 3], "labels": [8, 0]},
-    {"input_ids": [9, 1], "positions": [0, 1], "labels": [1, IGNORED]},
-    {"input_ids": [4, 4], "positions": [1], "labels": [0]},
+    {"problem_id": "train-0", "input_ids": [5, 6, 7, 8], "positions": [2, 3], "labels": [8, 0]},
+    {"problem_id": "train-0", "input_ids": [9, 1], "positions": [0, 1], "labels": [1, IGNORED]},
+    {"problem_id": "train-0", "input_ids": [4, 4], "positions": [1], "labels": [0]},
 ]
 
 

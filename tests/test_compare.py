@@ -51,15 +51,18 @@ def write_student(arm):
 def write_responses(strategy, **changed):
     asked = problems.load(PROFILE.problems, "train", PROFILE.problems.n_train, seed=0)
     run = PROFILE.run("generate", strategy=strategy)
-    top = np.zeros((3, 2), np.int32), np.zeros((3, 2), np.float16)
+    top = np.zeros((3, 2), np.int32), np.zeros((3, 2), np.float16), np.zeros(3, np.float16)
     rows = [
-        (p.id, 5, engines.Response([1, 2, 0], f"#### {p.answer if number % 4 else 0}", True, *top))
+        responses.Answered(
+            p.id, 0, p.id, 5, engines.Response([1, 2, 0], f"#### {p.answer if number % 4 else 0}", True, *top)
+        )
         for number, p in enumerate(asked)
     ]
     parameters = run.model_dump(exclude={"profile", "n_test"}) | changed
     recipe = manifest.recipe("generate", parameters, [], code="generate")
     with manifest.writing(run.build / "responses" / strategy, recipe) as folder:
-        responses.write_shard(folder, 0, reversed(rows))
+        responses.write_shard(folder / responses.shard_name(0), rows[::-1], vocabulary=2)
+        pd.DataFrame({"kept": [True] * len(rows)}).to_parquet(folder / responses.KEPT)
 
 
 @pytest.fixture(scope="module")

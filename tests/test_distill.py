@@ -36,9 +36,13 @@ def random_response(number, seed=0):
 
 def write_store(run, ids=None, seed=0):
     """Responses to the train problems, as the generate stage leaves them."""
-    rows = [(name, 9, random_response(number, seed)) for number, name in enumerate(ids or train_ids(run))]
+    rows = [
+        responses.Answered(name, 0, name, 9, random_response(number, seed))
+        for number, name in enumerate(ids or train_ids(run))
+    ]
     with manifest.writing(run.build / "responses" / run.arm, {}) as aside:
-        responses.write_shard(aside, 0, rows)
+        responses.write_shard(aside / responses.shard_name(0), rows, vocabulary=len(tiny.VOCABULARY))
+        pd.DataFrame({"kept": [True] * len(rows)}).to_parquet(aside / responses.KEPT)
 
 
 def train_ids(run):
@@ -48,7 +52,7 @@ def train_ids(run):
 @pytest.fixture
 def store(run):
     write_store(run)
-    return responses.rows(run.build / "responses" / "none")
+    return responses.dataset(run.build / "responses" / "none")
 
 
 def adapter(run):

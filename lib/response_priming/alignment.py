@@ -59,7 +59,12 @@ class Examples(Dataset[Example]):
         }
         if self.answered is None:
             return example
-        return example | {"scored": [True] * len(target)} | {key: self.answered[index][key] for key in SIGNAL}
+        row = self.answered[index]
+        # The store's signal is flat; a dense one has neither ids nor a tail.
+        signal = {key: np.reshape(row[key], (len(target), -1)) for key in SIGNAL if key in row}
+        if "tail_logprobs" in signal:
+            signal["tail_logprobs"] = signal["tail_logprobs"][:, 0]
+        return example | {"scored": [True] * len(target)} | signal
 
     def _prompt(self, index: int) -> list[int]:
         question = self.asked[self.order[index]].question
@@ -86,16 +91,16 @@ def build_examples(
     return Examples(run, tokenizer, answered)
 
 
-def collate(batch: Sequence[Example], pad: int) -> dict[str, Tensor]:
+def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
     """A batch, padded on the right.
 
     Returns `input_ids` and `attention_mask` [batch, tokens]; `positions` [batch, n], 0 where padded; `labels` [batch,
-    n], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token); and with a teacher
-    `scored` [batch, n], `top_ids` and `top_logprobs` [batch, n, k], `tail_logprobs` [batch, n].
+    n], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token); `problem_ids` [batch];
+    and with a teacher `scored` [batch, n], `top_ids` and `top_logprobs` [batch, n, k], `tail_logprobs` [batch, n].
     """
     ids = [row["input_ids"] for row in batch]
     labels = _pad([row["labels"] for row in batch], np.int64, losses.IGNORED)
-    padded = {
+    padded: dict[str, Any] = {
         "input_ids": _pad(ids, np.int64, pad),
         "attention_mask": _pad([[1] * len(row) for row in ids], np.int64),
         "positions": _pad([row["positions"] for row in batch], np.int64),
@@ -103,10 +108,11 @@ def collate(batch: Sequence[Example], pad: int) -> dict[str, Tensor]:
         # column, which models that shift inside their loss never score.
         "labels": labels,
         "shift_labels": labels,
+        "problem_ids": [row["problem_id"] for row in batch],
     }
     if "scored" in batch[0]:
         padded["scored"] = _pad([row["scored"] for row in batch], np.bool_)
-        padded |= {key: _pad([row[key] for row in batch], KINDS[key]) for key in SIGNAL}
+        padded |= {key: _pad([row[key] for row in batch], KINDS[key]) for key in SIGNAL if key in batch[0]}
     return padded
 
 

@@ -53,7 +53,7 @@ def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
 def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) -> None:
     set_seed(seed)
     base, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
-    examples = alignment.build_examples(run, tokenizer, responses.rows(store) if store else None)
+    examples = alignment.build_examples(run, tokenizer, responses.dataset(store) if store else None)
     model = get_peft_model(base, lora_config(run, base))
     recorder = _Curve(run.train_steps, has_teacher=store is not None)
     trainer = DistillTrainer(

@@ -1,5 +1,6 @@
 """Engines: token prompts in, responses out as they finish. One interface, so a stage never asks what runs the model."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from response_priming.errors import InputError
@@ -121,3 +123,31 @@ def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
     """A signal from higher precision, rounded to what is stored."""
     rounded = (np.clip(np.asarray(values, np.float64), LOWEST, 0).astype(np.float16) for values in (logprobs, tails))
     return Signal(np.asarray(ids, np.int32), *rounded)
+
+
+def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | None) -> None:
+    """`InputError` where a prompt and its budget of new tokens do not fit the model's context."""
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {index}: has no tokens")
+        if context is not None and len(prompt) + max_tokens > context:
+            raise InputError(
+                f"prompt {index}: its {len(prompt)} tokens and {max_tokens} new ones exceed the model's context of "
+                f"{context} tokens"
+            )
+
+
+def random_of(seed: int, index: int) -> random.Random:
+    """The random numbers of one prompt, which do not depend on what is answered beside it."""
+    return random.Random(f"{seed}-{index}")
+
+
+def with_progress(responses: Iterator[tuple[int, Response]], total: int) -> Iterator[tuple[int, Response]]:
+    """The responses, under a bar that shows tokens/s and the time left."""
+    tokens = 0
+    with tqdm(total=total, unit="response", mininterval=2, leave=False) as bar:
+        for index, response in responses:
+            tokens += len(response.tokens)
+            bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
+            bar.update()
+            yield index, response

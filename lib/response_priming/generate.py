@@ -1,21 +1,40 @@
 """Stage generate: the teacher answers the training problems under one strategy's prefix."""
 
-from pathlib import Path
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import pandas as pd
+from tqdm import tqdm
+from transformers import AutoConfig
 
-from response_priming import engines, manifest, models, params, priming, problems, responses
+from response_priming import engines, manifest, models, params, priming, problems, responses, selection
+from response_priming.errors import InputError
+
+# Parameters of the section that change no response, or change it through the prompt, which is in the key.
+NOT_IN_KEY = {"worked_examples", "generate_batch", "samples", "keep_finished", "keep_right", "answer_rule"}
 
 
 def answer(run: params.GenerateRun) -> pd.DataFrame:
-    """The strategy's responses, one row a training problem (see `responses`); generated unless they are there already.
+    """The strategy's responses (see `responses.read`), generated unless they are there already.
 
-    Prompts carry the prefix and worked examples, which come from the validation split; decoding is greedy.
+    Prompts carry the prefix and worked examples, which come from the validation split. A run that was killed continues:
+    a shard is one batch, and what is stored intact is kept wherever its keys are those of this run.
+
+    Raises:
+        InputError: the student cannot read the teacher's tokens, said before any model is loaded; a prompt is too long;
+            the disk is full.
     """
+    check_tokens(run)
     folder = run.output / "responses" / run.strategy
     recipe = manifest.recipe(
         "generate",
-        run.model_dump(exclude={"profile", "n_test", "student", "student_revision", "generate_batch", "data_dir"})
+        run.model_dump(
+            exclude={"profile", "n_test", "student", "student_revision", "signal", "generate_batch", "data_dir"}
+        )
         | {
             "prefix": priming.prefix_of(run.strategy),
             "data": problems.fingerprint(run),
@@ -24,43 +43,147 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
         [],
         code="generate",
     )
-    if not manifest.is_current(folder, recipe):
-        with manifest.writing(folder, recipe) as aside:
-            _generate(run, aside)
+    if not manifest.is_current(folder, recipe) or manifest.damaged(folder):
+        asked = problems.load(run, "train", run.n_train, seed=run.seed)
+        with manifest.resuming(folder, recipe) as partial:
+            _generate(run, asked, partial)
+            _select(run, asked, partial)
     return responses.read(folder)
 
 
-def _generate(run: params.GenerateRun, folder: Path) -> None:
-    asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    engine = _engine(run)
-    examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
-    prefix = priming.prefix_of(run.strategy)
-    prompts = [
-        priming.encode(
-            engine.tokenizer,
-            priming.messages(p.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples),
+def check_tokens(run: params.GenerateRun) -> None:
+    """`InputError` where a token-level signal is wanted and teacher and student do not share their token ids."""
+    teacher, student = (run.teacher, run.teacher_revision), (run.student, run.student_revision)
+    if run.signal == "text" or teacher == student:
+        return
+    if difference := priming.first_difference(models.tokenizer(*teacher), models.tokenizer(*student)):
+        raise InputError(
+            f"generate.teacher = {run.teacher!r}: its tokens are not those of the student {run.student!r}: "
+            f"{difference}; allowed: a teacher with the student's tokenizer, or distill.signal = 'text'"
         )
-        for p in asked
-    ]
-    shard: list[tuple[str, int, engines.Response]] = []
-    number = 0
-    for index, response in engine.respond(prompts, max_tokens=run.response_tokens, top_k=run.top_k):
-        shard.append((asked[index].id, len(prompts[index]), response))
-        if len(shard) == run.generate_batch:
-            responses.write_shard(folder, number, shard)
-            number, shard = number + 1, []
-    if shard:
-        responses.write_shard(folder, number, shard)
 
 
-def _engine(run: params.GenerateRun) -> engines.Engine:
-    return engines.open_engine(
-        run.engine,
-        engines.Setup(
-            run.teacher,
-            revision=run.teacher_revision,
-            dtype=run.dtype,
-            device=run.device,
-            batch=run.generate_batch,
-        ),
+class _Prompt(NamedTuple):
+    problem_id: str
+    sample: int
+    tokens: list[int]
+    key: str
+
+
+class _Prompts:
+    """The run's prompts, made when they are needed, so that a large number of problems takes no memory."""
+
+    def __init__(self, run: params.GenerateRun, asked: list[problems.Problem]) -> None:
+        self.run, self.asked = run, asked
+        self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
+        wanted = run.worked_examples
+        self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
+        settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
+            "model": models.fingerprint(run.teacher, run.teacher_revision),
+            "dtype": run.dtype,
+            "seed": run.seed if run.temperature else None,
+            "code": manifest.code_digests("engines"),
+        }
+        self.settings = json.dumps(settings, sort_keys=True)
+
+    def between(self, first: int, last: int) -> list[_Prompt]:
+        """Every sample of the problems from one position to before another."""
+        return [
+            _Prompt(problem.id, sample, tokens, self._key(tokens, sample))
+            for problem in self.asked[first:last]
+            for tokens in [self._encode(problem)]
+            for sample in range(self.run.samples)
+        ]
+
+    def _encode(self, problem: problems.Problem) -> list[int]:
+        prefix = priming.prefix_of(self.run.strategy)
+        system = self.run.system_prompt
+        chat = priming.messages(problem.question, system_prompt=system, prefix=prefix, examples=self.examples)
+        return priming.encode(self.tokenizer, chat)
+
+    def _key(self, tokens: list[int], sample: int) -> str:
+        return hashlib.sha256(f"{self.settings}{tokens}{sample}".encode()).hexdigest()[:32]
+
+
+def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: manifest.Partial) -> None:
+    """Write the shards that are missing, and remove those with other keys than this run's."""
+    prompts = _Prompts(run, asked)
+    stored: dict[int, int] = {}
+    for name in filter(responses.is_shard, partial.outputs):
+        keys = responses.read_shard(partial.folder / name, ["key"])["key"].tolist()
+        first, count = responses.first_of(name), len(keys) // run.samples
+        if keys == [prompt.key for prompt in prompts.between(first, first + count)]:
+            stored[first] = count
+    partial.keep([responses.shard_name(first) for first in stored])
+    missing = list(gaps(stored, len(asked), max(1, run.generate_batch // run.samples)))
+    if not missing:
+        return
+    setup = engines.Setup(run.teacher, run.teacher_revision, run.dtype, run.device, batch=run.generate_batch)
+    engine = engines.open_engine(run.engine, setup)
+    partial.notes["engine"] = engine.describe()
+    config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
+    vocabulary = config.get_text_config().vocab_size
+    with _Progress(len(asked) * run.samples, sum(stored.values()) * run.samples) as progress:
+        for first, last in missing:
+            batch = prompts.between(first, last)
+            given = engine.respond(
+                [prompt.tokens for prompt in batch],
+                max_tokens=run.response_tokens,
+                top_k=vocabulary if run.top_k == "all" else run.top_k,
+                temperature=run.temperature,
+                # Another seed for every batch, and the same one where the batch is made again.
+                seed=int(batch[0].key[:8], 16),
+            )
+            by_index = dict(progress.counting(given))
+            rows = [
+                responses.Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_index[index])
+                for index, prompt in enumerate(batch)
+            ]
+            write = functools.partial(responses.write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
+            partial.put(responses.shard_name(first), write)
+
+
+def gaps(stored: Mapping[int, int], total: int, size: int) -> Iterator[tuple[int, int]]:
+    """What lacks of the positions from 0 to before `total`, as (first, after last), at most `size` at once.
+
+    Args:
+        stored: number of positions there are, by the first of them.
+    """
+    position = 0
+    for start in sorted({*stored, total}):
+        yield from ((first, min(first + size, start)) for first in range(position, start, size))
+        position = start + stored.get(start, 0)
+
+
+def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: manifest.Partial) -> None:
+    """Write which responses train, and count them in the manifest."""
+    columns = ["problem_id", "sample", "finished", "text"]
+    answered = pd.concat(
+        [responses.read_shard(partial.folder / name, columns) for name in sorted(partial.outputs)], ignore_index=True
     )
+    selected = selection.select(answered, {problem.id: problem.answer for problem in asked}, run)
+    partial.put(responses.KEPT, functools.partial(selected.to_parquet, index=False))
+    partial.notes["counts"] = selection.counts(selected)
+
+
+class _Progress:
+    """A bar over all responses, stored ones included, with tokens a second and the time left."""
+
+    def __init__(self, total: int, stored: int) -> None:
+        self.bar = tqdm(total=total, initial=stored, unit="response", mininterval=2, leave=False)
+        self.tokens, self.start = 0, time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def counting(self, given: Iterator[tuple[int, engines.Response]]) -> Iterator[tuple[int, engines.Response]]:
+        """Pass responses on and count them."""
+        for index, response in given:
+            self.tokens += len(response.tokens)
+            speed = self.tokens / (time.monotonic() - self.start)
+            self.bar.set_postfix_str(f"{speed:.0f} tokens/s", refresh=False)
+            self.bar.update(1)
+            yield index, response

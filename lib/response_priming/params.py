@@ -89,10 +89,31 @@ class Generate(Section):
     worked_examples: int = Field(4, ge=0, le=16, description="solved validation problems shown to the teacher first")
     response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
-    top_k: int = Field(64, ge=1, description="teacher probabilities kept at each response token")
+    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        64, description="teacher probabilities kept at each response token; `all`: the whole vocabulary"
+    )
+    temperature: float = Field(0.0, ge=0, le=10, description="of the teacher's decoding; 0: greedy")
+    samples: int = Field(1, ge=1, le=256, description="responses to each problem; the majority's answer trains")
+    keep_finished: bool = Field(False, description="only responses that ended within the budget train")
+    keep_right: bool = Field(False, description="only responses with the right answer train")
+    answer_rule: Rule = Field("last-number", description="extraction rule of keep_right and of the majority")
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Self:
+        if self.samples > 1 and not self.temperature:
+            raise ValueError(f"samples = {self.samples} needs a temperature above 0; greedy samples are all the same")
+        return self
 
 
-class Distill(Section):
+class Signal(Section):
+    """What of a response reaches the student; generate refuses early what distill could not use."""
+
+    signal: Literal["tokens", "text"] = Field(
+        "tokens", description="tokens: the teacher's, with its signal; text: tokenised anew, without signal"
+    )
+
+
+class Distill(Signal):
     """How a student is trained."""
 
     alignment: Literal["response", "published"] = Field(
@@ -235,7 +256,7 @@ class Run(BaseModel):
         return {}
 
 
-class GenerateRun(Generate, Model, Problems, Run):
+class GenerateRun(Signal, Generate, Model, Problems, Run):
     """Parameters of notebooks/generate.ipynb."""
 
     stage = "generate"
@@ -421,7 +442,7 @@ class Profile(Section):
             self.problems,
             self.model,
             self.generate,
-            self.distill_of(item.get("arm", "")),
+            self.distill_of(item.get("arm", item.get("strategy", ""))),
             self.evaluate,
             self.attention,
             self.ladder,

@@ -41,3 +41,17 @@ def encode(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> li
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a response, with the end-of-sequence token that closes it."""
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+
+
+def first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str | None:
+    """The first respect in which two tokenizers' ids do not mean the same, in words; None where there is none."""
+    if len(teacher) != len(student):
+        return f"{len(teacher)} tokens against {len(student)}"
+    ids = list(range(len(teacher)))
+    pairs = zip(teacher.convert_ids_to_tokens(ids), student.convert_ids_to_tokens(ids), strict=True)
+    for token_id, (left, right) in enumerate(pairs):
+        if left != right:
+            return f"token {token_id} is {left!r} against {right!r}"
+    if teacher.eos_token_id != student.eos_token_id:
+        return f"a sequence ends with token {teacher.eos_token_id} against {student.eos_token_id}"
+    return None
