@@ -4,6 +4,8 @@ Trained on: the bare question as the prompt, and a response token by token. The 
 predicted from the position before it, the closing end-of-sequence token included.
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +13,9 @@ import pandas as pd
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from response_priming import alignment, losses, manifest, models, params, problems, responses
 from response_priming.errors import InputError
@@ -29,10 +32,10 @@ def train(run: params.DistillRun) -> pd.DataFrame:
     return pd.concat([train_one(run, seed).assign(seed=seed) for seed in run.seeds], ignore_index=True)
 
 
-def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
-    """The loss curve of the student with this seed (see `train`)."""
+def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCallback] = ()) -> pd.DataFrame:
+    """The loss curve of the student with this seed (see `train`); `callbacks` watch the training."""
     folder = run.output / "students" / run.arm / f"seed-{seed}"
-    store = None if run.arm in params.CONTROLS else run.build / "responses" / run.arm
+    store = alignment.store(run)
     recipe = manifest.recipe(
         "distill",
         run.model_dump(exclude={"profile", "seeds", "n_test", "micro_batch", "data_dir"})
@@ -46,14 +49,21 @@ def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
     )
     if not manifest.is_current(folder, recipe):
         with manifest.writing(folder, recipe) as aside:
-            _train(run, seed, store, aside)
+            _train(run, seed, store, aside, callbacks)
     return pd.read_parquet(folder / "losses.parquet")
 
 
-def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) -> None:
+def examples(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> alignment.Examples:
+    """What the arm's students are trained on (see `alignment`)."""
+    store = alignment.store(run)
+    return alignment.build_examples(run, tokenizer, responses.dataset(store) if store else None)
+
+
+def _train(
+    run: params.DistillRun, seed: int, store: Path | None, folder: Path, callbacks: Sequence[TrainerCallback]
+) -> None:
     set_seed(seed)
     base, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
-    examples = alignment.build_examples(run, tokenizer, responses.dataset(store) if store else None)
     model = get_peft_model(base, lora_config(run, base))
     recorder = _Curve(run.train_steps, has_teacher=store is not None)
     trainer = DistillTrainer(
@@ -76,10 +86,10 @@ def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) 
             use_cpu=base.device.type == "cpu",
             seed=seed,
         ),
-        train_dataset=cast("Any", examples),
+        train_dataset=cast("Any", examples(run, tokenizer)),
         data_collator=lambda batch: alignment.collate(batch, int(cast("int", tokenizer.pad_token_id))),
         optimizer_cls_and_kwargs=optimizer_of(run),
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -126,6 +136,14 @@ class DistillTrainer(Trainer):
         # Makes the trainer count the labels of all micro-batches of a step and hand the number to `compute_loss`.
         self.model_accepts_loss_kwargs = True
         self._sums = {"hard": 0.0, "soft": 0.0}
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The run's schedule; `one-epoch` is the released code's cosine (commit b869e93), which rises in epoch two."""
+        if self.run.schedule == "one-epoch":
+            epoch = math.ceil(len(cast("Any", self.train_dataset)) / self.run.train_batch)
+            chosen = cast("torch.optim.Optimizer", optimizer or self.optimizer)
+            self.lr_scheduler = LambdaLR(chosen, lambda step: (1 + math.cos(math.pi * step / epoch)) / 2)
+        return cast("LambdaLR", self.lr_scheduler or super().create_scheduler(num_training_steps, optimizer))
 
     def compute_loss(
         self,
