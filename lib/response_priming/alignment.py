@@ -5,6 +5,7 @@ before it, where the teacher's distribution over the same token stands as well.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ from response_priming.errors import InputError
 Example = dict[str, Any]
 SIGNAL = ("top_ids", "top_logprobs", "tail_logprobs")
 KINDS = {"top_ids": np.int64, "top_logprobs": np.float32, "tail_logprobs": np.float32}
+
+
+def store(run: params.DistillRun) -> Path | None:
+    """The folder with what the arm's teacher gave: responses or signals over prompts; None without a teacher."""
+    found = params.store_of(run.arm, run)
+    return run.build / found if found else None
 
 
 class Examples(Dataset[Example]):
@@ -95,8 +102,9 @@ def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
     """A batch, padded on the right.
 
     Returns `input_ids` and `attention_mask` [batch, tokens]; `positions` [batch, n], 0 where padded; `labels` [batch,
-    n], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token); `problem_ids` [batch];
-    and with a teacher `scored` [batch, n], `top_ids` and `top_logprobs` [batch, n, k], `tail_logprobs` [batch, n].
+    n], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token); `problem_ids`
+    [batch]; and with a teacher `scored` [batch, n], `top_ids` and `top_logprobs` [batch, n, k], `tail_logprobs`
+    [batch, n].
     """
     ids = [row["input_ids"] for row in batch]
     labels = _pad([row["labels"] for row in batch], np.int64, losses.IGNORED)
