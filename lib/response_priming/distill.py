@@ -162,6 +162,8 @@ def _attempt(run: params.DistillRun, seed: int, store: Path | None, work: Path, 
         curve.to_parquet(folder / "losses.parquet", index=False)
         trainer.validation().to_parquet(folder / "validation.parquet", index=False)
         trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        if run.adapter == "full":
+            tokenizer.save_pretrained(folder)
         (folder / "training_args.bin").unlink()
         (folder / "README.md").write_text(card.text(run, seed, curve), encoding="utf-8")
 

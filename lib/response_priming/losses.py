@@ -200,7 +200,12 @@ def _reduced(logits: Tensor, targets: Targets) -> tuple[Tensor, Callable[[Tensor
     """The logits that `terms` sees, [n, k + 1], and what spreads their gradient over the vocabulary."""
     if targets.top_logprobs is not None and targets.top_ids is None:
         return logits.detach(), lambda grad: grad
-    ids = targets.labels.new_empty(len(logits), 0) if targets.top_ids is None else targets.top_ids.long()
+    if targets.top_ids is None or targets.scored is None:
+        ids = targets.labels.new_empty(len(logits), 0)
+    else:
+        # Where there is no signal all ids may be the same: any others do, as long as each stands for one token.
+        others = torch.arange(targets.top_ids.shape[-1], device=logits.device)
+        ids = torch.where(targets.scored[:, None], targets.top_ids.long(), others)
     top = logits.gather(-1, ids)
     if ids.shape[-1] == logits.shape[-1]:
         return top, lambda grad: torch.zeros_like(logits).scatter_(-1, ids, grad)
