@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 import yaml
@@ -72,6 +72,23 @@ def run(
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
     typer.echo(f"[{place}] {node.name} -> {paths.shown(node.executed)}")
     execute(node)
+
+
+@app.command()
+def distill(
+    arm: Annotated[str, typer.Option(help="A trained arm of the profile.")],
+    profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
+) -> None:
+    """Train an arm's students without a notebook, on several GPUs under `accelerate launch -m response_priming distill`.
+
+    The notebook then finds them and draws them.
+    """
+    from response_priming import distill as distill_stage
+
+    loaded = params.load(profile)
+    if arm not in loaded.trained:
+        raise InputError(f"distill of {arm!r}: not in profile {profile}; allowed: {', '.join(loaded.trained)}")
+    distill_stage.train(cast("params.DistillRun", loaded.run("distill", arm=arm)))
 
 
 def execute(node: plan.Node) -> None:

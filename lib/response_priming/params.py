@@ -122,7 +122,18 @@ class Distill(Signal):
     repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see alignment.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
-    divergence: Literal["forward-kl", "reverse-kl", "jsd"] = Field("forward-kl", description="soft loss")
+    divergence: Literal["forward-kl", "reverse-kl", "jsd", "skew-kl", "skew-reverse-kl"] = Field(
+        "forward-kl", description="soft loss"
+    )
+    divergence_share: float = Field(
+        0.5, gt=0, lt=1, description="jsd: beta; skew-*: share of the first distribution in the second (DistiLLM: 0.1)"
+    )
+    hard_labels: Literal["response", "gold"] = Field(
+        "response", description="hard loss on: the teacher's response, or the data set's solution as a second sequence"
+    )
+    adapter: Literal["lora", "qlora", "full"] = Field(
+        "lora", description="what is trained: LoRA matrices, the same on 4-bit (NF4) weights, or all weights"
+    )
     lora_r: int = Field(8, ge=1, description="rank of the LoRA matrices")
     lora_alpha: int = Field(16, ge=1, description="LoRA scale; the update is multiplied by lora_alpha / lora_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the LoRA input")
@@ -140,6 +151,12 @@ class Distill(Signal):
     train_steps: int = Field(40, ge=1, description="optimiser steps, the same for every trained arm")
     train_batch: int = Field(8, ge=1, description="responses in one optimiser step")
     micro_batch: int = Field(8, ge=1, description="responses in one forward pass; divides train_batch")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the train problems kept for the validation curve")
+    evaluate_every: int = Field(20, ge=1, description="optimiser steps between points of the validation curve")
+    save_every: int = Field(
+        20, ge=1, description="optimiser steps between checkpoints, from which a killed run goes on"
+    )
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
 
     @model_validator(mode="after")
