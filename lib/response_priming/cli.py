@@ -23,10 +23,12 @@ ProfileName = Annotated[str, typer.Argument(help="Parameter set: params/PROFILE.
 @app.command()
 def check(profile: ProfileName) -> None:
     """Validate a profile, make sure its data and models can be had, and print every parameter."""
-    from response_priming import models, problems
+    from response_priming import engines, models, problems
 
     loaded = params.load(profile)
     models.device_of(loaded.model.device)
+    for engine in (loaded.generate.engine, loaded.evaluate.evaluate_engine):
+        engines.require(engine)
     sizes = {
         "train": loaded.problems.n_train,
         "test": loaded.problems.n_test,
@@ -79,7 +81,7 @@ def distill(
     arm: Annotated[str, typer.Option(help="A trained arm of the profile.")],
     profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
 ) -> None:
-    """Train an arm's students without a notebook, on several GPUs under `accelerate launch -m response_priming distill`.
+    """Train an arm's students without a notebook: on several GPUs, `accelerate launch -m response_priming distill`.
 
     The notebook then finds them and draws them.
     """
