@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from response_priming import engines, manifest, models, params, priming, problems, responses
 
 # What of the run's parameters shapes the signals.
-SHAPING = {"seed", "strategy", "dtype", "engine", "quantization", "top_k", *params.Problems.model_fields} - {
+SHAPING = {"seed", "strategy", "dtype", "engine", "teacher_quantization", "top_k", *params.Problems.model_fields} - {
     "n_test",
     "data_dir",
 }
