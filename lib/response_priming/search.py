@@ -84,7 +84,6 @@ def trials(study: optuna.Study) -> pd.DataFrame:
 
 def _made_by(run: params.SearchRun) -> dict[str, Any]:
     """What decides the value of a trial, but for what is searched."""
-    searched = {"alpha", "kd_temperature", "learning_rate", "divergence"}
     irrelevant = {
         "profile",
         "trials",
@@ -96,7 +95,7 @@ def _made_by(run: params.SearchRun) -> dict[str, Any]:
         "save_every",
         "micro_batch",
     }
-    parameters = run.model_dump(exclude=searched | irrelevant)
+    parameters = run.model_dump(exclude=params.SEARCHED.keys() | irrelevant)
     fingerprint = {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)}
     store = params.store_of(run.search_strategy, run)
     return (
