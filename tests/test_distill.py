@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,11 +10,21 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from response_priming import distill, engines, losses, manifest, models, paths, priming, problems, responses
+from response_priming import alignment, distill, engines, manifest, models, paths, responses
 from response_priming.errors import InputError
+from response_priming.trainer import DistillTrainer
 
-SIZES = {"n_train": 12, "train_batch": 8, "micro_batch": 8, "train_steps": 3, "train_tokens": 400, "warmup_steps": 0}
+SIZES = {
+    "n_train": 12,
+    "train_batch": 8,
+    "micro_batch": 8,
+    "train_steps": 3,
+    "train_tokens": 400,
+    "warmup_steps": 0,
+    "held_out": 0,
+}
 K = 6
+WHAT = ["seed", "step", "loss", "hard", "soft", "grad_norm", "learning_rate"]
 
 
 @pytest.fixture
@@ -22,7 +36,7 @@ def changed(run, **values):
     return type(run).model_validate(run.model_dump() | values)
 
 
-def random_response(number, seed=0):
+def random_response(number, seed=0, text=None):
     """A response of 2 to 8 tokens with a random signal, and the end-of-sequence token at its end."""
     random = np.random.default_rng([seed, number])
     length = 1 + number % 7
@@ -30,17 +44,18 @@ def random_response(number, seed=0):
     logprobs -= np.log(np.exp(logprobs).sum(-1, keepdims=True))
     ids = np.stack([random.permutation(len(tiny.VOCABULARY)) for _ in range(length + 1)])[:, :K].astype(np.int32)
     tokens = random.integers(1, 257, length).tolist()
-    tail = np.log(np.exp(logprobs[:, K:]).sum(-1)).astype(np.float16)
-    return engines.Response([*tokens, 0], "text", True, ids, logprobs[:, :K].astype(np.float16), tail)
+    tail = np.log(np.exp(logprobs[:, K:]).sum(-1))
+    text = tiny.tokenizer().decode(tokens) if text is None else text
+    return engines.Response([*tokens, 0], text, True, *engines.pack(ids, logprobs[:, :K], tail))
 
 
-def write_store(run, ids=None, seed=0):
+def write_store(run, ids=None, seed=0, text=None, recipe=None):
     """Responses to the train problems, as the generate stage leaves them."""
     rows = [
-        responses.Answered(name, 0, name, 9, random_response(number, seed))
+        responses.Answered(name, 0, name, 9, random_response(number, seed, text))
         for number, name in enumerate(ids or train_ids(run))
     ]
-    with manifest.writing(run.build / "responses" / run.arm, {}) as aside:
+    with manifest.writing(run.build / "responses" / run.arm, recipe or {}) as aside:
         responses.write_shard(aside / responses.shard_name(0), rows, vocabulary=len(tiny.VOCABULARY))
         pd.DataFrame({"kept": [True] * len(rows)}).to_parquet(aside / responses.KEPT)
 
@@ -63,82 +78,6 @@ def same(left, right):
     return left.keys() == right.keys() and all(torch.equal(left[key], right[key]) for key in left)
 
 
-# --- examples and batches ---
-
-
-def test_a_kd_arm_learns_the_responses_and_their_signal_from_the_bare_questions(run, store):
-    examples = distill.build_examples(run, tiny.tokenizer(), store)
-    asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    for example, problem, row in zip(examples, asked, store, strict=True):
-        assert example["prompt"] == priming.encode(tiny.tokenizer(), priming.bare(problem.question, run.system_prompt))
-        assert example["target"] == row["tokens"].tolist()
-        assert np.array_equal(example["top_ids"].ravel(), row["top_ids"])
-        assert np.array_equal(example["top_logprobs"].ravel(), row["top_logprobs"])
-
-
-def test_the_fine_tuned_arm_learns_the_worked_solutions(run):
-    examples = distill.build_examples(changed(run, arm="fine-tuned"), tiny.tokenizer(), None)
-    asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    tokenizer = tiny.tokenizer()
-    assert [tokenizer.decode(example["target"]) for example in examples] == [f"{p.worked}<end>" for p in asked]
-    assert {frozenset(example) for example in examples} == {frozenset({"prompt", "target"})}
-
-
-def test_an_example_that_is_too_long_is_named(run, store):
-    with pytest.raises(InputError, match=r"^distill.train_tokens = 20: problem train-0 needs \d+$"):
-        distill.build_examples(changed(run, train_tokens=20), tiny.tokenizer(), store)
-
-
-def test_an_example_of_exactly_the_length_allowed_is_taken(run, store):
-    examples = distill.build_examples(run, tiny.tokenizer(), store)
-    longest = max(len(example["prompt"] + example["target"]) for example in examples)
-    assert len(distill.build_examples(changed(run, train_tokens=longest), tiny.tokenizer(), store)) == 12
-    with pytest.raises(InputError, match="train_tokens"):
-        distill.build_examples(changed(run, train_tokens=longest - 1), tiny.tokenizer(), store)
-
-
-def test_a_response_to_another_problem_is_refused(run):
-    write_store(run, [*train_ids(run)[:-1], "train-99"])
-    with pytest.raises(InputError, match=r"^responses/none: problem train-99 is not among the 12 of train$"):
-        distill.train(run)
-
-
-BATCH = [
-    {"prompt": [5, 6, 7], "target": [8, 0]},
-    {"prompt": [9], "target": [1, 2, 3, 0]},
-    {"prompt": [4, 4], "target": [0]},
-]
-
-
-def test_targets_begin_in_one_column_and_keep_their_end_though_it_is_also_padding():
-    padded = distill.collate(BATCH, pad=0)
-    ignored = losses.IGNORED
-    assert padded["input_ids"].tolist() == [[5, 6, 7, 8, 0, 0, 0], [0, 0, 9, 1, 2, 3, 0], [0, 4, 4, 0, 0, 0, 0]]
-    assert padded["labels"].tolist() == [[8, 0, ignored, ignored], [1, 2, 3, 0], [0, ignored, ignored, ignored]]
-
-
-def test_padding_is_neither_attended_nor_counted_as_a_position():
-    padded = distill.collate(BATCH, pad=0)
-    assert padded["attention_mask"].tolist() == [[1, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 0, 0, 0]]
-    for row, mask, example in zip(padded["position_ids"], padded["attention_mask"], BATCH, strict=True):
-        assert row[mask.bool()].tolist() == list(range(len(example["prompt"] + example["target"])))
-
-
-def test_signals_stand_at_their_tokens():
-    batch = [example | {"top_ids": np.full((len(example["target"]), 2), 3)} for example in BATCH]
-    batch = [example | {"top_logprobs": np.full(example["top_ids"].shape, -1.5, np.float16)} for example in batch]
-    padded = distill.collate(batch, pad=0)
-    scored = padded["labels"] != losses.IGNORED
-    assert padded["top_ids"].shape == padded["top_logprobs"].shape == (3, 4, 2)
-    assert (padded["top_ids"][scored] == 3).all()
-    assert (padded["top_logprobs"][scored] == -1.5).all()
-
-
-def test_labels_are_the_targets_and_no_prompt_token():
-    labels = distill.collate(BATCH, pad=0)["labels"]
-    assert labels[labels != losses.IGNORED].tolist() == [token for example in BATCH for token in example["target"]]
-
-
 # --- the loss ---
 
 
@@ -147,12 +86,10 @@ def by_hand(run, examples):
     model = tiny.llama()
     hard = soft = tokens = 0.0
     for example in examples:
-        prompt, target = example["prompt"], example["target"]
         with torch.inference_mode():
-            logprobs = model(torch.tensor([prompt + target])).logits[0].double().log_softmax(-1)
-        for place, token in enumerate(target):
-            # The prediction for the token at `len(prompt) + place` is read one position earlier.
-            student = logprobs[len(prompt) + place - 1]
+            logprobs = model(torch.tensor([example["input_ids"]])).logits[0].double().log_softmax(-1)
+        for place, (position, token) in enumerate(zip(example["positions"], example["labels"], strict=True)):
+            student = logprobs[position]
             hard -= student[token].item()
             tokens += 1
             if "top_ids" in example:
@@ -166,21 +103,21 @@ def by_hand(run, examples):
 def test_the_first_steps_loss_is_the_bare_models_by_hand(run, store):
     run = changed(run, train_batch=12, micro_batch=4, train_steps=1, alpha=0.3)
     first = distill.train(run).iloc[0]
-    expected = by_hand(run, distill.build_examples(run, tiny.tokenizer(), store))
+    expected = by_hand(run, alignment.build_examples(run, tiny.tokenizer(), store))
     assert {key: first[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_fine_tuned_arms_loss_is_the_hard_one_alone(run):
     run = changed(run, arm="fine-tuned", train_batch=12, micro_batch=12, train_steps=1, alpha=0.3)
     first = distill.train(run).iloc[0]
-    expected = by_hand(run, distill.build_examples(run, tiny.tokenizer(), None))["hard"]
+    expected = by_hand(run, alignment.build_examples(run, tiny.tokenizer(), None))["hard"]
     assert (first["hard"], first["loss"]) == pytest.approx((expected, expected), rel=1e-4)
     assert np.isnan(first["soft"])
 
 
 @pytest.fixture
 def whole(run):
-    """The curve of 8 examples in one pass. The second step has the 4 examples left of the 12."""
+    """The curve of 8 examples in one pass."""
     write_store(run)
     return distill.train(run)
 
@@ -190,15 +127,7 @@ def test_the_curve_is_the_same_however_a_batch_is_cut_and_padded(run, whole, tmp
     monkeypatch.setattr(paths, "BUILD", tmp_path / "cut")
     write_store(run)
     curve = distill.train(changed(run, micro_batch=micro_batch))
-    pd.testing.assert_frame_equal(curve, whole, rtol=1e-4)
-
-
-def test_the_divergence_and_its_temperature_are_the_runs(run, store, monkeypatch):
-    asked = []
-    monkeypatch.setattr(losses, "soft_loss", lambda *_, **how: asked.append(how) or torch.zeros((), requires_grad=True))
-    distill.train(changed(run, divergence="jsd", kd_temperature=2.5, train_steps=1))
-    assert len(store) == 12
-    assert asked == [{"divergence": "jsd", "temperature": 2.5}]
+    pd.testing.assert_frame_equal(curve[WHAT], whole[WHAT], rtol=1e-4)
 
 
 # --- training ---
@@ -267,21 +196,6 @@ def test_with_alpha_one_the_signal_does_not_matter(run, tmp_path, monkeypatch, w
     assert not np.allclose(whole["hard"].iloc[1:], curve["hard"].iloc[1:], rtol=1e-6)
 
 
-def test_a_layer_that_the_model_lacks_is_refused_with_those_it_has(run):
-    wanted = changed(run, lora_targets=["q_proj", "query"])
-    problem = rf"^distill.lora_targets = \['query'\]: {run.student} has no such layers; it has \[.*'k_proj'.*'q_proj'"
-    with pytest.raises(InputError, match=problem):
-        distill.lora_config(wanted, tiny.llama())
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "kind", "own"), [("adamw", torch.optim.AdamW, {}), ("sgd", torch.optim.SGD, {"momentum": 0.7})]
-)
-def test_the_optimiser_gets_its_arguments(run, optimizer, kind, own):
-    wanted = changed(run, optimizer=optimizer, learning_rate=0.5, weight_decay=0.25, momentum=0.7)
-    assert distill.optimizer_of(wanted) == (kind, {"lr": 0.5, "weight_decay": 0.25} | own)
-
-
 # --- the stage ---
 
 
@@ -319,5 +233,233 @@ def test_missing_responses_stop_before_a_model_is_loaded(run, no_training):
 def test_the_students_folder_has_the_adapter_and_its_curve_and_no_checkpoint(run, whole):
     found = {path.name for path in (run.output / "students" / "none" / "seed-0").iterdir() if path.is_file()}
     assert {"adapter_config.json", "adapter_model.safetensors", "losses.parquet", manifest.FILE} <= found
-    assert list(whole) == ["step", "loss", "hard", "soft", "grad_norm", "learning_rate", "seed"]
+    assert set(whole) == {*WHAT, "tokens_per_second", "peak_mib"}
+    assert (whole[["tokens_per_second", "peak_mib"]] > 0).all(axis=None)
     assert not list((run.output / "students").rglob("checkpoint-*"))
+    assert not list((run.output / "students" / "none").glob(".*"))
+
+
+# --- validation, and what the student is like ---
+
+
+def test_validation_starts_before_training_and_ends_after_it(run, store):
+    run = changed(run, held_out=0.25, train_steps=5, evaluate_every=2)
+    distill.train(run)
+    found = distill.validation(run)
+    assert found["step"].tolist() == [0, 2, 4, 5]
+    aside = [place for place, name in enumerate(store["problem_id"]) if name in {"train-9", "train-10", "train-11"}]
+    examples = alignment.build_examples(run, tiny.tokenizer(), store)
+    expected = by_hand(run, [examples[place] for place in aside])
+    assert found["response_hard"].iloc[0] == pytest.approx(expected["hard"], rel=1e-4)
+    assert found["response_soft"].iloc[0] == pytest.approx(expected["soft"], rel=1e-3)
+    assert found["gold_hard"].notna().all()
+
+
+@pytest.mark.usefixtures("store")
+def test_the_divergence_by_position_adds_up_to_the_validation(run):
+    run = changed(run, held_out=0.5, learning_rate=0.02, train_steps=6)
+    distill.train(run)
+    by_position, validation = distill.by_position(run), distill.validation(run)
+    for when, row in (("before", 0), ("after", -1)):
+        mean = np.average(by_position[when], weights=by_position["tokens"])
+        assert mean == pytest.approx(validation["response_soft"].iloc[row], rel=1e-4)
+    assert by_position["position"].tolist() == list(range(len(by_position)))
+    assert by_position["tokens"].is_monotonic_decreasing
+
+
+@pytest.mark.usefixtures("store")
+def test_samples_are_of_held_out_problems_before_and_after(run):
+    run = changed(run, held_out=0.25, learning_rate=0.05, train_steps=6)
+    distill.train(run)
+    samples = distill.samples(run)
+    assert samples["problem_id"].tolist() == ["train-9", "train-10", "train-11"]
+    assert (samples["before"] != samples["after"]).any()
+
+
+@pytest.mark.usefixtures("whole")
+def test_the_model_card_says_what_the_student_is(run):
+    card = (run.output / "students" / "none" / "seed-0" / "README.md").read_text()
+    assert card.startswith(f"---\nbase_model: {run.student}\n")
+    assert "responses/none" in card
+    assert "3 steps of 8 sequences, adamw, learning rate 0.001" in card
+
+
+# --- other things to train, other labels ---
+
+
+@pytest.mark.usefixtures("store")
+def test_all_weights_can_be_trained_and_loaded(run):
+    run = changed(run, adapter="full", learning_rate=0.01)
+    curve = distill.train(run)
+    model, tokenizer = models.load_adapted(run.student, run.output / "students/none/seed-0", dtype="float32")
+    assert curve["loss"].iloc[-1] < curve["loss"].iloc[0]
+    assert not any(torch.equal(*pair) for pair in zip(model.parameters(), tiny.llama().parameters(), strict=True))
+    assert tokenizer.decode([5, 6]) == tiny.tokenizer().decode([5, 6])
+
+
+@pytest.mark.usefixtures("store")
+def test_a_quantised_student_learns_and_is_loaded_as_it_was_trained(run):
+    pytest.importorskip("bitsandbytes")
+    run = changed(run, adapter="qlora", learning_rate=0.02, train_steps=8, held_out=0.25, evaluate_every=2)
+    curve = distill.train(run)
+    assert (curve["grad_norm"] > 0).all()
+    assert curve["loss"].iloc[-1] < 0.95 * curve["loss"].iloc[0]
+    model, _ = models.load_adapted(run.student, run.output / "students/none/seed-0", dtype="float32")
+    assert "Linear4bit" in {type(module).__name__ for module in model.modules()}
+
+
+@pytest.mark.parametrize("micro_batch", [12, 2])
+def test_with_gold_labels_each_part_is_a_mean_over_its_own_tokens(run, store, micro_batch):
+    run = changed(run, hard_labels="gold", train_batch=12, micro_batch=micro_batch, train_steps=1, alpha=0.3)
+    first = distill.train(run).iloc[0]
+    examples = alignment.build_examples(run, tiny.tokenizer(), store)
+    gold = alignment.build_examples(changed(run, arm="fine-tuned"), tiny.tokenizer(), None)
+    assert first["soft"] == pytest.approx(by_hand(run, examples)["soft"], rel=1e-3)
+    assert first["hard"] == pytest.approx(by_hand(run, gold)["hard"], rel=1e-4)
+
+
+@pytest.mark.usefixtures("store")
+def test_recomputed_activations_change_nothing(run, whole):
+    again = distill.train(changed(run, gradient_checkpointing=True))
+    pd.testing.assert_frame_equal(again[WHAT], whole[WHAT], rtol=1e-4)
+
+
+@pytest.mark.usefixtures("store")
+def test_the_released_schedule_climbs_again_after_an_epoch(run):
+    run = changed(run, schedule="one-epoch", train_batch=1, micro_batch=1, train_steps=20, learning_rate=0.01)
+    rates = distill.train(run)["learning_rate"]
+    assert rates.iloc[12] == pytest.approx(0, abs=1e-9)
+    assert rates.iloc[19] > rates.iloc[13] > 0
+
+
+# --- killed, out of memory, diverged ---
+
+TRAIN = """
+import os, sys, torch
+from pathlib import Path
+from response_priming import distill, params, paths, trainer
+
+torch.set_num_threads(1)
+folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+paths.BUILD = folder
+params.Run.explored = False
+run = params.DistillRun.model_validate_json((folder / "run.json").read_text())
+step = trainer.DistillTrainer.training_step
+
+def killed(self, *arguments, **keywords):
+    if self.state.global_step == kill_at:
+        os.kill(os.getpid(), 9)
+    return step(self, *arguments, **keywords)
+
+trainer.DistillTrainer.training_step = killed
+distill.train(run)
+"""
+
+
+def train_in_a_process(run, folder, *launcher, kill_at=-1):
+    """Train in processes of their own, from a store in `folder`; returns how they ended."""
+    (folder / "run.json").write_text(run.model_dump_json())
+    (folder / "train.py").write_text(TRAIN)
+    command = [*(launcher or [sys.executable]), str(folder / "train.py"), str(folder), str(kill_at)]
+    return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_adapter_to_the_bit(run, tmp_path, monkeypatch):
+    run = changed(run, lora_dropout=0.3, train_steps=6, save_every=2, held_out=0.25, evaluate_every=2, seeds=[3])
+    made = []
+    for place in ("a", "b"):
+        monkeypatch.setattr(paths, "BUILD", tmp_path / place)
+        write_store(run)
+        if place == "b":
+            killed = train_in_a_process(run, paths.BUILD, kill_at=5)
+            assert killed.returncode == -9, killed.stderr
+            checkpoints = run.output / "students/none/.seed-3.checkpoints"
+            assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+            # As if it had been killed while it wrote another.
+            (checkpoints / "checkpoint-5").mkdir()
+        curve = distill.train(run)
+        folder = run.output / "students/none/seed-3"
+        made.append((load_file(folder / "adapter_model.safetensors"), curve[WHAT], distill.validation(run)))
+    assert same(made[0][0], made[1][0])
+    pd.testing.assert_frame_equal(made[0][1], made[1][1])
+    pd.testing.assert_frame_equal(made[0][2], made[1][2])
+
+
+def test_two_processes_make_the_adapter_of_one(run, tmp_path, monkeypatch, whole):
+    run = changed(run, seeds=[0])
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "two")
+    write_store(run)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    ended = train_in_a_process(run, paths.BUILD, *launcher)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    curve = pd.read_parquet(run.output / "students/none/seed-0/losses.parquet").assign(seed=0)
+    pd.testing.assert_frame_equal(curve[WHAT], whole[WHAT], rtol=1e-4)
+    two = adapter(run)
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    one = adapter(run)
+    assert all(torch.allclose(two[key], one[key], rtol=1e-3, atol=1e-5) for key in one)
+
+
+@pytest.mark.usefixtures("store")
+def test_out_of_memory_goes_on_with_smaller_micro_batches_and_the_same_steps(run, whole, capsys, monkeypatch):
+    step = DistillTrainer.training_step
+
+    def limited(self, model, inputs, *arguments, **keywords):
+        if len(inputs["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, model, inputs, *arguments, **keywords)
+
+    monkeypatch.setattr(DistillTrainer, "training_step", limited)
+    curve = distill.train(changed(run, seeds=[0], weight_decay=1e-9))
+    pd.testing.assert_frame_equal(curve[WHAT], whole[WHAT], rtol=1e-4)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Out of memory")]
+    assert said == [
+        f"Out of memory: going on with micro_batch = {size}; a step is still 8 responses." for size in (4, 2)
+    ]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_single_sequence_out_of_memory_is_refused(run, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(DistillTrainer, "training_step", full)
+    with pytest.raises(InputError, match=r"^distill.micro_batch = 1: out of memory; a smaller one"):
+        distill.train(run)
+
+
+def nan_loss(step):
+    def spoilt(self, model, inputs, *arguments, **keywords):
+        if self.state.global_step == 3:
+            next(weight for weight in model.parameters() if weight.requires_grad).data.fill_(float("nan"))
+        return step(self, model, inputs, *arguments, **keywords)
+
+    return spoilt
+
+
+def nan_gradient(step):
+    def spoilt(self, model, *arguments, **keywords):
+        loss = step(self, model, *arguments, **keywords)
+        if self.state.global_step == 3:
+            next(weight for weight in model.parameters() if weight.grad is not None).grad.fill_(float("nan"))
+        return loss
+
+    return spoilt
+
+
+@pytest.mark.parametrize(("where", "spoil"), [("loss", nan_loss), ("gradient", nan_gradient)])
+@pytest.mark.usefixtures("store")
+def test_a_diverged_training_names_step_and_problems_and_keeps_the_last_good_checkpoint(run, monkeypatch, where, spoil):
+    monkeypatch.setattr(DistillTrainer, "training_step", spoil(DistillTrainer.training_step))
+    problem = rf"^distill, step 4: the {where} is not finite; problems: train-\d+, train-\d+; the last checkpoint"
+    with pytest.raises(InputError, match=problem):
+        distill.train(changed(run, train_batch=2, micro_batch=2, save_every=2, train_steps=6))
+    checkpoint = run.output / "students/none/.seed-0.checkpoints/checkpoint-2"
+    kept = load_file(checkpoint / "adapter_model.safetensors")
+    assert all(torch.isfinite(weight).all() for weight in kept.values())
+
+
+def test_processes_that_cannot_share_a_step_are_refused(run):
+    with pytest.raises(InputError, match=r"^distill.train_batch = 8: 3 processes cannot share it evenly$"):
+        distill._micro_batch(run, 3)
+    assert [distill._micro_batch(run, count) for count in (1, 2, 4, 8)] == [8, 4, 2, 1]

@@ -17,6 +17,8 @@ SECTIONS = {
     "evaluate": params.Evaluate,
     "attention": params.Attention,
     "audit": params.Audit,
+    "ladder": params.Ladder,
+    "search": params.Search,
 }
 
 
@@ -51,7 +53,7 @@ def test_an_unknown_profile_names_those_there_are():
     ("content", "problem"),
     [
         ({"distil": {}}, "distil = {}: unknown key; allowed: name, seed, seeds, arms, problems, .*distill"),
-        ({"distill": {"alpah": 1}}, "distill.alpah = 1: unknown key; allowed: signal, alpha, kd_temperature, "),
+        ({"distill": {"alpah": 1}}, "distill.alpah = 1: unknown key; allowed: .*alpha, kd_temperature, "),
         ({"problems": {"n_train": "many"}}, "problems.n_train = 'many': input should be a valid integer"),
         ({"problems": {"n_train": 0.5}}, "problems.n_train = 0.5: input should be a valid integer"),
         ({"distill": {"alpha": 2}}, "distill.alpha = 2: input should be less than or equal to 1"),
@@ -68,8 +70,20 @@ def test_an_unknown_profile_names_those_there_are():
         ({"seeds": [-1]}, "seeds.0 = -1: input should be greater than or equal to 0"),
         ({"arms": []}, "arms: must be one or more different names"),
         ({"overrides": {"nobody": {}}}, "overrides: unknown arm 'nobody'; known: "),
-        ({"overrides": {"none": {"alpah": 1}}}, "overrides.none.alpah = 1: unknown key; allowed: signal, alpha, "),
+        ({"overrides": {"none": {"alpah": 1}}}, "overrides.none.alpah = 1: unknown key; allowed: .*alpha, "),
         ({"overrides": {"none": {"alpha": "x"}}}, "overrides.none.alpha = 'x': input should be a valid number"),
+        ({"distill": {"alignment": "shifted"}}, "distill.alignment = 'shifted': input should be 'response' or 'publ"),
+        ({"distill": {"repairs": ["boss"]}}, "distill.repairs.0 = 'boss': input should be 'pairing', 'prefix-offset'"),
+        ({"distill": {"repairs": ["bos"]}}, r"distill: repairs = \['bos'\]: only alignment 'published' has something"),
+        ({"arms": ["published-nobody"]}, "arms: unknown arm 'published-nobody'; known: .*, published-none"),
+        ({"ladder": {"ladder_strategy": "x"}}, "ladder.ladder_strategy = 'x': unknown; known: none, teacher"),
+        ({"search": {"search_strategy": "x"}}, "search.search_strategy = 'x': unknown; known: none, teacher"),
+        ({"search": {"alpha_range": [0.9, 0.1]}}, r"search: alpha_range = \[0.9, 0.1\]: the first number must be"),
+        (
+            {"search": {"alpha_range": [0, 2]}},
+            "search: alpha_range: alpha = 2.0: input should be less than or equal to 1",
+        ),
+        ({"search": {"divergences": ["kl"]}}, "search: divergences: divergence = 'kl': input should be 'forward-kl'"),
         ("distill: [1\n", "not YAML: "),
         ("- distill\n", "must be a mapping of sections, is a list"),
     ],
@@ -121,6 +135,48 @@ def test_trained_arms_and_strategies_follow_from_the_arms(write):
     write({"arms": ["undistilled", "teacher", "fine-tuned"]})
     assert params.load("mine").strategies == ["teacher"]
     assert params.load("mine").trained == ["teacher", "fine-tuned"]
+
+
+def test_an_arm_as_released_has_the_released_training_on_as_many_examples(write):
+    write({"arms": ["none", "published-none"], "distill": {"train_steps": 7, "train_batch": 4, "micro_batch": 2}})
+    profile = params.load("mine")
+    released = profile.distill_of("published-none")
+    assert {key: getattr(released, key) for key in params.RELEASED_TRAINING} == params.RELEASED_TRAINING
+    assert (released.train_steps, released.train_batch) == (28, 1)
+    assert profile.distill_of("none") == profile.distill
+
+
+def test_the_published_profile_trains_as_an_arm_as_released_does():
+    profile = params.load("published")
+    own = profile.distill_of("teacher").model_dump()
+    assert {key: own[key] for key in params.RELEASED_TRAINING} == params.RELEASED_TRAINING
+    assert profile.distill_of("none").lora_dropout == 0.2
+
+
+@pytest.mark.parametrize(
+    ("arms", "answered", "scored"),
+    [
+        (["undistilled", "fine-tuned"], [], []),
+        (["none", "shuffled", "constant-prefix"], ["none", "constant-prefix"], []),
+        (["shuffled"], ["none"], []),
+        (["published-none", "published-teacher", "teacher"], ["teacher"], ["none", "teacher"]),
+    ],
+)
+def test_what_the_teacher_has_to_give_follows_from_the_arms(write, arms, answered, scored):
+    write({"arms": arms})
+    profile = params.load("mine")
+    assert (profile.strategies, profile.scored) == (answered, scored)
+    assert profile.run("compare").strategies == answered
+
+
+def test_repairing_the_teachers_part_needs_its_responses(write):
+    write({"arms": ["published-none"], "overrides": {"published-none": {"repairs": ["teacher-answers"]}}})
+    assert (params.load("mine").strategies, params.load("mine").scored) == (["none"], [])
+
+
+def test_only_the_papers_primed_strategies_count_as_primed():
+    known = ["undistilled", "fine-tuned", "shuffled", "published-teacher", *params.strategies()]
+    assert [arm for arm in known if params.is_primed(arm)] == ["teacher", "ground-truth", "confidence"]
 
 
 # --- runs ---

@@ -1,51 +1,78 @@
-"""Stage distill: train one arm's student, a LoRA adapter, on responses or on the dataset's solutions.
+"""Stage distill: train one arm's student on responses, or on the data set's solutions.
 
-Trained on: the bare question as the prompt, and a response token by token. The loss sees response tokens only, each
-predicted from the position before it, the closing end-of-sequence token included.
+Trained on: what `alignment` says, by default the bare question and a response token by token, the closing
+end-of-sequence token included. A killed run goes on from its last checkpoint and ends with the same weights. Under
+`accelerate launch`, all processes run the stage together; the first one writes.
 """
 
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
-from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from torch import Tensor
-from tqdm import tqdm
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
-from response_priming import losses, manifest, models, params, priming, problems, responses
+from response_priming import alignment, card, curriculum, manifest, models, params, priming, problems, student
 from response_priming.errors import InputError
+from response_priming.trainer import DistillTrainer
 
-Example = dict[str, Any]
-LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate")
+SAMPLES, SAMPLE_TOKENS = 3, 64  # problems, and tokens at most
+NO_SUMS: dict[str, list[float]] = {"soft": [], "soft_tokens": []}
 
 
 def train(run: params.DistillRun) -> pd.DataFrame:
     """The loss curves of the arm's students, one row an optimiser step; trains those that are not there already.
 
-    Columns: seed, step, loss, hard, soft (nats per response token; soft is NaN without a teacher), grad_norm,
-    learning_rate. Each adapter lands in `students/ARM/seed-N` beside its curve.
+    Columns: seed, step, loss, hard, soft (nats per scored position; soft is NaN without a teacher), grad_norm (before
+    clipping), learning_rate, tokens_per_second, peak_mib. Each student lands in `students/ARM/seed-N` beside its curve.
     """
     return pd.concat([train_one(run, seed).assign(seed=seed) for seed in run.seeds], ignore_index=True)
 
 
-def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
-    """The loss curve of the student with this seed (see `train`)."""
-    folder = run.output / "students" / run.arm / f"seed-{seed}"
-    store = None if run.arm in params.CONTROLS else run.build / "responses" / run.arm
+def validation(run: params.DistillRun) -> pd.DataFrame:
+    """Losses on held-out problems, from step 0, before the first, to the last.
+
+    Columns: seed, step, and in nats per scored position gold_hard (on the data set's solutions), response_hard and
+    response_soft (on the teacher's responses; NaN without a teacher).
+    """
+    return _of_all_seeds(run, "validation.parquet")
+
+
+def by_position(run: params.DistillRun) -> pd.DataFrame:
+    """Mean divergence to the teacher at each position of the held-out responses.
+
+    Columns: seed, position (from 0), tokens (how many responses reach it), before, after (nats, times T^2).
+    """
+    return _of_all_seeds(run, "positions.parquet")
+
+
+def samples(run: params.DistillRun) -> pd.DataFrame:
+    """What the students answer to some held-out problems: seed, problem_id, question, wanted, before, after."""
+    return _of_all_seeds(run, "samples.parquet")
+
+
+def _of_all_seeds(run: params.DistillRun, file: str) -> pd.DataFrame:
+    parts = [pd.read_parquet(_folder(run, seed) / file).assign(seed=seed) for seed in run.seeds]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _folder(run: params.DistillRun, seed: int) -> Path:
+    return run.output / "students" / run.arm / f"seed-{seed}"
+
+
+def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCallback] = ()) -> pd.DataFrame:
+    """The curve of the student with this seed (see `train`); `callbacks` watch the training."""
+    folder, store = _folder(run, seed), alignment.store(run)
     recipe = manifest.recipe(
         "distill",
-        run.model_dump(exclude={"profile", "seeds", "n_test", "micro_batch", "data_dir"})
+        run.model_dump(exclude={"profile", "seeds", "n_test", "micro_batch", "save_every", "data_dir"})
         | {
             "train_seed": seed,
             "data": problems.fingerprint(run),
@@ -55,208 +82,169 @@ def train_one(run: params.DistillRun, seed: int) -> pd.DataFrame:
         code="distill",
     )
     if not manifest.is_current(folder, recipe):
-        with manifest.writing(folder, recipe) as aside:
-            _train(run, seed, store, aside)
+        processes = PartialState(cpu=models.device_of(run.device) == "cpu")
+        work = _workplace(folder, recipe, processes)
+        with manifest.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work) as aside:
+            _train(run, seed, store, work, aside, processes, callbacks)
+        if processes.is_main_process:
+            shutil.rmtree(work)
+        processes.wait_for_everyone()
     return pd.read_parquet(folder / "losses.parquet")
 
 
-def _train(run: params.DistillRun, seed: int, store: Path | None, folder: Path) -> None:
+def examples(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> curriculum.Items:
+    """What the arm's students are trained on (see `curriculum`)."""
+    return curriculum.prepare(run, tokenizer, alignment.store(run)).items
+
+
+def _workplace(folder: Path, recipe: dict[str, Any], processes: PartialState) -> Path:
+    """Where checkpoints wait until the student is complete; emptied where they are of another recipe."""
+    work = folder.with_name(f".{folder.name}.checkpoints")
+    made_by = work / "recipe.json"
+    if processes.is_main_process and not (made_by.exists() and json.loads(made_by.read_text("utf-8")) == recipe):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        made_by.write_text(json.dumps(recipe), encoding="utf-8")
+    processes.wait_for_everyone()
+    return work
+
+
+def _train(
+    run: params.DistillRun,
+    seed: int,
+    store: Path | None,
+    work: Path,
+    folder: Path,
+    processes: PartialState,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    micro_batch = _micro_batch(run, processes.num_processes)
+    while True:
+        try:
+            return _attempt(run, seed, store, work, folder, micro_batch, callbacks)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if micro_batch == 1 or processes.num_processes > 1:
+                raise InputError(
+                    f"distill.micro_batch = {micro_batch}: out of memory; a smaller one, gradient_checkpointing: "
+                    "true or adapter: qlora take less"
+                ) from None
+        micro_batch //= 2
+        print(f"Out of memory: going on with micro_batch = {micro_batch}; a step is still {run.train_batch} responses.")
+
+
+def _micro_batch(run: params.DistillRun, count: int) -> int:
+    """The run's, or the largest divisor of it with which `count` processes share a step evenly."""
+    if run.train_batch % count:
+        raise InputError(f"distill.train_batch = {run.train_batch}: {count} processes cannot share it evenly")
+    return math.gcd(run.micro_batch, run.train_batch // count)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _attempt(
+    run: params.DistillRun,
+    seed: int,
+    store: Path | None,
+    work: Path,
+    folder: Path,
+    micro_batch: int,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
     set_seed(seed)
-    base, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
-    examples = build_examples(run, tokenizer, responses.dataset(store) if store else None)
-    model = get_peft_model(base, lora_config(run, base))
-    recorder = _Curve(run.train_steps, has_teacher=store is not None)
+    model, tokenizer = student.load(run)
+    data = curriculum.prepare(run, tokenizer, store)
+    checkpoint = _last_checkpoint(work)
     trainer = DistillTrainer(
         run,
+        data,
         model=model,
-        args=TrainingArguments(
-            output_dir=str(folder / "trainer"),
-            max_steps=run.train_steps,
-            per_device_train_batch_size=run.micro_batch,
-            gradient_accumulation_steps=run.train_batch // run.micro_batch,
-            learning_rate=run.learning_rate,
-            lr_scheduler_type="cosine",
-            warmup_steps=run.warmup_steps,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=base.device.type == "cuda",
-            use_cpu=base.device.type == "cpu",
-            seed=seed,
-        ),
-        train_dataset=cast("Any", examples),
-        data_collator=lambda batch: collate(batch, int(cast("int", tokenizer.pad_token_id))),
-        optimizer_cls_and_kwargs=optimizer_of(run),
-        callbacks=[recorder],
+        pad=int(cast("int", tokenizer.pad_token_id)),
+        seed=seed,
+        micro_batch=micro_batch,
+        folder=work,
+        resumed=checkpoint is not None,
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    model.save_pretrained(str(folder))
-    recorder.frame().to_parquet(folder / "losses.parquet", index=False)
-    trainer.state.save_to_json(str(folder / "trainer_state.json"))
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if checkpoint is None:
+        _look(run, trainer, tokenizer, data, work)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(folder))
+    _look(run, trainer, tokenizer, data, folder)
+    if trainer.is_world_process_zero():
+        for file, value in (("positions.parquet", "divergence"), ("samples.parquet", "answer")):
+            before, after = (pd.read_parquet(place / file) for place in (work, folder))
+            both = before.rename(columns={value: "before"}).assign(after=after[value])
+            both.to_parquet(folder / file, index=False)
+        curve = trainer.curve(has_teacher=store is not None)
+        curve.to_parquet(folder / "losses.parquet", index=False)
+        trainer.validation().to_parquet(folder / "validation.parquet", index=False)
+        trainer.state.save_to_json(str(folder / "trainer_state.json"))
+        if run.adapter == "full":
+            tokenizer.save_pretrained(folder)
+        (folder / "training_args.bin").unlink()
+        (folder / "README.md").write_text(card.text(run, seed, curve), encoding="utf-8")
 
 
-def lora_config(run: params.DistillRun, base: torch.nn.Module) -> LoraConfig:
-    """The adapter's configuration; `InputError` where the model lacks a target."""
-    linear = {name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, torch.nn.Linear)}
-    missing = set(run.lora_targets) - linear
-    if missing:
-        raise InputError(
-            f"distill.lora_targets = {sorted(missing)}: {run.student} has no such layers; it has {sorted(linear)}"
+def _last_checkpoint(work: Path) -> Path | None:
+    """The last complete checkpoint, which has the trainer's state; those that a kill cut short are removed."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found:
+        if not (path / TRAINER_STATE_NAME).exists():
+            shutil.rmtree(path, ignore_errors=True)
+    return next((path for path in reversed(found) if path.exists()), None)
+
+
+def _look(
+    run: params.DistillRun,
+    trainer: DistillTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    data: curriculum.Curriculum,
+    folder: Path,
+) -> None:
+    """Write what the student is like now: `positions.parquet` and `samples.parquet`."""
+    sums = trainer.by_position(data.validation["response"]) if "response" in data.validation else pd.DataFrame(NO_SUMS)
+    seen = sums["soft_tokens"] > 0
+    positions = pd.DataFrame(
+        {
+            "position": sums.index[seen],
+            "tokens": sums["soft_tokens"][seen].astype(int),
+            "divergence": (sums["soft"] / sums["soft_tokens"])[seen],
+        }
+    )
+    asked = data.held_out[:SAMPLES]
+    # Sharded weights are not there to be decoded with.
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    answers = [""] * len(asked) if sharded else _answers(run, trainer.model, tokenizer, asked)
+    samples = [
+        {"problem_id": problem.id, "question": problem.question, "wanted": problem.worked, "answer": answer}
+        for problem, answer in zip(asked, answers, strict=True)
+    ]
+    if trainer.is_world_process_zero():
+        positions.to_parquet(folder / "positions.parquet", index=False)
+        pd.DataFrame(samples, columns=["problem_id", "question", "wanted", "answer"]).to_parquet(
+            folder / "samples.parquet", index=False
         )
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=run.lora_r,
-        lora_alpha=run.lora_alpha,
-        lora_dropout=run.lora_dropout,
-        target_modules=run.lora_targets,
-    )
 
 
-def optimizer_of(run: params.DistillRun) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
-    """Optimiser class and arguments, as `Trainer` takes them."""
-    common = {"lr": run.learning_rate, "weight_decay": run.weight_decay}
-    if run.optimizer == "sgd":
-        return torch.optim.SGD, common | {"momentum": run.momentum}
-    return torch.optim.AdamW, common
-
-
-def build_examples(
-    run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: Dataset | None
-) -> list[Example]:
-    """One training example a problem: `prompt` and `target` token ids and, with a teacher, `top_ids`, `top_logprobs`.
-
-    Args:
-        answered: the teacher's responses (see `responses.dataset`), or None for the fine-tuned arm, whose responses are
-            the dataset's solutions without calculator marks.
-
-    Raises:
-        InputError: an example is longer than `train_tokens`, or a response's problem is not in the training split.
-    """
-    asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
-    rows: list[Example] = (
-        list(cast("Any", answered)) if answered is not None else [{"problem_id": key} for key in asked]
-    )
-    examples = []
-    for row in rows:
-        if row["problem_id"] not in asked:
-            raise InputError(
-                f"responses/{run.arm}: problem {row['problem_id']} is not among the {run.n_train} of train"
-            )
-        problem = asked[row["problem_id"]]
-        example: Example = {"prompt": priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))}
-        if answered is None:
-            example["target"] = priming.encode_response(tokenizer, problem.worked)
-        else:
-            length = len(row["tokens"])
-            signal = {key: row[key].reshape(length, -1) for key in ("top_ids", "top_logprobs")}
-            example |= {"target": row["tokens"].tolist(), **signal}
-        length = len(example["prompt"]) + len(example["target"])
-        if length > run.train_tokens:
-            raise InputError(f"distill.train_tokens = {run.train_tokens}: problem {problem.id} needs {length}")
-        examples.append(example)
-    return examples
-
-
-def collate(batch: list[Example], pad: int) -> dict[str, Tensor]:
-    """Prompts padded on the left and targets on the right, so that every target begins in the same column.
-
-    Then the last columns' logits are all that the loss needs, and the head is computed for those alone. Returns, for
-    the tokens that the student reads, `input_ids`, `attention_mask` and `position_ids` [batch, prompt + target];
-    `labels` [batch, target], `IGNORED` where padded (never by token id: pad and end-of-sequence may be the same token);
-    and with a teacher `top_ids`, `top_logprobs` [batch, target, k].
-    """
-    left, right = (max(len(row[part]) for row in batch) for part in ("prompt", "target"))
-    inputs = torch.full((len(batch), left + right), pad)
-    attention = torch.zeros_like(inputs)
-    labels = torch.full((len(batch), right), losses.IGNORED)
-    for index, row in enumerate(batch):
-        prompt, target = row["prompt"], row["target"]
-        inputs[index, left - len(prompt) : left + len(target)] = torch.tensor([*prompt, *target])
-        attention[index, left - len(prompt) : left + len(target)] = 1
-        labels[index, : len(target)] = torch.tensor(target)
-    padded = {
-        "input_ids": inputs,
-        "attention_mask": attention,
-        "position_ids": (attention.cumsum(-1) - 1).clamp(min=0),
-        # The trainer counts tokens by `shift_labels`, as they are; by `labels` alone it would leave out the first
-        # column, which models that shift inside their loss never score.
-        "labels": labels,
-        "shift_labels": labels,
-    }
-    if "top_ids" in batch[0]:
-        for key, dtype in (("top_ids", np.int64), ("top_logprobs", np.float32)):
-            signal = np.zeros((len(batch), right, batch[0][key].shape[1]), dtype)
-            for index, row in enumerate(batch):
-                signal[index, : len(row[key])] = row[key]
-            padded[key] = torch.from_numpy(signal)
-    return padded
-
-
-class DistillTrainer(Trainer):
-    """The Hugging Face trainer with the distillation objective.
-
-    The loss is divided by the number of response tokens of the whole optimiser step, so gradient accumulation does not
-    change it.
-    """
-
-    def __init__(self, run: params.DistillRun, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.run = run
-        # Makes the trainer count the labels of all micro-batches of a step and hand the number to `compute_loss`.
-        self.model_accepts_loss_kwargs = True
-        self._sums = {"hard": 0.0, "soft": 0.0}
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,  # noqa: ARG002
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Tensor:
-        """The step's share of the objective: sums over this micro-batch's response tokens / tokens of the step."""
-        labels = inputs["labels"]
-        read = {key: inputs[key] for key in ("input_ids", "attention_mask", "position_ids")}
-        # One position more than labels: the last prompt token predicts the first label, the last label nothing.
-        logits = model(**read, logits_to_keep=labels.shape[1] + 1).logits[:, :-1]
-        tokens = cast("int", num_items_in_batch)
-        hard = losses.hard_loss(logits, labels) / tokens
-        self._sums["hard"] += hard.item()
-        if "top_ids" not in inputs:
-            return hard
-        teacher = inputs["top_ids"], inputs["top_logprobs"], labels != losses.IGNORED
-        divergence, temperature = self.run.divergence, self.run.kd_temperature
-        soft = losses.soft_loss(logits, *teacher, divergence=divergence, temperature=temperature) / tokens
-        self._sums["soft"] += soft.item()
-        return self.run.alpha * hard + (1 - self.run.alpha) * soft
-
-    def log(self, logs: dict[str, float], *arguments: Any) -> None:
-        """Add the two parts of the loss to the step's log."""
-        if "loss" in logs:
-            logs |= self._sums
-            self._sums = {"hard": 0.0, "soft": 0.0}
-        super().log(logs, *arguments)
-
-
-class _Curve(TrainerCallback):
-    """Keeps every step's log and shows progress."""
-
-    def __init__(self, steps: int, has_teacher: bool) -> None:
-        self.has_teacher = has_teacher
-        self.rows: list[dict[str, float]] = []
-        self.progress = tqdm(total=steps, unit="step", mininterval=2, leave=False)
-
-    def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
-        if logs and "hard" in logs:
-            row = {"step": len(self.rows) + 1} | {key: logs[key] for key in LOGGED}
-            self.rows.append(row | ({} if self.has_teacher else {"soft": float("nan")}))
-            self.progress.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
-            self.progress.update(1)
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.progress.close()
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows)
+def _answers(
+    run: params.DistillRun, model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[problems.Problem]
+) -> list[str]:
+    model.eval()
+    answers = []
+    for problem in asked:
+        prompt = torch.tensor([priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))])
+        prompt = prompt.to(model.device)
+        output = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=SAMPLE_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answers.append(str(tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)))
+    return answers

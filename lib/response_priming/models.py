@@ -76,11 +76,21 @@ def load(
 
 
 def load_adapted(name: str, adapter: Path | None, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`load`, and a LoRA adapter on top where there is one."""
-    base, tokens = load(name, **options)
+    """`load`, with an adapter on top or all weights trained, where there is such a folder."""
     if adapter is None:
-        return base, tokens
+        return load(name, **options)
+    if not (adapter / "adapter_config.json").exists():
+        return load(str(adapter), **options | {"revision": None})
+    if _trained_quantized(adapter):
+        options["quantization"] = "nf4"
+    base, tokens = load(name, **options)
     return cast("PreTrainedModel", PeftModel.from_pretrained(base, adapter).eval()), tokens
+
+
+def _trained_quantized(adapter: Path) -> bool:
+    """Whether the distill stage trained this adapter on quantised weights, which it then belongs to."""
+    made = manifest.read(adapter)["recipe"] if (adapter / manifest.FILE).exists() else {}
+    return bool(made.get("parameters", {}).get("adapter") == "qlora")
 
 
 def _quantized(quantization: str, dtype: str) -> BitsAndBytesConfig:

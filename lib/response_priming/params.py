@@ -8,8 +8,8 @@ names what differs.
 import hashlib
 import json
 import os
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, cast
+from pathlib import Path, PurePath
+from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self, TypedDict, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,13 +18,47 @@ from response_priming import paths
 from response_priming.errors import InputError
 
 UNDISTILLED, FINE_TUNED = "undistilled", "fine-tuned"
-CONTROLS = (UNDISTILLED, FINE_TUNED)
+CONTROLS = (UNDISTILLED, FINE_TUNED)  # the arms without a teacher
+UNPRIMED, SHUFFLED = "none", "shuffled"
+RELEASED = "published-"  # begins the name of an arm that is trained as the released code did
+
+Repair = Literal[
+    "pairing", "prefix-offset", "bos", "eos", "teacher-answers", "positions", "template", "truncation"
+]  # fmt: skip
+REPAIRS: tuple[Repair, ...] = get_args(Repair)
+# The released code's training (commit b869e93), apart from its number of steps.
+RELEASED_TRAINING: dict[str, Any] = {
+    "alignment": "published",
+    "alpha": 0.6093348343631224,
+    "kd_temperature": 5.942267335064758,
+    "divergence": "reverse-kl",
+    "lora_r": 4,
+    "lora_alpha": 8,
+    "lora_dropout": 0.1,
+    "optimizer": "sgd",
+    "learning_rate": 5.0e-6,
+    "momentum": 0.9,
+    "weight_decay": 1.0e-2,
+    "schedule": "one-epoch",
+    "warmup_steps": 0,
+    "train_batch": 1,
+    "micro_batch": 1,
+}
+
+# What a search varies, and the parameter with its range or choices.
+SEARCHED = {
+    "alpha": "alpha_range",
+    "kd_temperature": "temperature_range",
+    "learning_rate": "learning_rate_range",
+    "divergence": "divergences",
+}
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 Rule = Literal[
     "hash", "boxed-first", "boxed-last", "last-number", "published", "published-corrected",
     "lm-eval-strict", "lm-eval-flexible", "math-verify",
 ]  # fmt: skip
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 # Where the teacher runs, and how much of it at once, decides no response.
@@ -110,9 +144,24 @@ class Signal(Section):
 class Distill(Signal):
     """How a student is trained."""
 
+    alignment: Literal["response", "published"] = Field(
+        "response", description="which positions of teacher and student meet; published: as in the released code"
+    )
+    repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see alignment.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
-    divergence: Literal["forward-kl", "reverse-kl", "jsd"] = Field("forward-kl", description="soft loss")
+    divergence: Literal["forward-kl", "reverse-kl", "jsd", "skew-kl", "skew-reverse-kl"] = Field(
+        "forward-kl", description="soft loss"
+    )
+    divergence_share: float = Field(
+        0.5, gt=0, lt=1, description="jsd: beta; skew-*: share of the first distribution in the second (DistiLLM: 0.1)"
+    )
+    hard_labels: Literal["response", "gold"] = Field(
+        "response", description="hard loss on: the teacher's response, or the data set's solution as a second sequence"
+    )
+    adapter: Literal["lora", "qlora", "full"] = Field(
+        "lora", description="what is trained: LoRA matrices, the same on 4-bit (NF4) weights, or all weights"
+    )
     lora_r: int = Field(8, ge=1, description="rank of the LoRA matrices")
     lora_alpha: int = Field(16, ge=1, description="LoRA scale; the update is multiplied by lora_alpha / lora_r")
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the LoRA input")
@@ -123,10 +172,19 @@ class Distill(Signal):
     learning_rate: float = Field(1.0e-3, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
     weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
-    warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up before the cosine decay")
+    schedule: Literal["cosine", "one-epoch"] = Field(
+        "cosine", description="cosine: down to 0 at the last step; one-epoch: down in one epoch, then up again"
+    )
+    warmup_steps: int = Field(5, ge=0, description="steps of linear warm-up before schedule cosine")
     train_steps: int = Field(40, ge=1, description="optimiser steps, the same for every trained arm")
     train_batch: int = Field(8, ge=1, description="responses in one optimiser step")
     micro_batch: int = Field(8, ge=1, description="responses in one forward pass; divides train_batch")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the train problems kept for the validation curve")
+    evaluate_every: int = Field(20, ge=1, description="optimiser steps between points of the validation curve")
+    save_every: int = Field(
+        20, ge=1, description="optimiser steps between checkpoints, from which a killed run goes on"
+    )
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
 
     @model_validator(mode="after")
@@ -134,6 +192,22 @@ class Distill(Signal):
         if self.train_batch % self.micro_batch:
             raise ValueError(f"micro_batch = {self.micro_batch} does not divide train_batch = {self.train_batch}")
         return self
+
+    @model_validator(mode="after")
+    def _repairs_have_an_object(self) -> Self:
+        if self.repairs and self.alignment != "published":
+            raise ValueError(f"repairs = {self.repairs}: only alignment 'published' has something to repair")
+        return self
+
+    @property
+    def repaired(self) -> frozenset[Repair]:
+        """The released code's deviations that this training does not have."""
+        return frozenset(REPAIRS if self.alignment == "response" else self.repairs)
+
+    @property
+    def as_released(self) -> dict[str, Any]:
+        """This section's values where it is trained as the released code did, on as many examples."""
+        return RELEASED_TRAINING | {"train_steps": self.train_steps * self.train_batch}
 
 
 class Evaluate(Section):
@@ -156,6 +230,45 @@ class Audit(Section):
     """What the audit of the published study counts."""
 
     logs_dir: str | None = Field(None, description="folder with the released response logs; None: the recorded counts")
+
+
+class Ladder(Section):
+    """The way from the released procedure to the repaired one, a repair at a time."""
+
+    ladder_strategy: str = Field("ground-truth", description="strategy of every rung")
+    ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
+    ladder_seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="training seeds of every rung"
+    )
+
+
+class Search(Section):
+    """Search for training values on the validation split."""
+
+    search_strategy: str = Field("none", description="strategy whose responses every trial learns from")
+    trials: int = Field(12, ge=1, description="trials in all, pruned ones included")
+    trial_steps: int = Field(20, ge=1, description="optimiser steps of a trial")
+    trial_checks: int = Field(4, ge=1, description="validation losses in a trial, at each of which it may be pruned")
+    validation_problems: int = Field(60, ge=1, description="validation problems that a trial is scored on")
+    alpha_range: Range = Field([0.0, 1.0], description="least and greatest alpha")
+    temperature_range: Range = Field([1.0, 6.0], description="least and greatest kd_temperature")
+    learning_rate_range: Range = Field([2.0e-4, 5.0e-3], description="least and greatest learning_rate")
+    divergences: list[str] = Field(
+        ["forward-kl", "reverse-kl", "jsd"], min_length=1, description="values of divergence to choose from"
+    )
+
+    @model_validator(mode="after")
+    def _values_are_allowed(self) -> Self:
+        for key, name in SEARCHED.items():
+            values = getattr(self, name)
+            for value in values:
+                try:
+                    Distill.model_validate({key: value})
+                except ValidationError as error:
+                    raise ValueError(f"{name}: {_first_problem(error, Distill)}") from None
+            if name.endswith("_range") and not values[0] < values[1]:
+                raise ValueError(f"{name} = {values}: the first number must be below the second")
+        return self
 
 
 class Run(BaseModel):
@@ -200,6 +313,12 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
     def item(self) -> dict[str, str]:
         """The strategy."""
         return {"strategy": self.strategy}
+
+
+class PromptSignalsRun(GenerateRun):
+    """Parameters of notebooks/prompt-signals.ipynb."""
+
+    stage = "prompt-signals"
 
 
 class SeedsRun(Run):
@@ -265,6 +384,11 @@ class CompareRun(Evaluate, Problems, ArmsRun):
 
     stage = "compare"
 
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies whose responses some of the arms learn from."""
+        return load(self.profile).model_copy(update={"arms": self.arms}).strategies
+
 
 class AttentionRun(Attention, Model, Problems, ArmsRun):
     """Parameters of notebooks/attention-visualize.ipynb."""
@@ -284,9 +408,26 @@ class ClaimsRun(CompareRun):
     stage = "claims"
 
 
+class LadderRun(Ladder, Evaluate, Distill, Model, Problems, Run):
+    """Parameters of notebooks/repair-ladder.ipynb."""
+
+    stage = "repair-ladder"
+
+
+class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
+    """Parameters of notebooks/search.ipynb."""
+
+    stage = "search"
+    worked_examples: int = cast("Any", Generate.model_fields["worked_examples"])
+
+
 RUNS: dict[str, type[Run]] = {
-    run.stage: run for run in (GenerateRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AuditRun, ClaimsRun)
-}
+    run.stage: run
+    for run in (
+        GenerateRun, PromptSignalsRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AuditRun,
+        ClaimsRun, LadderRun, SearchRun
+    )
+}  # fmt: skip
 
 
 class Profile(Section):
@@ -303,11 +444,13 @@ class Profile(Section):
     evaluate: Evaluate = Evaluate()
     attention: Attention = Attention()
     audit: Audit = Audit()
+    ladder: Ladder = Ladder()
+    search: Search = Search()
     overrides: dict[str, dict[str, Any]] = Field({}, description="per arm: values of `distill` that differ there")
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> Self:
-        known = [*CONTROLS, *strategies()]
+        known = [*CONTROLS, *strategies(), SHUFFLED, *(f"{RELEASED}{name}" for name in strategies())]
         for where, arms in (("arms", self.arms), ("overrides", list(self.overrides))):
             for arm in arms:
                 if arm not in known:
@@ -316,14 +459,26 @@ class Profile(Section):
             raise ValueError(f"seeds = {self.seeds}: must be different numbers")
         if len(set(self.arms)) < len(self.arms) or not self.arms:
             raise ValueError("arms: must be one or more different names")
-        for arm in self.overrides:
+        for arm in (*self.arms, *self.overrides):
             self.distill_of(arm)
+        for section, name in (("ladder", self.ladder.ladder_strategy), ("search", self.search.search_strategy)):
+            if name not in strategies():
+                raise ValueError(f"{section}.{section}_strategy = {name!r}: unknown; known: {', '.join(strategies())}")
         return self
 
     @property
     def strategies(self) -> list[str]:
-        """The arms that learn from a teacher; each is named after its strategy."""
-        return [arm for arm in self.arms if arm not in CONTROLS]
+        """The strategies under which the teacher answers, because an arm learns from its responses."""
+        return self._strategies("responses")
+
+    @property
+    def scored(self) -> list[str]:
+        """The strategies whose prompts the teacher scores, because an arm learns from these signals."""
+        return self._strategies("prompt-signals")
+
+    def _strategies(self, store: str) -> list[str]:
+        stores = [store_of(arm, self.distill_of(arm)) for arm in self.arms]
+        return list(dict.fromkeys(found.name for found in stores if found and found.parent.name == store))
 
     @property
     def trained(self) -> list[str]:
@@ -331,9 +486,10 @@ class Profile(Section):
         return [arm for arm in self.arms if arm != UNDISTILLED]
 
     def distill_of(self, arm: str) -> Distill:
-        """The distill section with this arm's overrides."""
+        """The distill section with what is this arm's own: the released training, where its name says so, overrides."""
+        own = self.distill.as_released if arm.startswith(RELEASED) else {}
         try:
-            return Distill.model_validate(self.distill.model_dump() | self.overrides.get(arm, {}))
+            return Distill.model_validate(self.distill.model_dump() | own | self.overrides.get(arm, {}))
         except ValidationError as error:
             raise ValueError(f"overrides.{arm}.{_first_problem(error, Distill)}") from None
 
@@ -347,6 +503,8 @@ class Profile(Section):
             self.evaluate,
             self.attention,
             self.audit,
+            self.ladder,
+            self.search,
         )
         values = {"profile": self.name, "seed": self.seed, "seeds": self.seeds, "arms": self.arms} | item
         for section in sections:
@@ -355,9 +513,32 @@ class Profile(Section):
         return RUNS[stage].model_validate({key: value for key, value in values.items() if key in fields})
 
 
-def strategies() -> dict[str, dict[str, str]]:
-    """The priming prefixes of params/prompts.yaml: name -> `title`, `prefix` and `source`."""
-    return cast("dict[str, dict[str, str]]", _read_yaml(paths.PARAMS / "prompts.yaml")["strategies"])
+class Strategy(TypedDict):
+    """An entry of params/prompts.yaml; `control`: of this project, to compare the paper's with."""
+
+    title: str
+    prefix: str
+    source: str
+    control: NotRequired[bool]
+
+
+def strategies() -> dict[str, Strategy]:
+    """The strategies of params/prompts.yaml by name."""
+    return cast("dict[str, Strategy]", _read_yaml(paths.PARAMS / "prompts.yaml")["strategies"])
+
+
+def is_primed(arm: str) -> bool:
+    """Whether an arm is one of the paper's primed ones, which a claim about priming may rest on."""
+    strategy = strategies().get(arm)
+    return strategy is not None and arm != UNPRIMED and not strategy.get("control", False)
+
+
+def store_of(arm: str, distill: Distill) -> PurePath | None:
+    """Where below build/PROFILE/ an arm's teacher is read from; None for an arm without one."""
+    if arm in CONTROLS:
+        return None
+    strategy = UNPRIMED if arm == SHUFFLED else arm.removeprefix(RELEASED)
+    return PurePath("responses" if "teacher-answers" in distill.repaired else "prompt-signals", strategy)
 
 
 def profiles() -> list[str]:

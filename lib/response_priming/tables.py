@@ -33,13 +33,13 @@ def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[s
 
 
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
-    """Every trained arm against the undistilled student, and every primed arm against the unprimed one.
+    """Every trained arm against the undistilled student, and every primed arm or control against the unprimed one.
 
     The columns of `paired`, and `p_holm`: p corrected for all pairs of the table.
     """
     right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
     pairs = [(arm, params.UNDISTILLED) for arm in scores if arm != params.UNDISTILLED]
-    pairs += [(arm, UNPRIMED) for arm in scores if arm not in (*params.CONTROLS, UNPRIMED)]
+    pairs += [(arm, _unprimed(arm)) for arm in scores if arm not in params.CONTROLS and arm != _unprimed(arm)]
     rows = [
         {"arm": arm, "title": figures.title(arm), "baseline": baseline, "baseline_title": figures.title(baseline)}
         | paired(right[arm], right[baseline], seed=seed)
@@ -52,6 +52,11 @@ def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.Dat
 
 
 PAIRED = ("points", "low", "high", "relative", "relative_low", "relative_high", "wins", "losses", "differ", "p")
+
+
+def _unprimed(arm: str) -> str:
+    """The arm without a prefix that is trained in the same way."""
+    return f"{params.RELEASED}{UNPRIMED}" if arm.startswith(params.RELEASED) else UNPRIMED
 
 
 def paired(new: Any, old: Any, *, seed: int) -> dict[str, Any]:
