@@ -31,7 +31,7 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper plan lab test lint lock clean FORCE
+.PHONY: help paper ladder search plan lab test lint lock clean FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -40,8 +40,8 @@ help: ## what there is to make
 paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
 
-# The plan is looked at by every goal that builds results, and by no other.
-ifneq ($(filter paper plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
+# The plan is looked at by every goal that builds results, and by no other. It also says which notebook needs which.
+ifneq ($(filter paper ladder search plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
 include $(B)/plan/plan.mk
 endif
 
@@ -61,16 +61,17 @@ $(NB)/distill-%.ipynb: $(B)/plan/distill-%.json | $(B)/plan/ready
 	@$(call RUN,distill) --arm $*
 $(NB)/evaluate-%.ipynb: $(B)/plan/evaluate-%.json | $(B)/plan/ready
 	@$(call RUN,evaluate) --arm $*
-$(NB)/compare.ipynb: $(B)/plan/compare.json $(ARMS:%=$(NB)/evaluate-%.ipynb)
-	@$(call RUN,compare)
-$(NB)/attention-visualize.ipynb: $(B)/plan/attention-visualize.json $(TRAINED:%=$(NB)/distill-%.ipynb) | $(B)/plan/ready
-	@$(call RUN,attention-visualize)
+$(NB)/prompt-signals-%.ipynb: $(B)/plan/prompt-signals-%.json | $(B)/plan/ready
+	@$(call RUN,prompt-signals) --strategy $*
+$(NB)/%.ipynb: $(B)/plan/%.json | $(B)/plan/ready
+	@$(call RUN,$*)
 $(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/compare.ipynb $(NB)/attention-visualize.ipynb
 	@$(BIN)/response-priming report $(PROFILE)
 
-# Which notebook needs which: an arm that learns from a teacher, its responses; a trained arm's score, its adapter.
-$(STRATEGIES:%=$(NB)/distill-%.ipynb): $(NB)/distill-%.ipynb: $(NB)/generate-%.ipynb
-$(TRAINED:%=$(NB)/evaluate-%.ipynb): $(NB)/evaluate-%.ipynb: $(NB)/distill-%.ipynb
+ladder: $(NB)/repair-ladder.ipynb ## what each deviation of the released code costs (some 20 minutes on two cores)
+	@echo "The ladder: $(abspath $<); make paper gives it a page"
+search: $(NB)/search.ipynb ## search for training values on the validation split; a killed search continues
+	@echo "The search: $(abspath $<); make paper gives it a page"
 
 lab: $(SETUP) ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -22,10 +22,7 @@ def test_check_prints_every_parameter():
 def test_unknown_stage_names_those_there_are():
     done = call("run", "gnerate")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (
-        "response-priming: stage 'gnerate': unknown; "
-        "allowed: generate, distill, evaluate, compare, attention-visualize\n"
-    )
+    assert done.stderr == (f"response-priming: stage 'gnerate': unknown; allowed: {', '.join(params.RUNS)}\n")
 
 
 def test_item_of_another_profile_names_those_there_are():

@@ -16,6 +16,8 @@ SECTIONS = {
     "distill": params.Distill,
     "evaluate": params.Evaluate,
     "attention": params.Attention,
+    "ladder": params.Ladder,
+    "search": params.Search,
 }
 
 
@@ -50,7 +52,7 @@ def test_an_unknown_profile_names_those_there_are():
     ("content", "problem"),
     [
         ({"distil": {}}, "distil = {}: unknown key; allowed: name, seed, seeds, arms, problems, .*distill"),
-        ({"distill": {"alpah": 1}}, "distill.alpah = 1: unknown key; allowed: alpha, kd_temperature, "),
+        ({"distill": {"alpah": 1}}, "distill.alpah = 1: unknown key; allowed: .*alpha, kd_temperature, "),
         ({"problems": {"n_train": "many"}}, "problems.n_train = 'many': input should be a valid integer"),
         ({"problems": {"n_train": 0.5}}, "problems.n_train = 0.5: input should be a valid integer"),
         ({"distill": {"alpha": 2}}, "distill.alpha = 2: input should be less than or equal to 1"),
@@ -64,8 +66,17 @@ def test_an_unknown_profile_names_those_there_are():
         ({"seeds": [-1]}, "seeds.0 = -1: input should be greater than or equal to 0"),
         ({"arms": []}, "arms: must be one or more different names"),
         ({"overrides": {"nobody": {}}}, "overrides: unknown arm 'nobody'; known: "),
-        ({"overrides": {"none": {"alpah": 1}}}, "overrides.none.alpah = 1: unknown key; allowed: alpha, "),
+        ({"overrides": {"none": {"alpah": 1}}}, "overrides.none.alpah = 1: unknown key; allowed: .*alpha, "),
         ({"overrides": {"none": {"alpha": "x"}}}, "overrides.none.alpha = 'x': input should be a valid number"),
+        ({"distill": {"alignment": "shifted"}}, "distill.alignment = 'shifted': input should be 'response' or 'publ"),
+        ({"distill": {"repairs": ["boss"]}}, "distill.repairs.0 = 'boss': input should be 'pairing', 'prefix-offset'"),
+        ({"distill": {"repairs": ["bos"]}}, r"distill: repairs = \['bos'\]: only alignment 'published' has something"),
+        ({"arms": ["published-nobody"]}, "arms: unknown arm 'published-nobody'; known: .*, published-none"),
+        ({"ladder": {"ladder_strategy": "x"}}, "ladder.ladder_strategy = 'x': unknown; known: none, teacher"),
+        ({"search": {"search_strategy": "x"}}, "search.search_strategy = 'x': unknown; known: none, teacher"),
+        ({"search": {"alpha_range": [0.9, 0.1]}}, r"search: range of alpha = \[0.9, 0.1\]: the first number must be"),
+        ({"search": {"alpha_range": [0, 2]}}, "search: alpha = 2.0: input should be less than or equal to 1"),
+        ({"search": {"divergences": ["kl"]}}, "search: divergence = 'kl': input should be 'forward-kl'"),
         ("distill: [1\n", "not YAML: "),
         ("- distill\n", "must be a mapping of sections, is a list"),
     ],

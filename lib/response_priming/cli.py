@@ -53,7 +53,9 @@ def plan_(profile: ProfileName) -> None:
 def run(
     stage: Annotated[str, typer.Argument(help=f"One of {', '.join(params.RUNS)}.")],
     profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
-    strategy: Annotated[str | None, typer.Option(help="For generate: a name in params/prompts.yaml.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="For generate and prompt-signals: a name in params/prompts.yaml.")
+    ] = None,
     arm: Annotated[str | None, typer.Option(help="For distill and evaluate: an arm of the profile.")] = None,
 ) -> None:
     """Execute one notebook with the profile's parameters into build/PROFILE/notebooks/."""
@@ -61,11 +63,14 @@ def run(
     if stage not in params.RUNS:
         raise InputError(f"stage {stage!r}: unknown; allowed: {', '.join(params.RUNS)}")
     try:
-        place, node = plan.find(loaded, stage, strategy or arm)
+        node = plan.find(loaded, stage, strategy or arm)
     except KeyError:
-        known = ", ".join(node.item or "(none)" for node in plan.nodes(loaded) if node.stage == stage)
+        nodes = plan.nodes(loaded) + plan.extras(loaded)
+        known = ", ".join(node.item or "(none)" for node in nodes if node.stage == stage)
         raise InputError(f"{stage} of {strategy or arm!r}: not in profile {profile}; allowed: {known}") from None
-    typer.echo(f"[{place}/{len(plan.nodes(loaded))}] {node.name} -> {paths.shown(node.executed)}")
+    names = [other.name for other in plan.nodes(loaded)]
+    place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
+    typer.echo(f"[{place}] {node.name} -> {paths.shown(node.executed)}")
     execute(node)
 
 

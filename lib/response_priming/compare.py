@@ -77,7 +77,7 @@ def compare(run: params.CompareRun) -> Comparison:
     folder = run.output / "comparison"
     inputs = [run.scores_of(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
     inputs += [run.adapter_of(arm, seed) for arm, seed in _trained(run)]
-    inputs += [run.build / "responses" / strategy for strategy in _strategies(run)]
+    inputs += [run.build / "responses" / strategy for strategy in run.strategies]
     texts = {"published": published(), "titles": [figures.title(arm) for arm in run.arms]}
     recipe = manifest.recipe("compare", run.model_dump(exclude={"profile", "data_dir"}) | texts, inputs, code="compare")
     if not manifest.is_current(folder, recipe):
@@ -100,17 +100,13 @@ def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> No
         "losses": losses_table(run),
     }
     models = {"student": _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))["student"]}
-    for strategy in _strategies(run):
+    for strategy in run.strategies:
         models["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
     texts = verdicts.variables(run, made["accuracy"], made["gains"], made["teacher"], models)
     with manifest.writing(folder, recipe) as aside:
         for name, table in made.items():
             table.to_csv(aside / f"{name}.csv", index=False)
         (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
-
-
-def _strategies(run: params.CompareRun) -> list[str]:
-    return [arm for arm in run.arms if arm not in params.CONTROLS]
 
 
 def _trained(run: params.CompareRun) -> list[tuple[str, int]]:
@@ -174,7 +170,7 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
     """How often the teacher itself was right under each strategy, on the problems it answered for training."""
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     rows = []
-    for strategy in _strategies(run):
+    for strategy in run.strategies:
         _made_by(run, run.build / "responses" / strategy)
         answered = responses.read(run.build / "responses" / strategy)
         if set(answered["problem_id"]) != {problem.id for problem in asked}:

@@ -46,7 +46,11 @@ def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
 
 
 def _answer(run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
-    asked = problems.load(run, "test", run.n_test, seed=run.seed)
+    return answers_to(problems.load(run, "test", run.n_test, seed=run.seed), run, adapter)
+
+
+def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
+    """A student's graded answers to some problems (see `answer`); without an adapter, the undistilled student's."""
     engine = _engine(run, adapter)
     prompts = [priming.encode(engine.tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
     return grade(_table(asked, dict(engine.respond(prompts, max_tokens=run.answer_tokens))))

@@ -10,7 +10,11 @@ from response_priming import params
 _PALETTE = sns.color_palette("colorblind")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 
-TITLES = {params.UNDISTILLED: "Undistilled", params.FINE_TUNED: "Fine-tuned"}
+TITLES = {
+    params.UNDISTILLED: "Undistilled",
+    params.FINE_TUNED: "Fine-tuned",
+    params.SHUFFLED: "KD, shuffled responses",
+}
 
 
 def apply_style() -> None:
@@ -34,6 +38,8 @@ def apply_style() -> None:
 
 def title(arm: str) -> str:
     """The name of an arm or strategy as tables and figures print it."""
+    if arm.startswith(params.RELEASED):
+        return f"{title(arm.removeprefix(params.RELEASED))}, as released"
     return TITLES.get(arm) or params.strategies()[arm]["title"]
 
 

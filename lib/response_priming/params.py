@@ -43,6 +43,7 @@ RELEASED_TRAINING: dict[str, Any] = {
     "warmup_steps": 0,
     "train_batch": 1,
     "micro_batch": 1,
+    "held_out": 0.0,
 }
 
 Dtype = Literal["bfloat16", "float16", "float32"]
@@ -359,9 +360,11 @@ class CompareRun(Evaluate, Problems, ArmsRun):
     """Parameters of notebooks/compare.ipynb."""
 
     stage = "compare"
-    strategies: list[str] = Field(
-        ["none", "teacher", "ground-truth", "confidence"], description="strategies under which the teacher answered"
-    )
+
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies whose responses some of the arms learn from."""
+        return load(self.profile).model_copy(update={"arms": self.arms}).strategies
 
 
 class AttentionRun(Attention, Model, Problems, ArmsRun):
@@ -446,7 +449,7 @@ class Profile(Section):
         return [arm for arm in self.arms if arm != UNDISTILLED]
 
     def distill_of(self, arm: str) -> Distill:
-        """The distill section with what is this arm's own: the released training where it is named so, and overrides."""
+        """The distill section with what is this arm's own: the released training, where its name says so, overrides."""
         own = self.distill.as_released if arm.startswith(RELEASED) else {}
         try:
             return Distill.model_validate(self.distill.model_dump() | own | self.overrides.get(arm, {}))
@@ -466,7 +469,6 @@ class Profile(Section):
             self.search,
         )
         values = {"profile": self.name, "seed": self.seed, "seeds": self.seeds, "arms": self.arms} | item
-        values["strategies"] = self.strategies
         for section in sections:
             values |= section.model_dump()
         fields = RUNS[stage].model_fields

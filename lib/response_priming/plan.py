@@ -9,12 +9,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from response_priming import manifest, params, paths, problems
 
 IMPORT = re.compile(r"^from response_priming import (.+)$", re.MULTILINE)
+TEACHER_RUNS = (params.GenerateRun, params.PromptSignalsRun)
+# The extra notebooks that get a page where they were executed, and its title.
+PAGES = {"repair-ladder": "What each deviation of the released code costs", "search": "Search on the validation split"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Node:
     stage: str
     item: str | None
     run: params.Run
+    needs: tuple[str, ...] = ()  # names of the notebooks that have to be executed before
 
     @property
     def name(self) -> str:
@@ -46,34 +50,73 @@ class Node:
             "notebook": manifest.digest(self.notebook),
             "code": notebook_code(self.notebook),
             "parameters": self.run.model_dump(),
-            "prefix": params.strategies()[self.item]["prefix"] if self.stage == "generate" and self.item else None,
+            "prefix": params.strategies()[self.run.strategy]["prefix"] if isinstance(self.run, TEACHER_RUNS) else None,
             "data": problems.fingerprint(self.run) if isinstance(self.run, params.Problems) else None,
         }
 
 
 def nodes(profile: params.Profile) -> list[Node]:
-    """All notebooks of a profile, each after those it needs."""
+    """All notebooks of a profile's paper, each after those it needs."""
+    distilled = {arm: f"distill-{arm}" for arm in profile.trained}
     return [
-        *(Node("generate", name, profile.run("generate", strategy=name)) for name in profile.strategies),
-        *(Node("distill", arm, profile.run("distill", arm=arm)) for arm in profile.trained),
-        *(Node("evaluate", arm, profile.run("evaluate", arm=arm)) for arm in profile.arms),
-        Node("attention-visualize", None, profile.run("attention-visualize")),
-        Node("compare", None, profile.run("compare")),
+        *(_teacher(profile, "generate", name) for name in profile.strategies),
+        *(_teacher(profile, "prompt-signals", name) for name in profile.scored),
+        *(
+            Node(
+                "distill",
+                arm,
+                profile.run("distill", arm=arm),
+                _teachers(params.store_of(arm, profile.distill_of(arm))),
+            )
+            for arm in profile.trained
+        ),
+        *(
+            Node("evaluate", arm, profile.run("evaluate", arm=arm), tuple(filter(None, [distilled.get(arm)])))
+            for arm in profile.arms
+        ),
+        Node("attention-visualize", None, profile.run("attention-visualize"), tuple(distilled.values())),
+        Node("compare", None, profile.run("compare"), tuple(f"evaluate-{arm}" for arm in profile.arms)),
     ]
 
 
-def find(profile: params.Profile, stage: str, item: str | None) -> tuple[int, Node]:
-    """The node of a stage and item with its place in the plan, from 1; KeyError where the plan has none."""
-    for place, node in enumerate(nodes(profile), start=1):
+def extras(profile: params.Profile) -> list[Node]:
+    """The notebooks that are executed when they are asked for, and what they need beyond those of the paper."""
+    ladder, search = profile.ladder.ladder_strategy, profile.search.search_strategy
+    wanted = [
+        _teacher(profile, "generate", ladder),
+        _teacher(profile, "generate", search),
+        _teacher(profile, "prompt-signals", ladder),
+        Node("repair-ladder", None, profile.run("repair-ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
+        Node("search", None, profile.run("search"), _teachers(params.store_of(search, profile.distill))),
+    ]
+    there = {node.name for node in nodes(profile)}
+    return list({node.name: node for node in wanted if node.name not in there}.values())
+
+
+def _teacher(profile: params.Profile, stage: str, strategy: str) -> Node:
+    return Node(stage, strategy, profile.run(stage, strategy=strategy))
+
+
+def _teachers(store: PurePath | None) -> tuple[str, ...]:
+    """The notebook that writes a store."""
+    if store is None:
+        return ()
+    return (f"{'generate' if store.parent.name == 'responses' else store.parent.name}-{store.name}",)
+
+
+def find(profile: params.Profile, stage: str, item: str | None) -> Node:
+    """The node of a stage and item; KeyError where the profile has none."""
+    for node in nodes(profile) + extras(profile):
         if (node.stage, node.item) == (stage, item):
-            return place, node
+            return node
     raise KeyError(f"{stage} {item}")
 
 
 def write(profile: params.Profile) -> None:
-    """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `plan.mk`, the lists that make loops over."""
+    """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `plan.mk`, which notebook needs which."""
     folder = paths.BUILD / profile.name / "plan"
-    for node in nodes(profile):
+    all_nodes = nodes(profile) + extras(profile)
+    for node in all_nodes:
         _write_if_changed(folder / f"{node.name}.json", json.dumps(node.content(), indent=1))
     inputs = {
         "problems": profile.problems.model_dump(),
@@ -83,10 +126,25 @@ def write(profile: params.Profile) -> None:
     _write_if_changed(folder / "inputs.json", json.dumps(inputs, indent=1))
     _write_if_changed(
         folder / "report.json",
-        json.dumps({"code": manifest.code_digests("report"), "sources": _report_sources()}, indent=1),
+        json.dumps(
+            {
+                "code": manifest.code_digests("report"),
+                "sources": _report_sources(),
+                "extras": {node.name: manifest.digest(node.executed) for node in executed_extras(profile)},
+            },
+            indent=1,
+        ),
     )
-    lists = {"STRATEGIES": profile.strategies, "TRAINED": profile.trained, "ARMS": profile.arms}
-    _write_if_changed(folder / "plan.mk", "".join(f"{name} := {' '.join(items)}\n" for name, items in lists.items()))
+    files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes}
+    needs = (
+        f"{files[node.name]}: {' '.join(files[name] for name in node.needs)}\n" for node in all_nodes if node.needs
+    )
+    _write_if_changed(folder / "plan.mk", "".join(needs))
+
+
+def executed_extras(profile: params.Profile) -> list[Node]:
+    """Of the notebooks that the paper does without, those with a result of their own that somebody has executed."""
+    return [node for node in extras(profile) if node.stage in PAGES and node.executed.exists()]
 
 
 def notebook_code(notebook: Path) -> dict[str, str]:

@@ -35,12 +35,17 @@ def messages(
 def encode(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> list[int]:
     """Token ids of the prompt, up to and including the marker that opens the assistant's turn."""
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+    return encode_plain(tokenizer, str(text))
+
+
+def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text alone, without special tokens."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids of a response, with the end-of-sequence token that closes it."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], int(tokenizer.eos_token_id)]
+    return [*encode_plain(tokenizer, text), int(tokenizer.eos_token_id)]
 
 
 def first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str | None:

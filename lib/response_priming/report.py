@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from response_priming import figures, manifest, params, paths, preview, prose
+from response_priming import figures, manifest, params, paths, plan, preview, prose
 from response_priming.errors import InputError
 
 
@@ -80,13 +80,13 @@ def _recipe(profile: params.Profile) -> dict[str, Any]:
 
 def notebook_titles(profile: params.Profile) -> dict[str, str]:
     """Title of every executed notebook of the profile, by stem, in the order in which they ran."""
-    by_stage = {"generate": profile.strategies, "distill": profile.trained, "evaluate": profile.arms}
     titles = {
-        f"{name}-{item}": f"{name.capitalize()}: {figures.title(item)}"
-        for name, items in by_stage.items()
-        for item in items
+        node.name: f"{node.stage.capitalize().replace('-', ' ')}: {figures.title(node.item)}"
+        for node in plan.nodes(profile)
+        if node.item
     }
-    return titles | {"compare": "Compare all arms", "attention-visualize": "Attention inside the students"}
+    titles |= {"compare": "Compare all arms", "attention-visualize": "Attention inside the students"}
+    return titles | {node.name: plan.PAGES[node.stage] for node in plan.executed_extras(profile)}
 
 
 def _notebooks(profile: params.Profile) -> list[Path]:

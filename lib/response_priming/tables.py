@@ -33,7 +33,7 @@ def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[s
 
 
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
-    """Every trained arm against the undistilled student, and every primed arm against the unprimed one.
+    """Every trained arm against the undistilled student, and every primed arm or control against the unprimed one.
 
     `points` (difference in percentage points) with `low` and `high`, its 95 % interval; `wins` and `losses` (problems
     that only the arm, or only the baseline, got right); `p` of McNemar's exact test and `p_holm`, corrected for all
@@ -41,7 +41,7 @@ def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.Dat
     """
     right = {arm: answers[f"{rule}-correct"].to_numpy(bool) for arm, answers in scores.items()}
     pairs = [(arm, params.UNDISTILLED) for arm in scores if arm != params.UNDISTILLED]
-    pairs += [(arm, UNPRIMED) for arm in scores if arm not in (*params.CONTROLS, UNPRIMED)]
+    pairs += [(arm, _unprimed(arm)) for arm in scores if arm not in params.CONTROLS and arm != _unprimed(arm)]
     pairs = [(arm, baseline) for arm, baseline in pairs if baseline in scores]
     columns = ["arm", "title", "baseline", "baseline_title", "points", "low", "high", "wins", "losses", "p"]
     rows = [
@@ -50,6 +50,11 @@ def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.Dat
     ]
     table = pd.DataFrame(rows, columns=columns)
     return table.assign(p_holm=multipletests(table["p"], method="holm")[1] if rows else [])
+
+
+def _unprimed(arm: str) -> str:
+    """The arm without a prefix that is trained in the same way."""
+    return f"{params.RELEASED}{UNPRIMED}" if arm.startswith(params.RELEASED) else UNPRIMED
 
 
 def paired(new: NDArray[np.bool_], old: NDArray[np.bool_], *, seed: int) -> tuple[float, float, float, int, int, float]:

@@ -11,7 +11,7 @@ from response_priming import figures, params
 
 Row = Any  # one row of a table, a pandas Series of mixed types
 NOT_RUN = "not run"
-UNPRIMED = "none"
+UNPRIMED = params.UNPRIMED
 SIGNIFICANT = 0.05
 # With fewer problems on which two arms disagree, McNemar's exact p cannot fall below 0.05: 2 * 0.5 ** 5 = 0.0625.
 FEWEST_DISAGREEMENTS = 6
@@ -30,8 +30,8 @@ def variables(
         teacher: `compare.teacher_table`.
         models: names of the `teacher` and the `student` as the run's artefacts record them.
     """
-    kd = best(accuracy, [arm for arm in run.arms if arm not in params.CONTROLS])
-    primed = best(accuracy, [arm for arm in run.arms if arm not in (*params.CONTROLS, UNPRIMED)])
+    primed_arms = [arm for arm in run.arms if params.is_primed(arm)]
+    kd, primed = best(accuracy, [UNPRIMED, *primed_arms]), best(accuracy, primed_arms)
     kd_gain, primed_gain = _pair(gains, kd, params.UNDISTILLED), _pair(gains, primed, UNPRIMED)
     ranked = [row for _, row in teacher.sort_values("accuracy", kind="stable").iterrows()]
     values = {"profile": run.profile, "seed": str(run.seed), "dataset": DATASETS[run.dataset], "rule": run.rule}

@@ -1,0 +1,196 @@
+"""Notebook search: which alpha, temperature, divergence and learning rate do best on validation problems.
+
+Trials are drawn by TPE (Bergstra et al. 2011, as Optuna has it) and pruned where their validation loss is worse than
+the median of earlier trials at the same step. The test split is never read: the released code searched on it.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import torch
+from optuna.trial import TrialState
+from torch.nn.utils.rnn import pad_sequence
+from transformers import TrainerCallback
+
+from response_priming import (
+    distill,
+    evaluate,
+    losses,
+    manifest,
+    models,
+    params,
+    paths,
+    placed,
+    priming,
+    problems,
+)
+from response_priming.errors import InputError
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def search(run: params.SearchRun) -> optuna.Study:
+    """The study with `run.trials` finished trials, whose value is the validation accuracy; a killed one continues.
+
+    It is kept in `search/study.sqlite3`. A trial that was killed is begun again with its values.
+
+    Raises:
+        InputError: the responses are not there; the validation problems are also training problems; or the file holds
+            trials with other parameters.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    asked, made_by = validation(run), _made_by(run)
+    study = _open(run, made_by)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    done = len(study.get_trials(states=FINISHED))
+    # Another seed than at the start, or a continued search would draw its first values again.
+    study.sampler = optuna.samplers.TPESampler(seed=run.seed + done, n_startup_trials=5)
+    while len(study.get_trials(states=FINISHED)) < run.trials:
+        study.optimize(lambda trial: _accuracy(run, trial, asked), n_trials=1)
+    return study
+
+
+def validation(run: params.SearchRun) -> list[problems.Problem]:
+    """The problems that trials are scored on: of the validation split, without the teacher's worked examples."""
+    worked = run.worked_examples
+    pool = problems.load(run, "validation", worked + run.validation_problems, seed=run.seed)
+    shown = {p.id for p in problems.load(run, "validation", worked, seed=run.seed)} if worked else set()
+    asked = [problem for problem in pool if problem.id not in shown]
+    trained = {problem.id for problem in problems.load(run, "train", run.n_train, seed=run.seed)}
+    if both := sum(problem.id in trained for problem in asked):
+        raise InputError(
+            f"search.validation_problems = {run.validation_problems}: {both} of them are among the {run.n_train} of "
+            "train; lower one of the two"
+        )
+    return asked
+
+
+def trials(study: optuna.Study) -> pd.DataFrame:
+    """One row a finished trial: `trial`, `state`, `accuracy` (NaN where pruned), its values, its last `loss`."""
+    rows = [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "accuracy": trial.value,
+            **trial.params,
+            "loss": -list(trial.intermediate_values.values())[-1] if trial.intermediate_values else None,
+        }
+        for trial in study.get_trials(states=FINISHED)
+    ]
+    table = pd.DataFrame(rows)
+    return table.assign(accuracy=table["accuracy"].where(table["state"] == "complete").astype(float))
+
+
+def _made_by(run: params.SearchRun) -> dict[str, Any]:
+    """What decides the value of a trial, but for what is searched."""
+    searched = {"alpha", "kd_temperature", "learning_rate", "divergence"}
+    irrelevant = {"profile", "trials", "n_test", "data_dir", "train_steps", "evaluate_batch", "micro_batch"}
+    parameters = run.model_dump(exclude=searched | irrelevant)
+    fingerprint = {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)}
+    store = params.store_of(run.search_strategy, run)
+    return (
+        parameters | fingerprint | ({store.parent.name: manifest.read(run.build / store)["outputs"]} if store else {})
+    )
+
+
+def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
+    file = run.output / "search" / "study.sqlite3"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
+    study = optuna.create_study(
+        storage=f"sqlite:///{file}", study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
+    )
+    known = study.user_attrs.get("made_by", made_by)
+    if differing := [key for key in made_by if known.get(key) != made_by[key]]:
+        raise InputError(
+            f"{paths.shown(file)}: its trials have another {differing[0]} than this search; take the change back, or "
+            "remove the file"
+        )
+    study.set_user_attr("made_by", made_by)
+    return study
+
+
+def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.Problem]) -> float:
+    """Train a student with the trial's values; the share of validation problems it gets right by the run's rule."""
+    seed = run.seed
+    values = run.model_dump() | _draw(run, trial) | {"train_steps": run.trial_steps}
+    values |= {"arm": run.search_strategy, "seeds": [seed]}
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        distill.train_one(placed.distill_run(place, values), seed, callbacks=[_Pruning(run, trial, asked)])
+        scored = placed.evaluate_run(place, values)
+        answers = evaluate.answers_to(asked, scored, scored.adapter_of(run.search_strategy, seed))
+    trial.set_user_attr("n", len(answers))
+    return float(answers[f"{run.rule}-correct"].mean())
+
+
+def _draw(run: params.SearchRun, trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "alpha": trial.suggest_float("alpha", *run.alpha_range),
+        "kd_temperature": trial.suggest_float("kd_temperature", *run.temperature_range, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", *run.learning_rate_range, log=True),
+        "divergence": trial.suggest_categorical("divergence", run.divergences),
+    }
+
+
+class _Pruning(TrainerCallback):
+    """Reports the validation loss some times in a training, and stops one that is worse than the median.
+
+    The loss is the cross-entropy on the validation problems' solutions, which means the same whatever is searched.
+    """
+
+    def __init__(self, run: params.SearchRun, trial: optuna.Trial, asked: list[problems.Problem]) -> None:
+        self.run, self.trial, self.asked = run, trial, asked
+        self.every = max(1, run.trial_steps // (run.trial_checks + 1))
+        self.tokenizer = models.tokenizer(run.student, run.student_revision)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:  # noqa: ARG002
+        """Between the first and the last step."""
+        if state.global_step % self.every or state.global_step == state.max_steps:
+            return
+        self.trial.report(-self._loss(parts["model"]), state.global_step)
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+    @torch.no_grad()
+    def _loss(self, model: Any) -> float:
+        """Nats per token of the solutions."""
+        model.eval()
+        total = count = 0
+        for first in range(0, len(self.asked), self.run.micro_batch):
+            ids, labels = self._batch(self.asked[first : first + self.run.micro_batch])
+            scored = int((labels[:, 1:] != losses.IGNORED).sum())
+            # Padding is on the right, where a causal model's other tokens do not see it.
+            total += scored * model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss.item()
+            count += scored
+        model.train()
+        return total / count
+
+    def _batch(self, asked: list[problems.Problem]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the student reads, and the labels of the solution, both [problems, tokens]."""
+        ids, labels = [], []
+        for problem in asked:
+            prompt = priming.encode(self.tokenizer, priming.bare(problem.question, self.run.system_prompt))
+            target = priming.encode_response(self.tokenizer, problem.worked)
+            ids.append(torch.tensor(prompt + target))
+            labels.append(torch.tensor([losses.IGNORED] * len(prompt) + target))
+        return pad_sequence(ids, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=losses.IGNORED)
+
+
+# --- figures ---
+
+
+def history_figure(study: optuna.Study) -> Any:
+    """Accuracy of every trial in the order they ran, and the best so far."""
+    return optuna.visualization.matplotlib.plot_optimization_history(study, target_name="Validation accuracy")
+
+
+def surface_figure(study: optuna.Study) -> Any:
+    """Validation accuracy over alpha and temperature, interpolated between the trials that ran to their end."""
+    names = ["alpha", "kd_temperature"]
+    return optuna.visualization.matplotlib.plot_contour(study, params=names, target_name="Validation accuracy")
