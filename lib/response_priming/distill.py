@@ -20,12 +20,9 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from response_priming import alignment, card, curriculum, manifest, models, params, priming, problems, student
+from response_priming import alignment, card, curriculum, manifest, models, params, portrait, problems, student
 from response_priming.errors import InputError
 from response_priming.trainer import DistillTrainer
-
-SAMPLES, SAMPLE_TOKENS = 3, 64  # problems, and tokens at most
-NO_SUMS: dict[str, list[float]] = {"soft": [], "soft_tokens": []}
 
 
 @dataclass(frozen=True)
@@ -163,20 +160,17 @@ def _attempt(job: _Job, micro_batch: int) -> None:
         callbacks=job.callbacks,
     )
     if checkpoint is None:
-        _look(run, trainer, tokenizer, data, job.work)
+        portrait.write(run, trainer, tokenizer, data, job.work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(job.folder))
-    _look(run, trainer, tokenizer, data, job.folder)
+    portrait.write(run, trainer, tokenizer, data, job.folder)
     if trainer.is_world_process_zero():
         _finish(job, trainer, tokenizer)
 
 
 def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what a student's folder holds beside its weights."""
-    for file, value in (("positions.parquet", "divergence"), ("samples.parquet", "answer")):
-        before, after = (pd.read_parquet(place / file) for place in (job.work, job.folder))
-        both = before.rename(columns={value: "before"}).assign(after=after[value])
-        both.to_parquet(job.folder / file, index=False)
+    portrait.join(job.work, job.folder)
     curve = trainer.curve(has_teacher=alignment.store(job.run) is not None)
     curve.to_parquet(job.folder / "losses.parquet", index=False)
     trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)
@@ -194,54 +188,3 @@ def _last_checkpoint(work: Path) -> Path | None:
         if not (path / TRAINER_STATE_NAME).exists():
             shutil.rmtree(path, ignore_errors=True)
     return next((path for path in reversed(found) if path.exists()), None)
-
-
-def _look(
-    run: params.DistillRun,
-    trainer: DistillTrainer,
-    tokenizer: PreTrainedTokenizerBase,
-    data: curriculum.Curriculum,
-    folder: Path,
-) -> None:
-    """Write what the student is like now: `positions.parquet` and `samples.parquet`."""
-    sums = trainer.by_position(data.validation["response"]) if "response" in data.validation else pd.DataFrame(NO_SUMS)
-    seen = sums["soft_tokens"] > 0
-    positions = pd.DataFrame(
-        {
-            "position": sums.index[seen],
-            "tokens": sums["soft_tokens"][seen].astype(int),
-            "divergence": (sums["soft"] / sums["soft_tokens"])[seen],
-        }
-    )
-    asked = data.held_out[:SAMPLES]
-    # Sharded weights are not there to be decoded with.
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    answers = [""] * len(asked) if sharded else _answers(run, trainer.model, tokenizer, asked)
-    samples = [
-        {"problem_id": problem.id, "question": problem.question, "wanted": problem.worked, "answer": answer}
-        for problem, answer in zip(asked, answers, strict=True)
-    ]
-    if trainer.is_world_process_zero():
-        positions.to_parquet(folder / "positions.parquet", index=False)
-        pd.DataFrame(samples, columns=["problem_id", "question", "wanted", "answer"]).to_parquet(
-            folder / "samples.parquet", index=False
-        )
-
-
-def _answers(
-    run: params.DistillRun, model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[problems.Problem]
-) -> list[str]:
-    model.eval()
-    answers = []
-    for problem in asked:
-        prompt = torch.tensor([priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))])
-        prompt = prompt.to(model.device)
-        output = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=SAMPLE_TOKENS,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        answers.append(str(tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)))
-    return answers
