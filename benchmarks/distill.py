@@ -199,7 +199,7 @@ def main() -> None:
     lines = [
         "# The cost of a distillation step",
         "",
-        f"`python benchmarks/distill.py`: {BATCH} sequences of {PROMPT} + {RESPONSE} tokens, embedded model, bf16, LoRA; "
+        f"`python benchmarks/distill.py`: {BATCH} x ({PROMPT} + {RESPONSE}) tokens, embedded model, bf16, LoRA; "
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers "
         f"{transformers.__version__}. Median of {REPEATS} x {STEPS - 1} steps, trainers in turn.",
         "",

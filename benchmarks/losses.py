@@ -4,9 +4,9 @@
 
 Hidden 4,096, vocabulary 128,256, bf16, the head frozen as with LoRA; forward and backward. Memory is the most that a
 process took on top of hidden states, head and signal; it is measured at hidden 256, for the vocabulary decides it and a
-CPU takes minutes otherwise (hidden 4,096 adds 62 MiB to each loss at 8,192 tokens, the gradient it returns). `torch` makes all logits at once; `liger`
-(liger-kernel's
-LigerFusedLinearJSDLoss, which makes teacher logits from the teacher's hidden states) runs where it is installed.
+CPU takes minutes otherwise (hidden 4,096 adds 62 MiB to each loss at 8,192 tokens, the gradient it returns). `torch`
+makes all logits at once; `liger` (liger-kernel's LigerFusedLinearJSDLoss, which makes teacher logits from the teacher's
+hidden states) runs where it is installed.
 """
 
 import json
