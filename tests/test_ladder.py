@@ -91,7 +91,7 @@ def test_a_stopped_ladder_goes_on_where_it_stopped(run, monkeypatch):
     def stop_before_the_fourth(stage, *rest):
         if len(trained) == 3:
             raise KeyboardInterrupt
-        trained.append(stage.repairs)
+        trained.append(stage.run.repairs)
         train(stage, *rest)
 
     monkeypatch.setattr(distill, "_train", stop_before_the_fourth)

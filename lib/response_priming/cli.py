@@ -82,9 +82,9 @@ def distill(
     arm: Annotated[str, typer.Option(help="A trained arm of the profile.")],
     profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
 ) -> None:
-    """Train an arm's students without a notebook: on several GPUs, `accelerate launch -m response_priming distill`.
+    """Train an arm's students without a notebook, which then finds them.
 
-    The notebook then finds them and draws them.
+    On several GPUs: `accelerate launch -m response_priming distill --arm ARM`.
     """
     from response_priming import distill as distill_stage
 
