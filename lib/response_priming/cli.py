@@ -23,12 +23,10 @@ ProfileName = Annotated[str, typer.Argument(help="Parameter set: params/PROFILE.
 @app.command()
 def check(profile: ProfileName) -> None:
     """Validate a profile, make sure its data and models can be had, and print every parameter."""
-    from response_priming import engines, models, problems
+    from response_priming import models, problems
 
     loaded = params.load(profile)
     models.device_of(loaded.model.device)
-    for engine in (loaded.generate.engine, loaded.evaluate.evaluate_engine):
-        engines.require(engine)
     sizes = {
         "train": loaded.problems.n_train,
         "test": loaded.problems.n_test,
@@ -81,9 +79,9 @@ def distill(
     arm: Annotated[str, typer.Option(help="A trained arm of the profile.")],
     profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
 ) -> None:
-    """Train an arm's students without a notebook: on several GPUs, `accelerate launch -m response_priming distill`.
+    """Train an arm's students without a notebook, which then finds them.
 
-    The notebook then finds them and draws them.
+    On several GPUs: `accelerate launch -m response_priming distill --arm ARM`.
     """
     from response_priming import distill as distill_stage
 

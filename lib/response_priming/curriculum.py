@@ -30,13 +30,14 @@ class Curriculum(NamedTuple):
     validation: dict[str, Subset[alignment.Example]]
 
 
-def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, store: Path | None) -> Curriculum:
-    """The arm's curriculum; `store` has what its teacher gave, None without one.
+def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> Curriculum:
+    """The arm's curriculum.
 
     Raises:
         InputError: the responses are of other problems or of another tokenizer, or nothing is left to train on; see
             also `alignment.build_examples`.
     """
+    store = alignment.store(run)
     answered = responses.dataset(store) if store else None
     if store and answered is not None:
         _refuse_foreign(run, tokenizer, store, answered[0])

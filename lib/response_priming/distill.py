@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +20,20 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from response_priming import alignment, card, curriculum, manifest, models, params, priming, problems, student
+from response_priming import alignment, card, curriculum, manifest, models, params, portrait, problems, student
 from response_priming.errors import InputError
 from response_priming.trainer import DistillTrainer
 
-SAMPLES, SAMPLE_TOKENS = 3, 64  # problems, and tokens at most
-NO_SUMS: dict[str, list[float]] = {"soft": [], "soft_tokens": []}
+
+@dataclass(frozen=True)
+class _Job:
+    """A student to train: checkpoints go to `work`, and what is complete to `folder`."""
+
+    run: params.DistillRun
+    seed: int
+    work: Path
+    folder: Path
+    callbacks: Sequence[TrainerCallback]
 
 
 def train(run: params.DistillRun) -> pd.DataFrame:
@@ -68,7 +77,7 @@ def _folder(run: params.DistillRun, seed: int) -> Path:
 
 
 def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCallback] = ()) -> pd.DataFrame:
-    """The curve of the student with this seed (see `train`); `callbacks` watch the training."""
+    """The loss curve of the student with this seed (see `train`); `callbacks` watch the training."""
     folder, store = _folder(run, seed), alignment.store(run)
     recipe = manifest.recipe(
         "distill",
@@ -85,16 +94,11 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
         processes = PartialState(cpu=models.device_of(run.device) == "cpu")
         work = _workplace(folder, recipe, processes)
         with manifest.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work) as aside:
-            _train(run, seed, store, work, aside, processes, callbacks)
+            _train(_Job(run, seed, work, aside, callbacks), processes)
         if processes.is_main_process:
             shutil.rmtree(work)
         processes.wait_for_everyone()
     return pd.read_parquet(folder / "losses.parquet")
-
-
-def examples(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> curriculum.Items:
-    """What the arm's students are trained on (see `curriculum`)."""
-    return curriculum.prepare(run, tokenizer, alignment.store(run)).items
 
 
 def _workplace(folder: Path, recipe: dict[str, Any], processes: PartialState) -> Path:
@@ -109,29 +113,22 @@ def _workplace(folder: Path, recipe: dict[str, Any], processes: PartialState) ->
     return work
 
 
-def _train(
-    run: params.DistillRun,
-    seed: int,
-    store: Path | None,
-    work: Path,
-    folder: Path,
-    processes: PartialState,
-    callbacks: Sequence[TrainerCallback],
-) -> None:
-    micro_batch = _micro_batch(run, processes.num_processes)
+def _train(job: _Job, processes: PartialState) -> None:
+    micro_batch = _micro_batch(job.run, processes.num_processes)
     while True:
         try:
-            return _attempt(run, seed, store, work, folder, micro_batch, callbacks)
+            return _attempt(job, micro_batch)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
             if micro_batch == 1 or processes.num_processes > 1:
                 raise InputError(
-                    f"distill.micro_batch = {micro_batch}: out of memory; a smaller one, gradient_checkpointing: "
-                    "true or adapter: qlora take less"
+                    f"distill.micro_batch = {micro_batch}: out of memory; a smaller one, gradient_checkpointing: true "
+                    "or adapter: qlora take less"
                 ) from None
         micro_batch //= 2
-        print(f"Out of memory: going on with micro_batch = {micro_batch}; a step is still {run.train_batch} responses.")
+        same = f"a step is still {job.run.train_batch} responses"
+        print(f"Out of memory: going on with micro_batch = {micro_batch}; {same}.")
 
 
 def _micro_batch(run: params.DistillRun, count: int) -> int:
@@ -145,49 +142,43 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def _attempt(
-    run: params.DistillRun,
-    seed: int,
-    store: Path | None,
-    work: Path,
-    folder: Path,
-    micro_batch: int,
-    callbacks: Sequence[TrainerCallback],
-) -> None:
-    set_seed(seed)
+def _attempt(job: _Job, micro_batch: int) -> None:
+    run = job.run
+    set_seed(job.seed)
     model, tokenizer = student.load(run)
-    data = curriculum.prepare(run, tokenizer, store)
-    checkpoint = _last_checkpoint(work)
+    data = curriculum.prepare(run, tokenizer)
+    checkpoint = _last_checkpoint(job.work)
     trainer = DistillTrainer(
         run,
         data,
         model=model,
         pad=int(cast("int", tokenizer.pad_token_id)),
-        seed=seed,
+        seed=job.seed,
         micro_batch=micro_batch,
-        folder=work,
+        folder=job.work,
         resumed=checkpoint is not None,
+        callbacks=job.callbacks,
     )
-    for callback in callbacks:
-        trainer.add_callback(callback)
     if checkpoint is None:
-        _look(run, trainer, tokenizer, data, work)
+        portrait.write(run, trainer, tokenizer, data, job.work)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    trainer.save_model(str(folder))
-    _look(run, trainer, tokenizer, data, folder)
+    trainer.save_model(str(job.folder))
+    portrait.write(run, trainer, tokenizer, data, job.folder)
     if trainer.is_world_process_zero():
-        for file, value in (("positions.parquet", "divergence"), ("samples.parquet", "answer")):
-            before, after = (pd.read_parquet(place / file) for place in (work, folder))
-            both = before.rename(columns={value: "before"}).assign(after=after[value])
-            both.to_parquet(folder / file, index=False)
-        curve = trainer.curve(has_teacher=store is not None)
-        curve.to_parquet(folder / "losses.parquet", index=False)
-        trainer.validation().to_parquet(folder / "validation.parquet", index=False)
-        trainer.state.save_to_json(str(folder / "trainer_state.json"))
-        if run.adapter == "full":
-            tokenizer.save_pretrained(folder)
-        (folder / "training_args.bin").unlink()
-        (folder / "README.md").write_text(card.text(run, seed, curve), encoding="utf-8")
+        _finish(job, trainer, tokenizer)
+
+
+def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write what a student's folder holds beside its weights."""
+    portrait.join(job.work, job.folder)
+    curve = trainer.curve(has_teacher=alignment.store(job.run) is not None)
+    curve.to_parquet(job.folder / "losses.parquet", index=False)
+    trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)
+    trainer.state.save_to_json(str(job.folder / "trainer_state.json"))
+    if job.run.adapter == "full":
+        tokenizer.save_pretrained(job.folder)
+    (job.folder / "training_args.bin").unlink()
+    (job.folder / "README.md").write_text(card.text(job.run, job.seed, curve), encoding="utf-8")
 
 
 def _last_checkpoint(work: Path) -> Path | None:
@@ -197,54 +188,3 @@ def _last_checkpoint(work: Path) -> Path | None:
         if not (path / TRAINER_STATE_NAME).exists():
             shutil.rmtree(path, ignore_errors=True)
     return next((path for path in reversed(found) if path.exists()), None)
-
-
-def _look(
-    run: params.DistillRun,
-    trainer: DistillTrainer,
-    tokenizer: PreTrainedTokenizerBase,
-    data: curriculum.Curriculum,
-    folder: Path,
-) -> None:
-    """Write what the student is like now: `positions.parquet` and `samples.parquet`."""
-    sums = trainer.by_position(data.validation["response"]) if "response" in data.validation else pd.DataFrame(NO_SUMS)
-    seen = sums["soft_tokens"] > 0
-    positions = pd.DataFrame(
-        {
-            "position": sums.index[seen],
-            "tokens": sums["soft_tokens"][seen].astype(int),
-            "divergence": (sums["soft"] / sums["soft_tokens"])[seen],
-        }
-    )
-    asked = data.held_out[:SAMPLES]
-    # Sharded weights are not there to be decoded with.
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    answers = [""] * len(asked) if sharded else _answers(run, trainer.model, tokenizer, asked)
-    samples = [
-        {"problem_id": problem.id, "question": problem.question, "wanted": problem.worked, "answer": answer}
-        for problem, answer in zip(asked, answers, strict=True)
-    ]
-    if trainer.is_world_process_zero():
-        positions.to_parquet(folder / "positions.parquet", index=False)
-        pd.DataFrame(samples, columns=["problem_id", "question", "wanted", "answer"]).to_parquet(
-            folder / "samples.parquet", index=False
-        )
-
-
-def _answers(
-    run: params.DistillRun, model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[problems.Problem]
-) -> list[str]:
-    model.eval()
-    answers = []
-    for problem in asked:
-        prompt = torch.tensor([priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))])
-        prompt = prompt.to(model.device)
-        output = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=SAMPLE_TOKENS,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        answers.append(str(tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)))
-    return answers

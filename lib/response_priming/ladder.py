@@ -28,7 +28,7 @@ TRAINING = {
         "train_steps",
     ),
     "schedule": ("schedule", "warmup_steps"),
-    "settings": ("alpha", "kd_temperature", "divergence", "lora_r", "lora_alpha", "lora_dropout"),
+    "settings": ("alpha", "kd_temperature", "divergence", "lora_r", "lora_alpha", "lora_dropout", "held_out"),
 }
 TITLES = {
     "undistilled": "Undistilled student",

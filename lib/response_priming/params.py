@@ -43,6 +43,7 @@ RELEASED_TRAINING: dict[str, Any] = {
     "warmup_steps": 0,
     "train_batch": 1,
     "micro_batch": 1,
+    "held_out": 0.0,
 }
 
 # What a search varies, and the parameter with its range or choices.

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -41,6 +41,7 @@ class DistillTrainer(Trainer):
         micro_batch: int,
         folder: Path,
         resumed: bool = False,
+        callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         """See `Trainer`.
 
@@ -48,6 +49,7 @@ class DistillTrainer(Trainer):
             pad: token that fills up what the student reads.
             micro_batch: items in one forward pass of one process.
             folder: where checkpoints go.
+            resumed: the training goes on from a checkpoint, so the validation before its first step is done.
         """
         self.run, self.micro_batch = run, micro_batch
         arguments = _arguments(run, seed, micro_batch, folder, cpu=next(model.parameters()).device.type == "cpu")
@@ -59,7 +61,7 @@ class DistillTrainer(Trainer):
             eval_dataset=cast("Any", data.validation),
             data_collator=lambda batch: alignment.collate(list(itertools.chain(*batch)), pad),
             optimizer_cls_and_kwargs=optimizer_of(run),
-            callbacks=[_Progress(self, run.train_steps)],
+            callbacks=[_Progress(self, run.train_steps), *callbacks],
         )
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
@@ -111,12 +113,13 @@ class DistillTrainer(Trainer):
             self._sums.zero_()
         super().log(logs, *arguments)
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The run's schedule; `one-epoch` never heard how many steps there are, as in the released code."""
-        if self.run.schedule == "one-epoch" and self.lr_scheduler is None:
-            period = max(1, self._pass // self.run.train_batch)
-            self.lr_scheduler = cast("Any", CosineAnnealingLR(cast("Any", self.optimizer), period))
-        return super().create_scheduler(num_training_steps, optimizer)
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The run's schedule; `one-epoch` is the released code's cosine (commit b869e93), which rises in epoch two."""
+        if self.run.schedule == "one-epoch":
+            epoch = math.ceil(self._pass / self.run.train_batch)
+            chosen = cast("torch.optim.Optimizer", optimizer or self.optimizer)
+            self.lr_scheduler = LambdaLR(chosen, lambda step: (1 + math.cos(math.pi * step / epoch)) / 2)
+        return cast("LambdaLR", self.lr_scheduler or super().create_scheduler(num_training_steps, optimizer))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean losses on each of the held-out sets, logged as `NAME_hard` and, with a teacher, `NAME_soft`."""

@@ -1,0 +1,90 @@
+"""What a student is like at some moment: its divergence to the teacher along a response, and what it answers."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from transformers import PreTrainedTokenizerBase
+
+from response_priming import params, priming, problems
+from response_priming.curriculum import Curriculum
+from response_priming.trainer import DistillTrainer
+
+SAMPLES, SAMPLE_TOKENS = 3, 64  # problems, and tokens at most
+NO_SUMS: dict[str, list[float]] = {"soft": [], "soft_tokens": []}
+FILES = {"positions.parquet": "divergence", "samples.parquet": "answer"}
+
+
+def write(
+    run: params.DistillRun,
+    trainer: DistillTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Curriculum,
+    folder: Path,
+) -> None:
+    """Write `positions.parquet` (position, tokens, divergence) and `samples.parquet` (problem_id, ..., answer)."""
+    sums = trainer.by_position(data.validation["response"]) if "response" in data.validation else pd.DataFrame(NO_SUMS)
+    seen = sums["soft_tokens"] > 0
+    positions = pd.DataFrame(
+        {
+            "position": sums.index[seen],
+            "tokens": sums["soft_tokens"][seen].astype(int),
+            "divergence": (sums["soft"] / sums["soft_tokens"])[seen],
+        }
+    )
+    asked = data.held_out[:SAMPLES]
+    # Sharded weights are not there to be decoded with.
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    answers = [""] * len(asked) if sharded else _answers(run, trainer.model, tokenizer, asked)
+    samples = [
+        {"problem_id": problem.id, "question": problem.question, "wanted": problem.worked, "answer": answer}
+        for problem, answer in zip(asked, answers, strict=True)
+    ]
+    if trainer.is_world_process_zero():
+        positions.to_parquet(folder / "positions.parquet", index=False)
+        pd.DataFrame(samples, columns=["problem_id", "question", "wanted", "answer"]).to_parquet(
+            folder / "samples.parquet", index=False
+        )
+
+
+def join(before: Path, after: Path) -> None:
+    """Make the files in `after` say both what was, from the folder `before`, and what is."""
+    for file, value in FILES.items():
+        was, now = (pd.read_parquet(folder / file) for folder in (before, after))
+        both = was.rename(columns={value: "before"}).assign(after=now[value])
+        both.to_parquet(after / file, index=False)
+
+
+def _answers(
+    run: params.DistillRun, model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[problems.Problem]
+) -> list[str]:
+    model.eval()
+    answers = []
+    for problem in asked:
+        prompt = torch.tensor([priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))])
+        prompt = prompt.to(model.device)
+        output = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=SAMPLE_TOKENS,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answers.append(str(tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)))
+    return answers
+
+
+def figure(positions: pd.DataFrame) -> Figure:
+    """Divergence along a response, before and after, means over seeds; `positions` as `distill.by_position`."""
+    drawn = Figure(figsize=(6, 3), layout="constrained")
+    axes = drawn.subplots()
+    means = positions.groupby("position")[["before", "after"]].mean()
+    for name in means:
+        axes.plot(means.index, means[name], label=name)
+    axes.set(xlabel="Position in the response (tokens)", ylabel="Divergence (nats)", ylim=(0, None))
+    axes.legend()
+    if means.empty:
+        axes.set_title("No held-out response: nothing to compare")
+    return drawn
