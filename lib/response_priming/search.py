@@ -5,6 +5,7 @@ the median of earlier trials at the same step. The test split is never read: the
 """
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,9 @@ class _Pruning(TrainerCallback):
 
 
 # --- figures ---
+
+# Optuna has drawn these since its version 2.2 and still calls them experimental.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def history_figure(study: optuna.Study) -> Any:
