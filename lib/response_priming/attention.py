@@ -11,7 +11,7 @@ one of the numbers depends on the length of rows.
 
 `attention/explorer.npz` (see `read_maps`) holds, for the first problems N = 0, 1, ... and T tokens of their texts:
 
-    ARM/N        uint8 [layers, heads, T, T]: maps of the arm's first seed, rows are queries; 255 * sqrt(weight), rounded
+    ARM/N        uint8 [layers, heads, T, T]: maps of the arm's first seed, rows are queries; rounded 255 * sqrt(weight)
     tokens/N     str [T]: the tokens as text
     positions/N  int [T]: where they stand in the text, from 0; of a long text, the first token and the last ones
     response/N   int []: how many of the T tokens are of the prompt, so the index of the first token of the response
@@ -27,30 +27,17 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import attention_tables, capture, manifest, models, params, priming, problems
-from response_priming.attention_numbers import (
-    EVERY,
-    by_head,
-    divergent_heads,
-    exact,
-    head_metrics,
-    largest_first,
-    paper_numbers,
-    sink_numbers,
-    spread,
-)
+from response_priming.attention_numbers import divergent_heads, head_metrics, largest_first
 from response_priming.errors import InputError
+from response_priming.reading import SCALE, Reading, Text
 
 __all__ = ["Analysis", "Example", "analyse", "divergent_heads", "head_metrics", "read", "read_maps"]
 
-REGIONS = ("prompt", "response")
-SPREADS = ("variance", *REGIONS, "seeds")
 TABLES = ("metrics", "divergent", "tests")
-SCALE = 255  # of a weight's square root, as `explorer.npz` keeps it
 SHOWING = {"heatmaps", "heatmap_tokens", "chosen_heads", "rule"}  # shape figures, not what is measured
 NOT_IN_RECIPE = {"profile", "n_train", "n_test", "data_dir", *SHOWING}
 
@@ -74,30 +61,16 @@ class Example:
 class Analysis:
     """What the stage wrote.
 
-    `metrics`: arm, seed, prompt (its number), region, layer, head, and a column for each number of `attention_numbers.EVERY`.
-    `divergent`: layer, head, `variance` (see `divergent_heads`; arms are means over seeds), the same over the `prompt` and
-    the `response` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one seed); means
-    over texts, largest variance first. `tests`: see `attention_tables.primed`. `examples`: see `read_maps`.
+    `metrics`: arm, seed, prompt (its number), region, layer, head, and a column for each of `attention_numbers.EVERY`.
+    `divergent`: layer, head, `variance` (see `divergent_heads`; arms are means over seeds), the same over the `prompt`
+    and the `response` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one seed);
+    means over texts, largest variance first. `tests`: see `attention_tables.primed`. `examples`: see `read_maps`.
     """
 
     metrics: pd.DataFrame
     divergent: pd.DataFrame
     tests: pd.DataFrame
     examples: list[Example]
-
-
-@dataclass(frozen=True)
-class Text:
-    """What all students read: token ids, of which the first `prompt` are the prompt."""
-
-    problem: str
-    tokens: list[int]
-    prompt: int
-
-    def regions(self, maps: Tensor) -> dict[str, Tensor]:
-        """The rows of each region of maps [..., tokens, tokens], with the columns that they can attend to."""
-        regions = {"prompt": maps[..., : self.prompt, : self.prompt], "response": maps[..., self.prompt :, :]}
-        return {name: region for name, region in regions.items() if region.shape[-2]}
 
 
 # --- the stage ---
@@ -126,7 +99,7 @@ def analyse(run: params.AttentionRun) -> Analysis:
 def _write(folder: Path, run: params.AttentionRun) -> None:
     model, tokenizer = capture.load(run)
     texts = _texts(run, tokenizer, model.config)
-    readings = []
+    readings: list[Reading] = []
     for text in tqdm(texts, desc="attention", unit="text"):
         kept = _kept(text, run.explorer_tokens) if len(readings) < run.explorer_prompts else None
         reading = Reading(capture.students(run), text, kept)
@@ -138,10 +111,12 @@ def _write(folder: Path, run: params.AttentionRun) -> None:
     tests = attention_tables.primed(metrics, run.arms, seed=run.seed)
     for name, table in zip(TABLES, (metrics, divergent, tests), strict=True):
         table.to_parquet(folder / f"{name}.parquet", index=False)
-    arrays = [_arrays(number, reading, tokenizer) for number, reading in enumerate(readings[: run.explorer_prompts])]
-    np.savez_compressed(folder / "explorer.npz", **{key: array for one in arrays for key, array in one.items()})
-    texts_of = attention_tables.variables(run, metrics, divergent, tests)
-    (folder / "variables.json").write_text(json.dumps(texts_of, indent=1), encoding="utf-8")
+    arrays: dict[str, Any] = {}
+    for number, reading in enumerate(readings[: run.explorer_prompts]):
+        arrays |= _arrays(number, reading, tokenizer)
+    np.savez_compressed(folder / "explorer.npz", **arrays)
+    prose = attention_tables.variables(metrics, divergent, tests)
+    (folder / "variables.json").write_text(json.dumps(prose, indent=1), encoding="utf-8")
 
 
 def _texts(run: params.AttentionRun, tokenizer: PreTrainedTokenizerBase, config: Any) -> list[Text]:
@@ -162,60 +137,6 @@ def _texts(run: params.AttentionRun, tokenizer: PreTrainedTokenizerBase, config:
 def _kept(text: Text, most: int) -> list[int]:
     """Positions of the first token, which is the attention sink, and of the last ones."""
     return [0, *range(max(1, len(text.tokens) - most + 1), len(text.tokens))]
-
-
-class Reading:
-    """What is kept of one text's maps while its layers pass."""
-
-    def __init__(self, who: list[capture.Student], text: Text, kept: list[int] | None = None) -> None:
-        self.who, self.text, self.kept = who, text, kept
-        self.arms = list(dict.fromkeys(arm for arm, _ in who))
-        self.below: Tensor | None = None
-        self.numbers: list[Tensor] = []  # a layer: [students, regions, numbers, heads]
-        self.spreads: list[Tensor] = []  # a layer: [SPREADS, heads]
-        self.maps: list[Tensor] = []  # a layer: [arms, heads, kept, kept]
-
-    def take(self, maps: Tensor) -> None:
-        """Measure one layer's maps [students, heads, tokens, tokens]."""
-        self.numbers.append(torch.stack([self._numbers(maps, student) for student in range(len(self.who))]).cpu())
-        self.spreads.append(self._spreads(maps).cpu())
-        if self.kept is not None:
-            first = [[one for one, _ in self.who].index(arm) for arm in self.arms]
-            shown = maps[first][:, :, self.kept][..., self.kept]
-            self.maps.append((shown.float().sqrt() * SCALE).round().to(torch.uint8).cpu())
-        self.below = maps
-
-    def _numbers(self, maps: Tensor, student: int) -> Tensor:
-        here = self.text.regions(exact(maps[student]))
-        below = self.text.regions(exact(self.below[student])) if self.below is not None else {}
-        values = [paper_numbers(rows, below.get(name)) | sink_numbers(rows) for name, rows in here.items()]
-        return torch.stack([torch.stack([value[name] for name in EVERY]) for value in values])
-
-    def _spreads(self, maps: Tensor) -> Tensor:
-        of_arm = [maps[[index for index, (one, _) in enumerate(self.who) if one == arm]] for arm in self.arms]
-        between = spread(exact(seeds).mean(dim=0) for seeds in of_arm)
-        regions = self.text.regions(between)
-        within = [spread(map(exact, seeds)).mean(dim=(-2, -1)) for seeds in of_arm if len(seeds) > 1]
-        values = {name: rows.mean(dim=(-2, -1)) for name, rows in {"variance": between, **regions}.items()}
-        if within:
-            values["seeds"] = torch.stack(within).mean(dim=0)
-        unknown = torch.full_like(values["variance"], torch.nan)
-        return torch.stack([values.get(name, unknown) for name in SPREADS])
-
-    def metrics(self) -> pd.DataFrame:
-        """`Analysis.metrics` of this text, without the column `prompt`."""
-        values = torch.stack(self.numbers).permute(1, 2, 0, 4, 3)  # students, regions, layers, heads, numbers
-        sizes = values.shape
-        axes = [range(sizes[0]), REGIONS[: sizes[1]], range(sizes[2]), range(sizes[3])]
-        rows = pd.MultiIndex.from_product(axes, names=["student", "region", "layer", "head"])
-        table = pd.DataFrame(values.flatten(end_dim=-2).numpy(), index=rows, columns=list(EVERY)).reset_index()
-        arms, seeds = (table["student"].map(dict(enumerate(part))) for part in zip(*self.who, strict=True))
-        return table.drop(columns="student").assign(arm=arms, seed=seeds)
-
-    def divergent(self) -> pd.DataFrame:
-        """`Analysis.divergent` of this text, in the order of layers."""
-        values = torch.stack(self.spreads, dim=1)
-        return by_head(dict(zip(SPREADS, values, strict=True)))
 
 
 # --- the maps that are kept ---
@@ -243,7 +164,7 @@ def read_maps(folder: Path) -> list[Example]:
     manifest.read(folder)
     with np.load(folder / "explorer.npz") as arrays:
         every = dict(arrays)
-    examples = []
+    examples: list[Example] = []
     while f"problem/{len(examples)}" in every:
         number = len(examples)
         about = {name: every.pop(f"{name}/{number}") for name in ("problem", "tokens", "positions", "response")}

@@ -103,7 +103,8 @@ def spread(maps: Iterable[Tensor]) -> Tensor:
 
 
 def _entropy(rows: Tensor) -> Tensor:
-    return torch.special.entr(rows).sum(dim=-1).mean(dim=-1)
+    entropy: Tensor = torch.special.entr(rows)
+    return entropy.sum(dim=-1).mean(dim=-1)
 
 
 def exact(layer: Any) -> Tensor:

@@ -22,7 +22,7 @@ TESTED = ["region", "metric", "unprimed", "difference", "low", "high", "p_prompt
 
 
 def against(metrics: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The same numbers minus those of the reference arm for the same prompt, region, layer and head; without that arm."""
+    """The numbers minus the reference arm's for the same prompt, region, layer and head; without that arm."""
     values = metrics.set_index([*HEAD, "arm", "seed"])[list(EVERY)]
     base = values.xs(reference, level="arm").groupby(HEAD).mean()
     return values.sub(base).drop(index=reference, level="arm").reset_index()
@@ -133,9 +133,7 @@ def _accuracy(run: params.AttentionRun, arm: str, seed: int) -> float:
     return float(pd.read_parquet(folder / "answers.parquet")[f"{run.rule}-correct"].mean())
 
 
-def variables(
-    run: params.AttentionRun, metrics: pd.DataFrame, divergent: pd.DataFrame, tests: pd.DataFrame
-) -> dict[str, str]:
+def variables(metrics: pd.DataFrame, divergent: pd.DataFrame, tests: pd.DataFrame) -> dict[str, str]:
     """What the manuscript says of attention, as text; every key is always there."""
     region = str(metrics["region"].iloc[-1])
     by_arm = metrics[metrics["region"] == region].groupby("arm")[list(EVERY)].mean()
@@ -157,15 +155,16 @@ def _range(shares: pd.Series) -> str:
 
 
 def _largest_change(by_arm: pd.DataFrame) -> dict[str, str]:
-    """Which of the paper's numbers moved furthest from the undistilled student's, in relative terms, and in which arm."""
+    """Which of the paper's numbers moved furthest from the undistilled student's, relative to it, and in which arm."""
     keys = ("attention_change_metric", "attention_change_arm", "attention_change")
     if params.UNDISTILLED not in by_arm.index or len(by_arm) < 2:
         return dict.fromkeys(keys, NOT_RUN)
     base = by_arm.loc[params.UNDISTILLED, list(PAPER)]
-    change = (by_arm[list(PAPER)] / base - 1).drop(index=params.UNDISTILLED).stack()
-    arm, metric = change.abs().idxmax()
+    change = (by_arm[list(PAPER)] / base - 1).drop(index=params.UNDISTILLED)
+    metric = str(change.abs().max().idxmax())
+    arm = str(change[metric].abs().idxmax())
     name = PAPER[metric].partition(" (")[0]
-    values = (name[0].lower() + name[1:], figures.title(arm), f"{100 * change[arm, metric]:+.1f} %")
+    values = (name[0].lower() + name[1:], figures.title(arm), f"{100 * change[metric].to_dict()[arm]:+.1f} %")
     return dict(zip(keys, values, strict=True))
 
 
