@@ -47,7 +47,8 @@ def layers_figure(
         if difference:
             axes.axhline(0, color="black", linewidth=0.8)
         axes.set_title(REGION_TITLES[region] if row == 0 else "", fontsize=10)
-        axes.set_ylabel(EVERY[name].replace(" to the layer below", " to\nthe layer below") if column == 0 else "", fontsize=9)
+        label = EVERY[name].replace(" the ", "\nthe ")
+        axes.set_ylabel(label if column == 0 else "", fontsize=9)
         axes.tick_params(labelsize=8, labelleft=True)
         if column == len(regions) - 1:
             _name_lines(axes, ends, arms)
@@ -123,7 +124,8 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
     for row, (layer, head) in zip(grid, heads, strict=True):
         old, new = (example.weights(arm, layer, head)[np.ix_(kept, kept)] for arm in pair)
         scale = PowerNorm(0.5, vmin=0, vmax=max(1e-6, float(max(old.max(), new.max()))))
-XX        images.append(_draw(row[2], new - old, future, CenteredNorm(), "RdBu_r"))
+        images = [_draw(row[side], weights, future, scale, "viridis") for side, weights in enumerate((old, new))]
+        images.append(_draw(row[2], new - old, future, CenteredNorm(), "RdBu_r"))
         row[0].set_ylabel(f"Layer {layer}, head {head}", fontsize=9)
         for axes in row:
             axes.axhline(response - 0.5, color="grey", linewidth=0.5, linestyle=":")
