@@ -63,7 +63,7 @@ $(NB)/evaluate-%.ipynb: $(B)/plan/evaluate-%.json | $(B)/plan/ready
 	@$(call RUN,evaluate) --arm $*
 $(NB)/compare.ipynb: $(B)/plan/compare.json $(ARMS:%=$(NB)/evaluate-%.ipynb)
 	@$(call RUN,compare)
-$(NB)/attention-visualize.ipynb: $(B)/plan/attention-visualize.json $(TRAINED:%=$(NB)/distill-%.ipynb) | $(B)/plan/ready
+$(NB)/attention-visualize.ipynb: $(B)/plan/attention-visualize.json $(ARMS:%=$(NB)/evaluate-%.ipynb)
 	@$(call RUN,attention-visualize)
 $(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/compare.ipynb $(NB)/attention-visualize.ipynb
 	@$(BIN)/response-priming report $(PROFILE)

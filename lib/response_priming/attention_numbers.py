@@ -70,11 +70,12 @@ def paper_numbers(raw: Tensor, below: Tensor | None) -> dict[str, Tensor]:
         similarity = torch.full_like(own[..., 0], torch.nan)
     else:
         here, lower = raw.flatten(start_dim=-2), below.flatten(start_dim=-2)
-        similarity = (here * lower).sum(-1) / (here.norm(dim=-1) * lower.norm(dim=-1))
+        # The product by einsum, which forms no map of products.
+        similarity = torch.einsum("hp,hp->h", here, lower) / (here.norm(dim=-1) * lower.norm(dim=-1))
     return {
         "entropy": _entropy(rows),
         "diagonal": own.mean(dim=-1),
-        "density": (rows > DENSE).double().mean(dim=(-2, -1)),
+        "density": (rows > DENSE).sum(dim=(-2, -1)).double() / rows[0].numel(),
         "similarity": similarity,
     }
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import yaml
 from numpy.typing import NDArray
+from pandas.io.formats.style import Styler
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import figures, manifest, params, paths
+from response_priming import figures, manifest, params, paths, verdicts
 from response_priming.attention_numbers import EVERY, PAPER
 from response_priming.errors import InputError
 from response_priming.verdicts import NOT_RUN, SIGNIFICANT, UNPRIMED
@@ -99,6 +100,27 @@ def means(metrics: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
         printed = pd.Series({("prompt", arm): value for arm, value in values.items()}, dtype=float)
         table[f"{PAPER[metric]}, published"] = printed.reindex(table.index)
     return table.rename(index=figures.title, level="arm").rename_axis(["Region", "Student"]).reset_index()
+
+
+def shown_means(table: pd.DataFrame) -> Styler:
+    """`means` as the paper prints it."""
+    return _shown(table, "attention").format(precision=4, na_rep="")
+
+
+def shown_tests(tests: pd.DataFrame) -> Styler:
+    """`primed` as the paper prints it."""
+    ends = zip(tests["low"], tests["high"], strict=True)
+    intervals = ["" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}" for low, high in ends]
+    table = tests.assign(metric=tests["metric"].map(EVERY), low=intervals).drop(columns=["high", "p_prompts"])
+    headings = {"metric": "number", "low": "95 % interval", "p_holm": "p (prompts)", "p_students": "p (students)"}
+    formats: dict[Any, Any] = dict.fromkeys(("unprimed", "difference"), "{:.4f}")
+    formats |= dict.fromkeys(("p (prompts)", "p (students)"), verdicts.p_value)
+    return _shown(table.rename(columns=headings), "attention-test").format(formats, na_rep="")
+
+
+def _shown(table: pd.DataFrame, name: str) -> Styler:
+    # A fixed id instead of a random one, so that a second run writes the same page.
+    return table.style.hide(axis="index").set_uuid(name)
 
 
 def _published() -> dict[str, dict[str, float]]:

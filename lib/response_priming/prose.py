@@ -41,7 +41,20 @@ COMPARISON = [
     "teacher_worst_strategy",
     "teacher_worst_accuracy",
 ]
-ATTENTION = ["attention_prompts", "attention_layers", "attention_heads", "divergent_layer", "divergent_head"]
+ATTENTION = [
+    "attention_prompts",
+    "attention_layers",
+    "attention_heads",
+    "attention_region",
+    "attention_sink",
+    "attention_change_metric",
+    "attention_change_arm",
+    "attention_change",
+    "attention_test",
+    "attention_seeds",
+    "divergent_layer",
+    "divergent_head",
+]
 PROVENANCE = ["command", "renderer", "git_commit", "versions", "machine"]
 DISTILL = ["alpha", "kd_temperature", "learning_rate", "lora_r", "train_steps", "train_batch"]
 GENERATE = ["response_tokens", "top_k"]
