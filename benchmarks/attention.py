@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py [folder-for-results]
 
-The embedded model with five random LoRA adapters and the bare one, on the laptop profile's texts. `side by side` is what
+The embedded model with five random LoRA adapters and the bare one, on the texts of laptop. `side by side` is what
 the stage does: all students in one batch, a hook for each layer. `one by one` is the library's way: for each student a
 pass with `output_attentions=True`, then the same numbers. Memory is the most that tensors made during a pass hold.
 """
