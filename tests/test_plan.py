@@ -80,8 +80,7 @@ def test_every_notebook_needs_what_its_arm_reads():
     assert needs["distill-published-teacher"] == {"prompt-signals-teacher"}
     assert needs["evaluate-undistilled"] == set()
     assert needs["evaluate-shuffled"] == {"distill-shuffled"}
-    assert needs["compare"] == {f"evaluate-{arm}" for arm in arms}
-    assert needs["attention-visualize"] == {f"distill-{arm}" for arm in arms[1:]}
+    assert needs["compare"] == needs["attention-visualize"] == {f"evaluate-{arm}" for arm in arms}
 
 
 def test_what_a_notebook_needs_is_in_the_plan_and_comes_before_it():

@@ -1,190 +1,93 @@
-"""How the students' attention differs: four numbers a head, the heads that differ most, and their figures.
+"""Stage attention-visualize: how the students' attention differs, in numbers for every head.
 
-The numbers are those of Goyal et al. 2024 (arXiv 2412.17846): entropy, "self-attention focus" (the diagonal),
-"sparsity" (a share above a threshold, so really a density, and called that here) and similarity across layers. The
-released analysis takes one prompt, skips the last layer and puts the adapters into a model they were not trained on;
-this one takes several prompts and every layer, and refuses another student's adapters. Layers and heads count from 0.
+The released analysis of Goyal et al. 2024 (arXiv 2412.17846) reads one prompt, skips the last layer and puts the
+adapters into a model that they were not trained on. Here all students read the same texts, each a prompt and the data
+set's solution, and the two regions are reported apart. The solution is nobody's
+own response: with a text for each arm, texts would differ as well as students. The fine-tuned arm learnt from
+solutions of this form, so it is the most at home in them. Layers and heads count from 0.
+
+The teacher has no line of its own: it reads another text (prefix and worked examples), whose rows are longer, and every
+one of the numbers depends on the length of rows.
+
+`attention/explorer.npz` (see `read_maps`) holds, for the first problems N = 0, 1, ... and T tokens of their texts:
+
+    ARM/N        uint8 [layers, heads, T, T]: maps of the arm's first seed, rows are queries; rounded 255 * sqrt(weight)
+    tokens/N     str [T]: the tokens as text
+    positions/N  int [T]: where they stand in the text, from 0; of a long text, the first token and the last ones
+    response/N   int []: how many of the T tokens are of the prompt, so the index of the first token of the response
+    problem/N    str []: the problem's id
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
-import yaml
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from peft import PeftModel
-from scipy import stats
-from scipy.special import entr
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import figures, manifest, models, params, paths, priming, problems
+from response_priming import attention_tables, capture, manifest, models, params, priming, problems
+from response_priming.attention_numbers import divergent_heads, head_metrics, largest_first
 from response_priming.errors import InputError
+from response_priming.reading import SCALE, Reading, Text
 
-METRICS = {
-    "entropy": "Entropy (nats)",
-    "diagonal": "Diagonal",
-    "density": "Density",
-    "similarity": "Similarity to the layer below",
-}
-DENSE = 0.1  # entries above this are counted by the density
-MOST_LABELS = 40  # tokens; more would not be legible beside a heatmap
-NOT_IN_RECIPE = {"profile", "n_train", "n_test", "data_dir"}
+__all__ = ["Analysis", "Example", "analyse", "divergent_heads", "head_metrics", "read", "read_maps"]
+
+TABLES = ("metrics", "divergent", "tests")
+SHOWING = {"heatmaps", "heatmap_tokens", "chosen_heads", "rule"}  # shape figures, not what is measured
+NOT_IN_RECIPE = {"profile", "n_train", "n_test", "data_dir", *SHOWING}
+
+
+@dataclass(frozen=True)
+class Example:
+    """Maps of one text for every arm, as `explorer.npz` keeps them. `weights` undoes the quantisation."""
+
+    problem: str
+    tokens: list[str]
+    positions: NDArray[np.int64]
+    response: int
+    maps: dict[str, NDArray[np.uint8]] = field(repr=False)
+
+    def weights(self, arm: str, layer: int, head: int) -> NDArray[np.float32]:
+        """One head's map [tokens, tokens]; off by at most 0.004."""
+        return np.asarray((self.maps[arm][layer, head] / SCALE) ** 2, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Analysis:
     """What the stage wrote.
 
-    `metrics`: arm, prompt and the columns of `head_metrics`. `divergent`: those of `divergent_heads`, means over
-    prompts. `maps`: per arm the first prompt's maps of the first few divergent heads, [heads, tokens, tokens].
-    `tokens`: the first prompt as text.
+    `metrics`: arm, seed, prompt (its number), region, layer, head, and a column for each of `attention_numbers.EVERY`.
+    `divergent`: layer, head, `variance` (see `divergent_heads`; arms are means over seeds), the same over the `prompt`
+    and the `response` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one seed);
+    means over texts, largest variance first. `tests`: see `attention_tables.primed`. `examples`: see `read_maps`.
     """
 
     metrics: pd.DataFrame
     divergent: pd.DataFrame
-    maps: dict[str, NDArray[np.float32]]
-    tokens: list[str]
-
-
-# --- numbers ---
-
-
-def head_metrics(maps: Any) -> pd.DataFrame:
-    """The four numbers of each head, from maps [layers, heads, tokens, tokens]; rows are queries, and causal.
-
-    Columns: layer; head; `entropy` (nats) and `diagonal`, means over rows; `density`, the share of entries above 0.1
-    among all tokens x tokens entries, causal zeros included, as the released code counts; `similarity`, the cosine of
-    the flattened map with that of the same head one layer below, NaN at the first layer. For all but the cosine, rows
-    are renormalised to sum to 1, which bf16 rows do not.
-    """
-    raw = torch.as_tensor(maps, dtype=torch.float64).numpy(force=True)
-    rows = raw / raw.sum(axis=-1, keepdims=True)
-    flat = raw.reshape(*raw.shape[:2], -1)
-    norm = np.linalg.norm(flat, axis=-1)
-    similarity = np.full_like(norm, np.nan)
-    similarity[1:] = np.einsum("lhp,lhp->lh", flat[1:], flat[:-1]) / (norm[1:] * norm[:-1])
-    return _by_head(
-        entropy=entr(rows).sum(axis=-1).mean(axis=-1),
-        diagonal=np.diagonal(rows, axis1=-2, axis2=-1).mean(axis=-1),
-        density=(rows > DENSE).mean(axis=(-2, -1)),
-        similarity=similarity,
-    )
-
-
-def divergent_heads(maps_by_arm: Mapping[str, Any]) -> pd.DataFrame:
-    """Per layer and head the variance across arms, mean over all tokens x tokens positions; largest first.
-
-    `maps_by_arm` holds an array [layers, heads, tokens, tokens] of the same prompt for each arm.
-    """
-    maps = np.stack([np.asarray(one, dtype=np.float32) for one in maps_by_arm.values()])
-    return _largest_first(_by_head(variance=maps.var(axis=0, dtype=np.float64).mean(axis=(-2, -1))))
-
-
-def _by_head(**values: NDArray[np.float64]) -> pd.DataFrame:
-    """One row a head from arrays [layers, heads]."""
-    layer, head = np.indices(next(iter(values.values())).shape)
-    return pd.DataFrame({"layer": layer.ravel(), "head": head.ravel()} | {k: v.ravel() for k, v in values.items()})
-
-
-def _largest_first(heads: pd.DataFrame) -> pd.DataFrame:
-    return heads.sort_values("variance", ascending=False, kind="stable", ignore_index=True)
-
-
-# --- maps ---
-
-
-def attend(model: Any, input_ids: Sequence[int]) -> NDArray[np.float32]:
-    """The model's attention maps of one prompt, [layers, heads, tokens, tokens].
-
-    Sets the model's attention implementation to eager, the only one that has maps. Hooks take each layer's map off the
-    device as it is made, so that no more than one layer's stays there.
-    """
-    model.set_attn_implementation("eager")
-    maps: list[NDArray[np.float32]] = []
-
-    def keep(_module: Any, _arguments: Any, output: Any) -> None:
-        maps.append(output[1][0].float().numpy(force=True))
-
-    layers = (module for module in model.modules() if type(module).__name__.endswith("Attention"))
-    hooks = [layer.register_forward_hook(keep) for layer in layers]
-    try:
-        with torch.inference_mode():
-            model(torch.tensor([list(input_ids)], device=model.device), use_cache=False, logits_to_keep=1)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return np.stack(maps)
-
-
-def attend_arms(model: Any, arms: Sequence[str], input_ids: Sequence[int]) -> dict[str, NDArray[np.float32]]:
-    """The maps of one prompt for each arm, by switching the adapters of one model."""
-    maps = {}
-    for arm in arms:
-        with _switched(model, arm):
-            maps[arm] = attend(model, input_ids)
-    return maps
-
-
-def _switched(model: Any, arm: str) -> AbstractContextManager[None]:
-    if arm != params.UNDISTILLED:
-        model.set_adapter(arm)
-    elif isinstance(model, PeftModel):
-        return model.disable_adapter()
-    return nullcontext()
-
-
-def load_students(run: params.AttentionRun) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The student, loaded once, with the adapter of every trained arm attached under the arm's name; its tokenizer."""
-    model: Any
-    model, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
-    for arm, folder in adapters(run).items():
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), adapter_name=arm)
-        else:
-            model = PeftModel.from_pretrained(model, str(folder), adapter_name=arm)
-    return model.eval(), tokenizer
-
-
-def adapters(run: params.AttentionRun) -> dict[str, Path]:
-    """The adapter folder of each trained arm; `InputError` where one is missing or was trained on another student."""
-    folders = {arm: run.adapter_of(arm, run.seeds[0]) for arm in run.arms if arm != params.UNDISTILLED}
-    for folder in folders.values():
-        trained = manifest.read(folder)["recipe"]["parameters"]
-        for key in {"student", "student_revision"} & trained.keys():
-            found, wanted = trained[key], getattr(run, key)
-            if found != wanted:
-                raise InputError(
-                    f"{paths.shown(folder)}: trained with {key} = {found!r}, must be this run's {wanted!r}"
-                )
-    return folders
+    tests: pd.DataFrame
+    examples: list[Example]
 
 
 # --- the stage ---
 
 
 def analyse(run: params.AttentionRun) -> Analysis:
-    """Measure every arm's attention on the first test problems, asked as they are evaluated: the bare question.
+    """Measure every student on the first test problems, asked as they are evaluated: the bare question.
 
     Raises:
-        InputError: an adapter is missing or of another student, or a prompt is longer than the student takes.
+        InputError: an adapter is missing or of another student, or a text is longer than allowed.
     """
     folder = run.output / "attention"
     recipe = manifest.recipe(
         run.stage,
         run.model_dump(exclude=NOT_IN_RECIPE)
         | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
-        list(adapters(run).values()),
+        list(capture.adapters(run).values()),
         code="attention",
     )
     if not manifest.is_current(folder, recipe):
@@ -194,130 +97,85 @@ def analyse(run: params.AttentionRun) -> Analysis:
 
 
 def _write(folder: Path, run: params.AttentionRun) -> None:
-    model, tokenizer = load_students(run)
-    prompts = _prompts(run, tokenizer, model.config)
-    metrics, divergent = measure(model, run.arms, prompts)
-    # Which heads to show is known only now; asking again costs a second, and no other head's maps had to be kept.
-    shown = tuple(divergent.head(run.heatmaps)[["layer", "head"]].to_numpy().T)
-    maps = {arm: every[shown] for arm, every in attend_arms(model, run.arms, prompts[0]).items()}
-    tokens = np.array([tokenizer.decode([token]) for token in prompts[0]])
-    np.savez_compressed(folder / "maps.npz", tokens=tokens, **maps)
-    metrics.to_parquet(folder / "metrics.parquet", index=False)
-    divergent.to_parquet(folder / "divergent.parquet", index=False)
-    variables = {f"attention_{name}s": str(metrics[name].nunique()) for name in ("prompt", "layer", "head")}
-    variables |= {f"divergent_{name}": str(divergent[name].iloc[0]) for name in ("layer", "head")}
-    (folder / "variables.json").write_text(json.dumps(variables, indent=1), encoding="utf-8")
+    model, tokenizer = capture.load(run)
+    texts = _texts(run, tokenizer, model.config)
+    readings: list[Reading] = []
+    for text in tqdm(texts, desc="attention", unit="text"):
+        kept = _kept(text, run.explorer_tokens) if len(readings) < run.explorer_prompts else None
+        reading = Reading(capture.students(run), text, kept)
+        capture.visit_layers(model, reading.who, text.tokens, reading.take, skip=run.skip_layers)
+        readings.append(reading)
+    metrics = pd.concat([reading.metrics().assign(prompt=n) for n, reading in enumerate(readings)], ignore_index=True)
+    divergent = pd.concat([reading.divergent() for reading in readings]).groupby(["layer", "head"]).mean()
+    divergent = largest_first(divergent.reset_index())
+    tests = attention_tables.primed(metrics, run.arms, seed=run.seed)
+    for name, table in zip(TABLES, (metrics, divergent, tests), strict=True):
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    arrays: dict[str, Any] = {}
+    for number, reading in enumerate(readings[: run.explorer_prompts]):
+        arrays |= _arrays(number, reading, tokenizer)
+    np.savez_compressed(folder / "explorer.npz", **arrays)
+    prose = attention_tables.variables(metrics, divergent, tests)
+    (folder / "variables.json").write_text(json.dumps(prose, indent=1), encoding="utf-8")
 
 
-def _prompts(run: params.AttentionRun, tokenizer: PreTrainedTokenizerBase, config: Any) -> list[list[int]]:
-    prompts = []
+def _texts(run: params.AttentionRun, tokenizer: PreTrainedTokenizerBase, config: Any) -> list[Text]:
+    limit = min(run.attention_tokens, getattr(config, "max_position_embeddings", run.attention_tokens))
+    texts = []
     for problem in problems.load(run, "test", run.attention_prompts, seed=run.seed):
-        prompt = priming.encode(tokenizer, priming.messages(problem.question, system_prompt=run.system_prompt))
-        limit = getattr(config, "max_position_embeddings", len(prompt))
-        if len(prompt) > limit:
+        prompt = priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))
+        response = priming.encode_response(tokenizer, problem.worked) if run.with_solution else []
+        text = Text(problem.id, prompt + response, len(prompt))
+        if len(text.tokens) > limit:
             raise InputError(
-                f"problem {problem.id}: prompt has {len(prompt)} tokens, {run.student} takes at most {limit}"
+                f"attention.attention_tokens: problem {problem.id} has {len(text.tokens)} tokens; allowed: {limit}"
             )
-        prompts.append(prompt)
-    return prompts
+        texts.append(text)
+    return texts
 
 
-def measure(model: Any, arms: Sequence[str], prompts: Sequence[Sequence[int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`metrics` and `divergent` of an `Analysis`; holds the maps of one prompt at a time."""
-    metrics, variances = [], []
-    for number, prompt in enumerate(tqdm(prompts, desc="attention", unit="prompt")):
-        maps = attend_arms(model, arms, prompt)
-        metrics += [head_metrics(maps[arm]).assign(arm=arm, prompt=number) for arm in arms]
-        variances.append(divergent_heads(maps))
-    means = pd.concat(variances).groupby(["layer", "head"])[["variance"]].mean().reset_index()
-    columns = ["arm", "prompt", "layer", "head", *METRICS]
-    return pd.concat(metrics, ignore_index=True)[columns], _largest_first(means)
+def _kept(text: Text, most: int) -> list[int]:
+    """Positions of the first token, which is the attention sink, and of the last ones."""
+    return [0, *range(max(1, len(text.tokens) - most + 1), len(text.tokens))]
+
+
+# --- the maps that are kept ---
+
+
+def _arrays(number: int, reading: Reading, tokenizer: PreTrainedTokenizerBase) -> dict[str, NDArray[Any]]:
+    """The entries of `explorer.npz` for one text."""
+    text, positions = reading.text, np.array(reading.kept)
+    maps = torch.stack(reading.maps, dim=1).numpy()
+    about = {
+        "tokens": np.array([tokenizer.decode([text.tokens[position]]) for position in positions]),
+        "positions": positions,
+        "response": np.array((positions < text.prompt).sum()),
+        "problem": np.array(text.problem),
+    }
+    return {f"{name}/{number}": array for name, array in (about | dict(zip(reading.arms, maps, strict=True))).items()}
+
+
+def read_maps(folder: Path) -> list[Example]:
+    """The texts of `explorer.npz` in order, with every arm's maps, from the stage's folder `attention/`.
+
+    Raises:
+        InputError: the folder is not complete.
+    """
+    manifest.read(folder)
+    with np.load(folder / "explorer.npz") as arrays:
+        every = dict(arrays)
+    examples: list[Example] = []
+    while f"problem/{len(examples)}" in every:
+        number = len(examples)
+        about = {name: every.pop(f"{name}/{number}") for name in ("problem", "tokens", "positions", "response")}
+        maps = {key.rpartition("/")[0]: array for key, array in every.items() if key.endswith(f"/{number}")}
+        problem, tokens = str(about["problem"]), about["tokens"].tolist()
+        examples.append(Example(problem, tokens, about["positions"], int(about["response"]), maps))
+    return examples
 
 
 def read(folder: Path) -> Analysis:
     """What `analyse` wrote; `InputError` where the folder is not complete."""
-    manifest.read(folder)
-    with np.load(folder / "maps.npz") as arrays:
-        maps = dict(arrays)
-    tokens = maps.pop("tokens").tolist()
-    metrics, divergent = (pd.read_parquet(folder / f"{name}.parquet") for name in ("metrics", "divergent"))
-    return Analysis(metrics, divergent, maps, tokens)
-
-
-# --- figures and the table ---
-
-
-def against(metrics: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The same numbers minus those of the reference arm for the same prompt, layer and head; without that arm."""
-    values = metrics.set_index(["prompt", "layer", "head", "arm"])
-    return values.sub(values.xs(reference, level="arm")).drop(index=reference, level="arm").reset_index()
-
-
-def interval(values: pd.Series) -> tuple[float, float]:
-    """95 % t-interval of the mean; NaN for a single value."""
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else np.nan
-    return values.mean() - half, values.mean() + half
-
-
-def layers_figure(metrics: pd.DataFrame, arms: list[str], quantity: str = "Mean") -> Figure:
-    """The four numbers across layers: a line an arm (mean over heads, then prompts), a band of 95 % t-interval over
-    prompts. `arms` is the profile's list, for colours and order; arms that `metrics` lacks are left out."""
-    lines = metrics.groupby(["arm", "prompt", "layer"])[list(METRICS)].mean().rename(columns=METRICS)
-    shown = [arm for arm in arms if arm in lines.index.unique("arm")]
-    grid = sns.relplot(
-        lines.melt(var_name="metric", ignore_index=False).rename(index=figures.title, level="arm").reset_index(),
-        x="layer", y="value", col="metric", col_wrap=2, kind="line", errorbar=interval, height=2.9, aspect=1.5,
-        hue="arm", hue_order=[figures.title(arm) for arm in shown],
-        palette=[figures.color(arm, arms) for arm in shown],
-        style="arm", style_order=[figures.title(arm) for arm in shown], dashes=False,
-        markers=[figures.marker(arm, arms) for arm in shown], markersize=4, linewidth=1.2, err_kws={"alpha": 0.12},
-        facet_kws={"sharey": False},
-    )  # fmt: skip
-    grid.set_titles("{col_name}").set_axis_labels("Layer", f"{quantity}, n = {metrics['prompt'].nunique()}")
-    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.42, 1.0), ncols=3, title=None)
-    return cast("Figure", grid.figure)
-
-
-def heatmaps_figure(analysis: Analysis, arms: list[str]) -> Figure:
-    """The first prompt's maps of the most divergent heads: a row a head, a column an arm, one colour scale."""
-    heads, size = len(analysis.maps[arms[0]]), len(analysis.tokens)
-    figure = plt.figure(figsize=(1.5 * len(arms) + 1.2, 1.6 * heads + 0.6), layout="constrained")
-    axes = figure.subplots(heads, len(arms), squeeze=False, sharex=True, sharey=True)
-    # A square-root scale: most of the weight lies on the first token, and a linear scale would show nothing else.
-    norm = PowerNorm(0.5, vmin=0, vmax=max(float(maps.max()) for maps in analysis.maps.values()))
-    future = np.triu(np.ones((size, size), dtype=bool), k=1)
-    for (row, column), axis in np.ndenumerate(axes):
-        weights = np.where(future, np.nan, analysis.maps[arms[column]][row])  # NaN is drawn blank
-        image = axis.imshow(weights, norm=norm, cmap="viridis", interpolation="nearest")
-        _label_tokens(axis, analysis.tokens)
-    for axis, arm in zip(axes[0], arms, strict=True):
-        axis.set_title(figures.title(arm), fontsize=8)
-    for axis, layer, head in zip(axes[:, 0], analysis.divergent["layer"], analysis.divergent["head"], strict=False):
-        axis.set_ylabel(f"layer {layer}, head {head}", fontsize=8)
-    figure.supxlabel("Token attended to", fontsize=9)
-    figure.supylabel("Token that attends", fontsize=9)
-    figure.colorbar(image, ax=axes, shrink=0.8).set_label("Attention weight (square-root scale)", size=9)
-    return figure
-
-
-def _label_tokens(axis: Any, tokens: list[str]) -> None:
-    """The tokens at both axes where they are few enough to read, else no ticks."""
-    labels = [repr(token)[1:-1] for token in tokens] if len(tokens) <= MOST_LABELS else []
-    axis.set_xticks(range(len(labels)), labels, fontsize=4, rotation=90, parse_math=False)
-    axis.set_yticks(range(len(labels)), labels, fontsize=4, parse_math=False)
-    axis.grid(visible=False)
-
-
-def table(metrics: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
-    """Means over prompts, layers and heads, a row an arm; beside them the published ones, NaN where there is none."""
-    means = metrics.groupby("arm")[list(METRICS)].mean().reindex(arms).rename(columns=METRICS)
-    for metric, published in _published().items():
-        means[f"{METRICS[metric]}, published"] = pd.Series(published, dtype=float).reindex(arms)
-    return means.rename(index=figures.title).rename_axis("Arm").reset_index()
-
-
-def _published() -> dict[str, dict[str, float]]:
-    """The published means of params/published-results.yaml: metric -> arm -> value; empty where it has none."""
-    file = paths.PARAMS / "published-results.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return dict(content.get("attention", {}))
+    examples = read_maps(folder)
+    metrics, divergent, tests = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
+    return Analysis(metrics, divergent, tests, examples)

@@ -8,7 +8,7 @@ was not run or no outcome could have satisfied it; not supported, which is every
   problems. Of several primed arms the most accurate one is taken, and p is corrected for all of them.
 - The relative gain: the same, and the interval of the relative gain reaches the claimed value.
 - The order of the arms, and attention that follows accuracy: supported if Spearman's rank correlation over arms has the
-  published sign and an exact permutation p below 0.05 (for attention, of the entropy and of the diagonal); not
+  published sign and an exact permutation p below 0.05 (for attention, of entropy and diagonal over the prompt); not
   testable with fewer than five arms, where no p can be as small, or where all are equal.
 - The teacher's confidence: supported if its mean over the problems is lower under the prompt than without, and the p of
   the paired t-test is below 0.05.
@@ -92,7 +92,8 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
         found["order"] = follows({"README's accuracy": pd.Series(printed)}, measured, sign=1)
         if "attention" in there:
             heads = pd.read_parquet(run.build / "attention" / "metrics.parquet")
-            means = heads[heads["arm"] != params.UNDISTILLED].groupby("arm")[list(METRICS)].mean()
+            there_too = (heads["arm"] != params.UNDISTILLED) & (heads["region"] == "prompt")
+            means = heads[there_too].groupby("arm")[list(METRICS)].mean()
             found["attention"] = follows({name: means[name] for name in METRICS}, measured, sign=-1)
     if {UNPRIMED, "confidence"} <= there:
         found["teacher-confidence"] = confidence(

@@ -223,8 +223,17 @@ class Evaluate(Section):
 class Attention(Section):
     """How the students' attention is compared."""
 
-    attention_prompts: int = Field(4, ge=1, description="test problems whose maps are averaged")
-    heatmaps: int = Field(3, ge=1, le=12, description="most divergent heads shown as maps")
+    attention_prompts: int = Field(12, ge=1, description="test problems whose maps are measured")
+    with_solution: bool = Field(True, description="students read the problem's solution too, the same text for all")
+    skip_layers: int = Field(0, ge=0, description="last layers left out; the released analysis leaves out 1")
+    attention_tokens: int = Field(1024, ge=2, description="longest text; memory grows with its square (tokens)")
+    heatmaps: int = Field(2, ge=1, le=12, description="most divergent heads shown as maps")
+    chosen_heads: list[Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)]] = Field(
+        [], description="heads shown as maps instead, as [layer, head]"
+    )
+    heatmap_tokens: int = Field(24, ge=2, le=64, description="tokens shown in a map: the first and the last ones")
+    explorer_prompts: int = Field(2, ge=1, description="problems whose maps are kept for heatmaps and the explorer")
+    explorer_tokens: int = Field(96, ge=2, le=512, description="tokens kept of each: the first and the last ones")
 
 
 class Audit(Section):
@@ -395,6 +404,7 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
     """Parameters of notebooks/attention-visualize.ipynb."""
 
     stage = "attention-visualize"
+    rule: Rule = cast("Any", Evaluate.model_fields["rule"])
 
 
 class AuditRun(Audit, Run):

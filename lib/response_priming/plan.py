@@ -69,6 +69,7 @@ def _data(run: params.Run) -> Any:
 def nodes(profile: params.Profile) -> list[Node]:
     """All notebooks of a profile's paper, each after those it needs."""
     distilled = {arm: f"distill-{arm}" for arm in profile.trained}
+    scored = tuple(f"evaluate-{arm}" for arm in profile.arms)
     return [
         *(_teacher(profile, "generate", name) for name in profile.strategies),
         *(_teacher(profile, "prompt-signals", name) for name in profile.scored),
@@ -85,8 +86,8 @@ def nodes(profile: params.Profile) -> list[Node]:
             Node("evaluate", arm, profile.run("evaluate", arm=arm), tuple(filter(None, [distilled.get(arm)])))
             for arm in profile.arms
         ),
-        Node("attention-visualize", None, profile.run("attention-visualize"), tuple(distilled.values())),
-        Node("compare", None, profile.run("compare"), tuple(f"evaluate-{arm}" for arm in profile.arms)),
+        Node("attention-visualize", None, profile.run("attention-visualize"), scored),
+        Node("compare", None, profile.run("compare"), scored),
         Node("audit", None, profile.run("audit")),
         Node("claims", None, profile.run("claims"), ("compare", "attention-visualize", "audit")),
     ]

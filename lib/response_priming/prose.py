@@ -44,7 +44,20 @@ COMPARISON = [
     "teacher_worst_strategy",
     "teacher_worst_accuracy",
 ]
-ATTENTION = ["attention_prompts", "attention_layers", "attention_heads", "divergent_layer", "divergent_head"]
+ATTENTION = [
+    "attention_prompts",
+    "attention_layers",
+    "attention_heads",
+    "attention_region",
+    "attention_sink",
+    "attention_change_metric",
+    "attention_change_arm",
+    "attention_change",
+    "attention_test",
+    "attention_seeds",
+    "divergent_layer",
+    "divergent_head",
+]
 # And those of the stages audit and claims.
 AUDIT = [
     "released_n",
