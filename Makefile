@@ -31,7 +31,7 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper plan lab test lint lock clean FORCE
+.PHONY: help paper attribution plan lab test lint lock clean FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -41,12 +41,15 @@ paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the
 	@echo "The paper: $(abspath $<)"
 
 # The plan is looked at by every goal that builds results, and by no other.
-ifneq ($(filter paper plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
+ifneq ($(filter paper attribution plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
 include $(B)/plan/plan.mk
 endif
 
 $(B)/plan/plan.mk: FORCE | $(SETUP)
 	@$(BIN)/response-priming plan $(PROFILE)
+
+attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the teacher (a quarter of an hour on two cores)
+	@echo "The attribution: $(abspath $<)"
 
 plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'
@@ -65,6 +68,8 @@ $(NB)/compare.ipynb: $(B)/plan/compare.json $(ARMS:%=$(NB)/evaluate-%.ipynb)
 	@$(call RUN,compare)
 $(NB)/attention-visualize.ipynb: $(B)/plan/attention-visualize.json $(ARMS:%=$(NB)/evaluate-%.ipynb)
 	@$(call RUN,attention-visualize)
+$(NB)/attribution.ipynb: $(B)/plan/attribution.json $(STRATEGIES:%=$(NB)/generate-%.ipynb)
+	@$(call RUN,attribution)
 $(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/compare.ipynb $(NB)/attention-visualize.ipynb
 	@$(BIN)/response-priming report $(PROFILE)
 

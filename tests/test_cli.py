@@ -24,7 +24,7 @@ def test_unknown_stage_names_those_there_are():
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "response-priming: stage 'gnerate': unknown; "
-        "allowed: generate, distill, evaluate, compare, attention-visualize\n"
+        "allowed: generate, distill, evaluate, compare, attention-visualize, attribution\n"
     )
 
 

@@ -16,6 +16,7 @@ SECTIONS = {
     "distill": params.Distill,
     "evaluate": params.Evaluate,
     "attention": params.Attention,
+    "attribution": params.Attribution,
 }
 
 

@@ -13,8 +13,9 @@ def written(tmp_path, monkeypatch):
 
 
 def test_a_file_for_every_notebook(written):
-    names = [node.name for node in plan.nodes(params.load("laptop"))]
-    assert len(names) == len(set(names)) == 4 + 5 + 6 + 2
+    profile = params.load("laptop")
+    names = [node.name for node in plan.nodes(profile) + plan.extras(profile)]
+    assert len(names) == len(set(names)) == 4 + 5 + 6 + 2 + 1
     assert {file.stem for file in written.glob("*.json")} == {*names, "inputs", "report"}
 
 

@@ -61,11 +61,14 @@ def run(
     if stage not in params.RUNS:
         raise InputError(f"stage {stage!r}: unknown; allowed: {', '.join(params.RUNS)}")
     try:
-        place, node = plan.find(loaded, stage, strategy or arm)
+        node = plan.find(loaded, stage, strategy or arm)
     except KeyError:
-        known = ", ".join(node.item or "(none)" for node in plan.nodes(loaded) if node.stage == stage)
+        nodes = plan.nodes(loaded) + plan.extras(loaded)
+        known = ", ".join(node.item or "(none)" for node in nodes if node.stage == stage)
         raise InputError(f"{stage} of {strategy or arm!r}: not in profile {profile}; allowed: {known}") from None
-    typer.echo(f"[{place}/{len(plan.nodes(loaded))}] {node.name} -> {paths.shown(node.executed)}")
+    names = [other.name for other in plan.nodes(loaded)]
+    place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
+    typer.echo(f"[{place}] {node.name} -> {paths.shown(node.executed)}")
     execute(node)
 
 

@@ -119,6 +119,14 @@ class Attention(Section):
     explorer_tokens: int = Field(96, ge=2, le=512, description="tokens kept of each: the first and the last ones")
 
 
+class Attribution(Section):
+    """How the teacher's responses are attributed to its prompt."""
+
+    attribution_problems: int = Field(4, ge=1, description="problems whose responses are attributed")
+    gradient_steps: int = Field(16, ge=1, description="steps of integrated gradients")
+    random_orders: int = Field(2, ge=1, description="random orders that a deletion curve is compared with")
+
+
 class Run(BaseModel):
     """What every notebook is given. `explored` is true once a value differs from the profile's (see `collect`)."""
 
@@ -234,8 +242,23 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
     rule: Rule = cast("Any", Evaluate.model_fields["rule"])
 
 
+class AttributionRun(Attribution, Model, Problems, Run):
+    """Parameters of notebooks/attribution.ipynb."""
+
+    stage = "attribution"
+    arms: list[str] = cast("Any", ArmsRun.model_fields["arms"])
+    teacher: str = cast("Any", Generate.model_fields["teacher"])
+    teacher_revision: str | None = cast("Any", Generate.model_fields["teacher_revision"])
+    worked_examples: int = cast("Any", Generate.model_fields["worked_examples"])
+
+    @property
+    def strategies(self) -> list[str]:
+        """The arms that learn from a teacher; each is named after its strategy."""
+        return [arm for arm in self.arms if arm not in CONTROLS]
+
+
 RUNS: dict[str, type[Run]] = {
-    run.stage: run for run in (GenerateRun, DistillRun, EvaluateRun, CompareRun, AttentionRun)
+    run.stage: run for run in (GenerateRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AttributionRun)
 }
 
 
@@ -252,6 +275,7 @@ class Profile(Section):
     distill: Distill = Distill()
     evaluate: Evaluate = Evaluate()
     attention: Attention = Attention()
+    attribution: Attribution = Attribution()
     overrides: dict[str, dict[str, Any]] = Field({}, description="per arm: values of `distill` that differ there")
 
     @model_validator(mode="after")
@@ -295,6 +319,7 @@ class Profile(Section):
             self.distill_of(item.get("arm", "")),
             self.evaluate,
             self.attention,
+            self.attribution,
         )
         values = {"profile": self.name, "seed": self.seed, "seeds": self.seeds, "arms": self.arms} | item
         for section in sections:

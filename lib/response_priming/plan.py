@@ -52,7 +52,7 @@ class Node:
 
 
 def nodes(profile: params.Profile) -> list[Node]:
-    """All notebooks of a profile, each after those it needs."""
+    """All notebooks of a profile's paper, each after those it needs."""
     return [
         *(Node("generate", name, profile.run("generate", strategy=name)) for name in profile.strategies),
         *(Node("distill", arm, profile.run("distill", arm=arm)) for arm in profile.trained),
@@ -62,18 +62,23 @@ def nodes(profile: params.Profile) -> list[Node]:
     ]
 
 
-def find(profile: params.Profile, stage: str, item: str | None) -> tuple[int, Node]:
-    """The node of a stage and item with its place in the plan, from 1; KeyError where the plan has none."""
-    for place, node in enumerate(nodes(profile), start=1):
+def extras(profile: params.Profile) -> list[Node]:
+    """The notebooks that are executed when they are asked for."""
+    return [Node("attribution", None, profile.run("attribution"))]
+
+
+def find(profile: params.Profile, stage: str, item: str | None) -> Node:
+    """The node of a stage and item; KeyError where the profile has none."""
+    for node in nodes(profile) + extras(profile):
         if (node.stage, node.item) == (stage, item):
-            return place, node
+            return node
     raise KeyError(f"{stage} {item}")
 
 
 def write(profile: params.Profile) -> None:
     """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `plan.mk`, the lists that make loops over."""
     folder = paths.BUILD / profile.name / "plan"
-    for node in nodes(profile):
+    for node in nodes(profile) + extras(profile):
         _write_if_changed(folder / f"{node.name}.json", json.dumps(node.content(), indent=1))
     inputs = {
         "problems": profile.problems.model_dump(),
