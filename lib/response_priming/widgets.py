@@ -73,7 +73,8 @@ def maps_figure(analysis: attention.Analysis, *, arm: str, against: str, layer: 
         axis.grid(visible=False)
         figure.colorbar(image, ax=axis, shrink=0.8)
     labels = [repr(token)[1:-1] for token in example.tokens] if len(example.tokens) <= MOST_LABELS else []
-    axes[0].set_xticks(range(len(labels)), labels, fontsize=5, rotation=90, parse_math=False)
+    for axis in axes:
+        axis.set_xticks(range(len(labels)), labels, fontsize=5, rotation=90, parse_math=False)
     axes[0].set_yticks(range(len(labels)), labels, fontsize=5, parse_math=False)
     figure.suptitle(f"Layer {layer}, head {head}, {problem}", fontsize=10)
     plt.close(figure)  # it is displayed once, by whoever asked for it
