@@ -205,19 +205,18 @@ def score(run, arm, seed, right):
 
 def test_a_student_that_is_not_scored_yet_is_named(run):
     analysis = attention.analyse(run)
-    with pytest.raises(InputError, match="scores/none/seed-0: not made yet"):
+    with pytest.raises(InputError, match="scores/undistilled/seed-0: not made yet"):
         attention_tables.with_accuracy(run, analysis.metrics, analysis.divergent.head(1))
 
 
 def test_each_students_change_stands_beside_its_accuracy(run):
     analysis = attention.analyse(run)
-    for arm in ("none", "teacher"):
-        for seed in (0, 1):
-            score(run, arm, seed, [True, seed == 1])
+    for arm, seed in capture.students(run):
+        score(run, arm, seed, [True, seed == 1])
     heads = analysis.divergent.head(2)
     found = attention_tables.with_accuracy(run, analysis.metrics, heads)
     assert found.groupby("seed")["accuracy"].unique().map(list).to_dict() == {0: [0.5], 1: [1.0]}
-    assert len(found) == 4 * len(heads)
+    assert len(found) == 5 * len(heads)
     layer, head = heads[["layer", "head"]].iloc[0]
     means = analysis.metrics.query("region == 'response' and layer == @layer and head == @head")
     means = means.groupby(["arm", "seed"])["entropy"].mean()

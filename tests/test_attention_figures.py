@@ -60,9 +60,9 @@ def test_places_keep_their_order_and_distance():
 
 
 def test_other_numbers_can_be_drawn_and_arms_that_lack_are_left_out():
-    figure = drawn.layers_figure(some_metrics(["none"]), ARMS, ["sink"], difference=True)
+    figure = drawn.layers_figure(some_metrics(["none"]), ARMS, ["sink"])
     assert figure.axes[0].get_ylabel().replace("\n", " ") == EVERY["sink"]
-    assert len(figure.axes[0].lines) == 2  # the arm, and zero
+    assert len(figure.axes[0].lines) == 1
 
 
 @pytest.mark.parametrize(("chosen", "heads"), [([], [(2, 0), (1, 3)]), ([[0, 1]], [(0, 1)])])
@@ -127,8 +127,12 @@ def test_the_ranking_names_heads_from_the_most_divergent(seeds):
 
 
 def test_every_student_is_a_point_of_its_accuracy():
-    rows = [{"arm": arm, "seed": seed, "layer": layer, "head": 0, "accuracy": 0.1 * (seed + 1), **dict.fromkeys(EVERY, sign)}
-            for arm in ARMS[1:] for seed in (0, 1) for layer, sign in ((0, -2.0), (1, 4.0))]  # fmt: skip
+    rows = [
+        {"arm": arm, "seed": seed, "accuracy": 0.1 * (seed + 1), "layer": layer} | dict.fromkeys(EVERY, change)
+        for arm in ARMS[1:]
+        for seed in (0, 1)
+        for layer, change in enumerate((-2.0, 4.0))
+    ]
     figure = drawn.accuracy_figure(pd.DataFrame(rows), ARMS)
     points = [line.get_xydata() for line in figure.axes[0].lines]
     assert [tuple(point) for one in points for point in one] == [(3.0, 10.0), (3.0, 20.0)] * 3

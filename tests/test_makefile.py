@@ -138,7 +138,8 @@ def test_one_arms_parameter_makes_only_that_arm_stale(project):
 def test_scoring_parameter_leaves_students_alone(project):
     project.write(evaluate={"answer_tokens": 9, "evaluate_batch": 4})
     try:
-        assert project.stale() == {f"evaluate-{arm}" for arm in ARMS} | {"compare", "report"}
+        readers = {"attention-visualize", "compare", "report"}
+        assert project.stale() == {f"evaluate-{arm}" for arm in ARMS} | readers
     finally:
         project.write(evaluate={"answer_tokens": 8, "evaluate_batch": 4})
 

@@ -20,9 +20,7 @@ REGION_TITLES = {"prompt": "Prompt", "response": "Solution"}
 REGION_MARKERS = {"prompt": ("o", "0.25"), "response": ("s", "#d55e00")}
 
 
-def layers_figure(
-    metrics: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER, *, difference: bool = False
-) -> Figure:
+def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:
     """Numbers across layers: a row a number, a column a region, a line an arm named at its right end.
 
     Lines are means over heads, seeds and then prompts; bands are 95 % t-intervals over prompts. `arms` is the
@@ -44,8 +42,6 @@ def layers_figure(
                 axes.plot(values.index, values.mean(axis=1), linewidth=1.1, **look)
                 axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
                 ends[arm] = float(values.mean(axis=1).iloc[-1])
-        if difference:
-            axes.axhline(0, color="black", linewidth=0.8)
         axes.set_title(REGION_TITLES[region] if row == 0 else "", fontsize=10)
         label = EVERY[name].replace(" the ", "\nthe ")
         axes.set_ylabel(label if column == 0 else "", fontsize=9)
@@ -176,7 +172,7 @@ def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
 
 
 def accuracy_figure(changes: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:
-    """How far each student moved its most divergent heads from the undistilled student's, against its accuracy.
+    """How far each student's most divergent heads are from the first arm's, against its accuracy.
 
     `changes`: `attention_tables.with_accuracy`. A panel a number; x is the mean over heads of the change's absolute
     value; a point a student, named where it is an arm's first.

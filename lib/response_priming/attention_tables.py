@@ -15,7 +15,6 @@ from statsmodels.stats.multitest import multipletests
 
 from response_priming import figures, manifest, params, paths, verdicts
 from response_priming.attention_numbers import EVERY, PAPER
-from response_priming.errors import InputError
 from response_priming.verdicts import NOT_RUN, SIGNIFICANT, UNPRIMED
 
 HEAD = ["prompt", "region", "layer", "head"]
@@ -23,10 +22,9 @@ TESTED = ["region", "metric", "unprimed", "difference", "low", "high", "p_prompt
 
 
 def against(metrics: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """The numbers minus the reference arm's for the same prompt, region, layer and head; without that arm."""
+    """The numbers minus the reference arm's for the same prompt, region, layer and head; its own are then around 0."""
     values = metrics.set_index([*HEAD, "arm", "seed"])[list(EVERY)]
-    base = values.xs(reference, level="arm").groupby(HEAD).mean()
-    return values.sub(base).drop(index=reference, level="arm").reset_index()
+    return values.sub(values.xs(reference, level="arm").groupby(HEAD).mean()).reset_index()
 
 
 def interval(values: Any) -> tuple[float, float]:
@@ -133,16 +131,14 @@ def _published() -> dict[str, dict[str, float]]:
 def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
     """For every student and each of `heads` (columns layer and head): its accuracy, and how far it moved the head.
 
-    Columns: arm, seed, accuracy (a fraction), layer, head, and for each number the change against the undistilled
-    student, mean over prompts, in the last region that was read.
+    Columns: arm, seed, accuracy (a fraction), layer, head, and for each number the change against the first arm, mean
+    over prompts, in the last region that was read.
 
     Raises:
-        InputError: the run lacks the undistilled arm, or a student is not scored yet.
+        InputError: a student is not scored yet.
     """
-    if params.UNDISTILLED not in run.arms:
-        raise InputError(f"arms = {run.arms}: changes are against {params.UNDISTILLED!r}, which must be among them")
     last = metrics[metrics["region"] == metrics["region"].iloc[-1]].merge(heads[["layer", "head"]])
-    changes = against(last, params.UNDISTILLED)
+    changes = against(last, run.arms[0])
     changes = changes.groupby(["arm", "seed", "layer", "head"], sort=False)[list(EVERY)].mean().reset_index()
     students = changes[["arm", "seed"]].drop_duplicates().itertuples(index=False)
     scored = [(arm, seed, _accuracy(run, arm, seed)) for arm, seed in students]

@@ -180,9 +180,8 @@ def _ratio(right: NDArray[Any], steps: NDArray[Any], axis: int = -1) -> Any:
 
 def shown(found: pd.DataFrame) -> Styler:
     """The table as the paper prints it."""
-    intervals = [
-        verdicts.interval(100 * low, 100 * high) for low, high in zip(found["low"], found["high"], strict=True)
-    ]
+    ends = zip(100 * found["low"], 100 * found["high"], strict=True)
+    intervals = ["" if np.isnan(low) else verdicts.interval(low, high) for low, high in ends]
     names = {
         "title": "student",
         "responses": "responses",
