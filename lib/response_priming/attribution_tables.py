@@ -77,8 +77,8 @@ def shares_figure(result: Attributions, strategies: list[str], arms: list[str]) 
         bars = {"palette": palette, "errorbar": interval, "capsize": 0.2, "err_kws": {"lw": 1}}
         sns.barplot(y=method, ax=axes, legend=method == METHODS[0], **style, **bars)
         marks = {"errorbar": None, "linestyle": "none", "marker": "D", "markersize": 5, "markeredgecolor": "black"}
-        white = ["white"] * len(strategies)
-        sns.pointplot(y="tokens", ax=axes, palette=white, dodge=0.6, legend=False, **style, **marks)
+        white, dodge = ["white"] * len(strategies), 0.8 - 0.8 / len(strategies)  # the centres of the bars
+        sns.pointplot(y="tokens", ax=axes, palette=white, dodge=dodge, legend=False, **style, **marks)
         axes.set(xlabel="", ylabel=f"Share, n = {parts['problem'].nunique()}", ylim=(0, 1), title=TITLES[method])
     handles, _ = panels[0].get_legend_handles_labels()
     panels[0].legend(handles[: len(strategies)], [figures.title(strategy) for strategy in strategies], title=None)
