@@ -32,7 +32,7 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper ladder search plan lab test test-engines test-harness lint lock clean FORCE
+.PHONY: help paper ladder search attribution plan lab test test-engines test-harness lint lock clean FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -42,12 +42,15 @@ paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the
 	@echo "The paper: $(abspath $<)"
 
 # The plan is looked at by every goal that builds results, and by no other. It also says which notebook needs which.
-ifneq ($(filter paper ladder search plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
+ifneq ($(filter paper ladder search attribution plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
 include $(B)/plan/plan.mk
 endif
 
 $(B)/plan/plan.mk: FORCE | $(SETUP)
 	@$(BIN)/response-priming plan $(PROFILE)
+
+attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the teacher (a quarter of an hour on two cores)
+	@echo "The attribution: $(abspath $<)"
 
 plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 # Before torch is imported: threads that wait must not spin, and no test may reach the hub.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -43,3 +44,46 @@ def make_run(tmp_path, monkeypatch, tiny_model):
         return params.RUNS[stage].model_validate(run.model_dump() | values)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, driven by Playwright; tests that need it are skipped where either is missing."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine; `apt-get install chromium` brings it")
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a file in the browser; afterwards its console must be free of errors and nothing else been requested."""
+    requested, errors = [], []
+
+    def visit(file):
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(10_000)
+        page.on("request", lambda request: requested.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(file.as_uri())
+        requested.remove(file.as_uri())
+        return page
+
+    yield visit
+    assert errors == []
+    assert [url for url in requested if not url.startswith(("data:", "blob:"))] == []
+
+
+@pytest.fixture
+def screenshot():
+    """Keeps what a browser test saw in build/test-artefacts/."""
+
+    def keep(page, name):
+        page.screenshot(path=paths.ROOT / "build" / "test-artefacts" / f"{name}.png", full_page=True)
+
+    return keep

@@ -39,6 +39,7 @@ class Project:
             distill={"train_steps": 2, "train_batch": 2, "micro_batch": 2},
             evaluate={"answer_tokens": 8, "evaluate_batch": 4},
             attention={"attention_prompts": 2, "heatmaps": 1},
+            attribution={"attribution_problems": 2, "gradient_steps": 2, "random_orders": 1},
         )
 
     def write(self, **changes):
@@ -109,6 +110,17 @@ def test_executed_notebook_shows_the_values_it_ran_with(project):
 def test_log_counts_the_notebooks(project):
     counted = re.findall(r"^\[(\d+)/(\d+)\]", project.log, flags=re.MULTILINE)
     assert sorted((int(place), int(total)) for place, total in counted) == [(place + 1, 13) for place in range(13)]
+
+
+def test_make_attribution_executes_its_notebook_and_nothing_else(project):
+    done = project.make("attribution")
+    assert done.returncode == 0, done.stderr
+    made = project.build / "notebooks" / "attribution.ipynb"
+    assert done.stdout.splitlines() == [
+        "[extra] attribution -> build/tiny/notebooks/attribution.ipynb",
+        f"The attribution: {made}",
+    ]
+    assert project.stale() == set()
 
 
 def test_second_make_paper_runs_nothing(project):

@@ -19,6 +19,7 @@ SECTIONS = {
     "audit": params.Audit,
     "ladder": params.Ladder,
     "search": params.Search,
+    "attribution": params.Attribution,
 }
 
 

@@ -15,7 +15,7 @@ def written(tmp_path, monkeypatch):
 def test_a_file_for_every_notebook(written):
     names = [node.name for node in plan.nodes(params.load("laptop"))]
     assert len(names) == len(set(names)) == 4 + 5 + 6 + 4
-    extras = {"prompt-signals-ground-truth", "repair-ladder", "search"}
+    extras = {"prompt-signals-ground-truth", "repair-ladder", "search", "attribution"}
     assert {file.stem for file in written.glob("*.json")} == {*names, *extras, "inputs", "report"}
 
 

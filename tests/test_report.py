@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -53,8 +54,20 @@ def finish_run(root):
     for stem in report.notebook_titles(PROFILE):
         cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
         write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", exploratory, *cells)
-    for folder, keys in prose.RESULTS.items():
-        write_variables(root / "laptop" / folder, {key: f"value of {key}" for key in keys})
+    for folder in prose.RESULTS.keys() - {"attention"}:
+        write_variables(root / "laptop" / folder, {key: f"value of {key}" for key in prose.RESULTS[folder]})
+    write_attention(root / "laptop" / "attention", {key: f"value of {key}" for key in prose.ATTENTION})
+
+
+def write_attention(folder, values):
+    """What the stage leaves: variables, tables, and the maps of one text for one arm with one head."""
+    about = {"problem": "test-0", "tokens": ["a", "b"], "positions": [0, 1], "response": 2}
+    maps = np.array([[[[255, 0], [180, 180]]]], dtype=np.uint8)
+    with manifest.writing(folder, {}) as aside:
+        (aside / "variables.json").write_text(json.dumps(values))
+        np.savez(aside / "explorer.npz", **{f"{key}/0": value for key, value in about.items()}, **{"none/0": maps})
+        for name in ("metrics", "tests", "divergent"):
+            pd.DataFrame({"layer": [0], "head": [0]}).to_parquet(aside / f"{name}.parquet")
 
 
 def write_variables(folder, values):
@@ -283,7 +296,7 @@ def test_the_strategies_are_a_table_of_the_page_with_their_caption(page):
 
 
 def test_links_inside_the_site_lead_somewhere(page):
-    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+    for file in page.parent.rglob("*.html"):
         parsed = Page(file.read_text())
         for link in parsed.links:
             target, _, anchor = link.partition("#")
@@ -291,6 +304,11 @@ def test_links_inside_the_site_lead_somewhere(page):
                 assert anchor in parsed.ids
             elif not target.startswith("http"):
                 assert (file.parent / target).exists()
+
+
+def test_the_manuscript_links_the_explorer(page):
+    assert "explorer.html" in Page(page.read_text()).links
+    assert "1 arm, each in its first training seed" in (page.parent / "explorer.html").read_text()
 
 
 def test_ids_are_unique(page):
@@ -335,7 +353,9 @@ def test_rendering_again_changes_nothing_until_a_result_does(build):
 
 def test_quarto_renders_where_it_is_installed(install_quarto):
     build = install_quarto('[ "$1 $3" = "render --output-dir" ] && echo rendered > "$2/$4/index.html"')
-    assert report.render(PROFILE).read_text() == "rendered\n"
+    page = report.render(PROFILE)
+    assert page.read_text() == "rendered\n"
+    assert "test-0, 2 tokens" in page.with_name("explorer.html").read_text()
     values = yaml.safe_load((build / "report" / "_variables.yml").read_text())
     assert values["renderer"] == "Quarto"
 

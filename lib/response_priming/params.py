@@ -281,6 +281,14 @@ class Search(Section):
         return self
 
 
+class Attribution(Section):
+    """How the teacher's responses are attributed to its prompt."""
+
+    attribution_problems: int = Field(4, ge=1, description="problems whose responses are attributed")
+    gradient_steps: int = Field(16, ge=1, description="steps of integrated gradients")
+    random_orders: int = Field(2, ge=1, description="random orders that a deletion curve is compared with")
+
+
 class Run(BaseModel):
     """What every notebook is given. `explored` is true once a value differs from the profile's (see `collect`)."""
 
@@ -432,11 +440,26 @@ class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
     worked_examples: int = cast("Any", Generate.model_fields["worked_examples"])
 
 
+class AttributionRun(Attribution, Model, Problems, Run):
+    """Parameters of notebooks/attribution.ipynb."""
+
+    stage = "attribution"
+    arms: list[str] = cast("Any", ArmsRun.model_fields["arms"])
+    teacher: str = cast("Any", Generate.model_fields["teacher"])
+    teacher_revision: str | None = cast("Any", Generate.model_fields["teacher_revision"])
+    worked_examples: int = cast("Any", Generate.model_fields["worked_examples"])
+
+    @property
+    def strategies(self) -> list[str]:
+        """The arms that learn from a teacher; each is named after its strategy."""
+        return [arm for arm in self.arms if arm not in CONTROLS]
+
+
 RUNS: dict[str, type[Run]] = {
     run.stage: run
     for run in (
         GenerateRun, PromptSignalsRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AuditRun,
-        ClaimsRun, LadderRun, SearchRun
+        ClaimsRun, LadderRun, SearchRun, AttributionRun
     )
 }  # fmt: skip
 
@@ -457,6 +480,7 @@ class Profile(Section):
     audit: Audit = Audit()
     ladder: Ladder = Ladder()
     search: Search = Search()
+    attribution: Attribution = Attribution()
     overrides: dict[str, dict[str, Any]] = Field({}, description="per arm: values of `distill` that differ there")
 
     @model_validator(mode="after")
@@ -516,6 +540,7 @@ class Profile(Section):
             self.audit,
             self.ladder,
             self.search,
+            self.attribution,
         )
         values = {"profile": self.name, "seed": self.seed, "seeds": self.seeds, "arms": self.arms} | item
         for section in sections:

@@ -16,7 +16,11 @@ from response_priming import manifest, params, paths, problems
 
 IMPORT = re.compile(r"^from response_priming import (.+)$", re.MULTILINE)
 # The extra notebooks that get a page where they were executed, and its title.
-PAGES = {"repair-ladder": "What each deviation of the released code costs", "search": "Search on the validation split"}
+PAGES = {
+    "repair-ladder": "What each deviation of the released code costs",
+    "search": "Search on the validation split",
+    "attribution": "What the teacher's responses are attributed to",
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ def extras(profile: params.Profile) -> list[Node]:
         _teacher(profile, "prompt-signals", ladder),
         Node("repair-ladder", None, profile.run("repair-ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
         Node("search", None, profile.run("search"), _teachers(params.store_of(search, profile.distill))),
+        Node("attribution", None, profile.run("attribution"), tuple(f"generate-{name}" for name in profile.strategies)),
     ]
     there = {node.name for node in nodes(profile)}
     return list({node.name: node for node in wanted if node.name not in there}.values())

@@ -13,7 +13,18 @@ from typing import Any
 
 import yaml
 
-from response_priming import figures, manifest, params, paths, pipeline_figure, plan, preview, prose
+from response_priming import (
+    attention,
+    explorer,
+    figures,
+    manifest,
+    params,
+    paths,
+    pipeline_figure,
+    plan,
+    preview,
+    prose,
+)
 from response_priming.errors import InputError
 
 # What staging adds to the sources: the manuscript may name these although report/ has none of them.
@@ -53,6 +64,8 @@ def render(profile: params.Profile) -> Path:
             _run_quarto(command, folder, aside)
         else:
             preview.write(folder, aside, notebook_titles(profile))
+        analysis = attention.read(paths.BUILD / profile.name / "attention")
+        (aside / "explorer.html").write_text(explorer.html(analysis), encoding="utf-8")
         aside.rename(site)
     page = site / "index.html"
     page.touch()  # `make` must see that it is up to date, even where nothing had to be rendered
