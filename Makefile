@@ -31,11 +31,11 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper ladder search plan lab test lint lock clean FORCE
+.PHONY: help paper ladder search plan lab test test-engines lint lock clean FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
@@ -79,6 +79,9 @@ lab: $(SETUP) ## JupyterLab on the notebooks
 test: $(SETUP) lint ## all tests and static checks
 	$(BIN)/pytest
 
+test-engines: .venv-engines/installed ## the real vLLM engine and server on the embedded model (CPU)
+	.venv-engines/bin/pytest -s tests/engines
+
 lint: $(SETUP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -86,6 +89,9 @@ lint: $(SETUP)
 
 .venv/installed: requirements.lock pyproject.toml
 	@./setup.sh $(PYTHON) .venv
+
+.venv-engines/installed: requirements.lock pyproject.toml
+	@./setup.sh --engines $(PYTHON) .venv-engines
 
 lock: ## resolve pyproject.toml again into requirements.lock
 	./setup.sh --lock $(PYTHON) requirements.lock

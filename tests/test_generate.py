@@ -1,9 +1,30 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
-from response_priming import engines, generate, models, params, priming, problems, transformers_engine
+from response_priming import (
+    engines,
+    generate,
+    manifest,
+    models,
+    params,
+    paths,
+    priming,
+    problems,
+    responses,
+    transformers_engine,
+)
+from response_priming.errors import InputError
 
 SIZES = {"n_train": 6, "worked_examples": 2, "response_tokens": 5, "generate_batch": 4, "top_k": 3}
 
@@ -24,7 +45,7 @@ def prompts(run, monkeypatch):
     """The texts that a teacher is given for this run."""
     given = []
 
-    def respond(_, prompts, *, max_tokens, top_k=0):  # noqa: ARG001
+    def respond(_, prompts, *, top_k, **__):
         given.extend(tiny.tokenizer().decode(prompt) for prompt in prompts)
         signal = np.zeros((1, top_k))
         yield from (
@@ -41,7 +62,9 @@ def test_every_train_problem_is_answered_once(run):
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     assert sorted(answered["problem_id"]) == sorted(problem.id for problem in asked)
     assert answered["tokens"].map(len).between(1, 5).all()
-    assert {signal.shape[1] for signal in answered["top_ids"]} == {3}
+    assert answered["kept"].all()
+    signals = responses.dataset(run.output / "responses" / "teacher")
+    assert all(len(row["top_ids"]) == 3 * len(row["tokens"]) for row in signals)
 
 
 def test_each_answer_is_the_models_to_its_own_prompt(run):
@@ -60,12 +83,10 @@ def test_each_answer_is_the_models_to_its_own_prompt(run):
         assert answered.loc[problem.id, "prompt_tokens"] == len(prompt)
 
 
-def test_plain_pandas_reads_the_shards(run):
-    generate.answer(run)
-    shards = sorted((run.output / "responses" / "teacher").glob("*.parquet"))
+def test_rows_are_in_the_problems_order_a_batch_a_shard(run):
+    assert generate.answer(run)["problem_id"].tolist() == [f"train-{number}" for number in range(6)]
+    shards = sorted((run.output / "responses" / "teacher").glob("shard-*.parquet"))
     assert [len(pd.read_parquet(shard)) for shard in shards] == [4, 2]
-    rows = pd.concat(map(pd.read_parquet, shards))
-    assert (rows["top_logprobs"].map(len) == 3 * rows["tokens"].map(len)).all()
 
 
 def test_prompts_carry_the_prefix_and_the_worked_examples(run, prompts):
@@ -81,11 +102,7 @@ def test_prompts_carry_the_prefix_and_the_worked_examples(run, prompts):
 def test_a_second_call_generates_nothing(run, no_engine):
     first = generate.answer(run)
     no_engine()
-    assert (
-        generate.answer(run)
-        .drop(columns=["tokens", "top_ids", "top_logprobs"])
-        .equals(first.drop(columns=["tokens", "top_ids", "top_logprobs"]))
-    )
+    assert generate.answer(run)["key"].equals(first["key"])
 
 
 def test_the_batch_and_the_test_set_change_no_response(run, no_engine):
@@ -94,7 +111,10 @@ def test_the_batch_and_the_test_set_change_no_response(run, no_engine):
     generate.answer(run.model_copy(update={"generate_batch": 1, "n_test": 3}))
 
 
-@pytest.mark.parametrize("change", [{"response_tokens": 4}, {"seed": 1}, {"worked_examples": 1}, {"top_k": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [{"response_tokens": 4}, {"seed": 1}, {"worked_examples": 1}, {"top_k": 2}, {"temperature": 0.5}, {"n_train": 7}],
+)
 def test_other_parameters_generate_again(run, no_engine, change):
     generate.answer(run)
     no_engine()
@@ -115,3 +135,276 @@ def test_without_worked_examples_the_question_stands_alone(make_run):
     problem = problems.load(run, "train", 1, seed=run.seed)[0]
     prompt = priming.encode(tiny.tokenizer(), priming.bare(problem.question, run.system_prompt))
     assert answered.loc[problem.id, "prompt_tokens"] == len(prompt)
+
+
+# --- what is stored is used again ---
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How many prompts engines are given from now on, a number a call."""
+    calls, respond = [], transformers_engine.TransformersEngine.respond
+
+    def counting(self, prompts, **settings):
+        calls.append(len(prompts))
+        return respond(self, prompts, **settings)
+
+    monkeypatch.setattr(transformers_engine.TransformersEngine, "respond", counting)
+    return calls
+
+
+def store_of(run):
+    return run.output / "responses" / run.strategy
+
+
+def outputs(run):
+    return manifest.read(store_of(run))["outputs"]
+
+
+def test_more_problems_generate_only_what_is_new(run, asked):
+    first = generate.answer(run)
+    more = generate.answer(run.model_copy(update={"n_train": 9}))
+    assert asked == [4, 2, 3]
+    assert more["key"].tolist()[:6] == first["key"].tolist()
+    assert more["problem_id"].tolist() == [f"train-{number}" for number in range(9)]
+
+
+def test_a_changed_prefix_uses_no_response_again(run, asked, monkeypatch):
+    before = generate.answer(run)["key"]
+    changed = params.strategies() | {"teacher": params.strategies()["teacher"] | {"prefix": "Think. "}}
+    monkeypatch.setattr(params, "strategies", lambda: changed)
+    assert not set(generate.answer(run)["key"]) & set(before)
+    assert asked == [4, 2, 4, 2]
+
+
+def test_a_damaged_shard_alone_is_made_again_as_it_was(run, asked):
+    generate.answer(run)
+    before = outputs(run)
+    shard = store_of(run) / responses.shard_name(0)
+    shard.write_bytes(shard.read_bytes()[:-7])
+    generate.answer(run)
+    assert asked == [4, 2, 4]
+    assert outputs(run) == before
+    assert not manifest.damaged(store_of(run))
+
+
+def test_a_smaller_batch_continues_a_stopped_run(run, asked, monkeypatch):
+    def stop(self, name, write):
+        if name == responses.shard_name(4):
+            raise KeyboardInterrupt
+        put(self, name, write)
+
+    with monkeypatch.context() as patch:
+        put = manifest.Partial.put
+        patch.setattr(manifest.Partial, "put", stop)
+        with pytest.raises(KeyboardInterrupt):
+            generate.answer(run)
+    answered = generate.answer(run.model_copy(update={"generate_batch": 1}))
+    assert asked == [4, 2, 1, 1]
+    assert answered["problem_id"].tolist() == [f"train-{number}" for number in range(6)]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5)), max_size=8), st.integers(1, 4))
+def test_gaps_fill_what_is_not_stored_in_order(runs, size):
+    stored, position = {}, 0
+    for there, length in runs:
+        if there:
+            stored[position] = length
+        position += length
+    found = list(generate.gaps(stored, position, size))
+    have = [number for first, length in stored.items() for number in range(first, first + length)]
+    made = [number for first, last in found for number in range(first, last)]
+    assert sorted(have + made) == list(range(position))
+    assert all(0 < last - first <= size for first, last in found)
+
+
+# --- killed, or out of disk space ---
+
+KILLED_AT = """
+    import json, os, signal, sys
+    from pathlib import Path
+    from response_priming import generate, manifest, params, paths, responses, transformers_engine
+
+    root, values = Path(sys.argv[1]), json.loads(sys.argv[2])
+    params.Run.explored = False
+    run = params.GenerateRun.model_validate(values)
+
+    def dying(method, when, before):
+        calls = []
+        def wrapped(*arguments, **named):
+            calls.append(arguments)
+            if before and when(len(calls), *arguments):
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = method(*arguments, **named)
+            if when(len(calls), *arguments):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return wrapped
+
+    second = responses.shard_name(2)
+    Engine, Partial = transformers_engine.TransformersEngine, manifest.Partial
+    moments = {
+        "first-batch": (generate._Progress, "count", lambda n, *_: n == 1, False),
+        "between-batches": (Engine, "respond", lambda n, *_: n == 2, False),
+        "shard-written-not-renamed": (manifest, "_sync", lambda n, path: path.name == f".{second}", False),
+        "shard-renamed-not-listed": (Partial, "record", lambda n, self, _: second in self.outputs, True),
+        "manifest-written-not-renamed": (
+            manifest, "_sync", lambda n, path: path.name == ".manifest.json" and (path.parent / second).exists(), False,
+        ),
+        "shard-listed": (Partial, "record", lambda n, self, _: second in self.outputs, False),
+        "selection": (Partial, "put", lambda n, self, name, _: name == responses.KEPT, True),
+        "before-the-last-rename": (Partial, "record", lambda n, self, more: "recipe" in more, False),
+        "none": (Partial, "record", lambda *_: False, False),
+    }
+    for name, (owner, method, when, before) in moments.items():
+        if os.fork() == 0:
+            paths.BUILD = root / name
+            setattr(owner, method, dying(getattr(owner, method), when, before))
+            generate.answer(run)
+            os._exit(0)
+        assert os.wait()[1] == (0 if name == "none" else signal.SIGKILL), name
+"""
+
+
+def test_a_killed_run_loses_at_most_the_batch_in_flight(make_run, tmp_path, monkeypatch):
+    run = make_run("generate", strategy="teacher", **SIZES | {"generate_batch": 2})
+    script = [sys.executable, "-c", textwrap.dedent(KILLED_AT), tmp_path, json.dumps(run.model_dump())]
+    subprocess.run(script, check=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"})
+    stored = {path.name: sorted(path.glob("*/responses/.teacher.partial/shard-*")) for path in tmp_path.iterdir()}
+    assert {len(shards) for shards in stored.values()} == {0, 1, 2, 3}
+    redone = {}
+    for moment in sorted(stored):
+        with monkeypatch.context() as patch:
+            patch.setattr(paths, "BUILD", tmp_path / moment)
+            calls, respond = [], transformers_engine.TransformersEngine.respond
+            patch.setattr(
+                transformers_engine.TransformersEngine,
+                "respond",
+                lambda self, prompts, calls=calls, respond=respond, **settings: (
+                    calls.append(len(prompts)) or respond(self, prompts, **settings)
+                ),
+            )
+            generate.answer(run)
+            redone[moment] = sum(calls)
+            listed = {name: made for name, made in outputs(run).items() if name.startswith("shard-")}
+            stored[moment] = listed
+            assert not list(store_of(run).parent.glob(".*"))
+    assert all(listed == stored["none"] for listed in stored.values())
+    assert redone == {
+        "none": 0,
+        "first-batch": 6,
+        "between-batches": 4,
+        "shard-written-not-renamed": 4,
+        "shard-renamed-not-listed": 4,
+        "manifest-written-not-renamed": 4,
+        "shard-listed": 2,
+        "selection": 0,
+        "before-the-last-rename": 0,
+    }
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 24 KiB; skips where no disk can be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_cleanly_and_the_next_run_continues(make_run, small_disk, asked, monkeypatch):
+    run = make_run("generate", strategy="teacher", **SIZES | {"generate_batch": 1})
+    monkeypatch.setattr(paths, "BUILD", small_disk)
+    with pytest.raises(InputError, match=r"responses/teacher: no space left on the disk; free some and run again: "):
+        generate.answer(run)
+    partial = small_disk / "laptop" / "responses" / ".teacher.partial"
+    finished = manifest.read(partial)["outputs"]
+    assert 0 < len(finished) < 6
+    assert not manifest.damaged(partial)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    asked.clear()
+    assert len(generate.answer(run)) == 6
+    assert sum(asked) == 6 - len(finished)
+
+
+def test_a_full_disk_is_one_line_wherever_it_is_met(run, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(responses, "write_shard", full)
+        with pytest.raises(InputError, match="no space left on the disk"):
+            generate.answer(run)
+    assert len(generate.answer(run)) == 6
+
+
+# --- samples and filters ---
+
+
+def test_samples_are_kept_whole_and_one_a_problem_trains(make_run):
+    run = make_run("generate", strategy="none", **SIZES | {"samples": 3, "temperature": 1.0})
+    answered = generate.answer(run)
+    assert answered["problem_id"].tolist() == [f"train-{number // 3}" for number in range(18)]
+    assert answered["sample"].tolist() == [0, 1, 2] * 6
+    assert answered["key"].is_unique
+    assert answered.groupby("problem_id")["kept"].sum().eq(1).all()
+    assert len(responses.dataset(store_of(run))) == 6
+    assert manifest.read(store_of(run))["notes"]["counts"]["dropped"] == 12
+
+
+def test_a_filter_chooses_what_trains_and_generates_nothing_again(run, asked):
+    generate.answer(run)
+    answered = generate.answer(run.model_copy(update={"keep_finished": True}))
+    assert asked == [4, 2]
+    assert answered["kept"].tolist() == answered["finished"].tolist()
+    counts = manifest.read(store_of(run))["notes"]["counts"]
+    assert counts["kept"] == answered["finished"].sum()
+    assert counts["responses"] == 6
+
+
+def test_an_arm_with_nothing_left_is_one_line(run):
+    generate.answer(run.model_copy(update={"keep_right": True}))
+    with pytest.raises(InputError, match="all 6 responses are dropped by the filters; nothing trains"):
+        responses.dataset(store_of(run))
+
+
+def test_all_keeps_dense_rows(make_run):
+    run = make_run("generate", strategy="none", **SIZES | {"top_k": "all"})
+    answered = generate.answer(run)
+    data = responses.dataset(store_of(run))
+    assert "top_ids" not in data.column_names
+    signal = responses.padded([data[0]])["top_logprobs"]
+    assert signal.shape == (1, len(answered["tokens"][0]), len(tiny.VOCABULARY))
+    assert np.allclose(signal.exp().sum(-1), 1, atol=2e-3)
+    assert signal[0].argmax(-1).tolist() == list(answered["tokens"][0])
+
+
+# --- tokens that the student cannot read ---
+
+
+@pytest.fixture
+def other_student(tmp_path):
+    """A student whose tokenizer swaps two tokens of the teacher's."""
+    folder = tiny.save_model(tmp_path / "student")
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    file.write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_other_tokens_are_refused_before_a_model_is_loaded(make_run, other_student, no_engine):
+    run = make_run("generate", student=other_student, **SIZES)
+    no_engine()
+    with pytest.raises(
+        InputError, match=r"^generate.teacher = .*: token \d+ is '[AB]' against '[AB]'; allowed: .*text'$"
+    ):
+        generate.answer(run)
+
+
+def test_text_alone_needs_no_common_tokens(make_run, other_student):
+    assert len(generate.answer(make_run("generate", student=other_student, signal="text", **SIZES))) == 6

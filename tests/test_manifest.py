@@ -100,6 +100,83 @@ def test_a_killed_process_leaves_no_folder_and_keeps_the_old_one(tmp_path):
     assert (tmp_path / "old" / "file.txt").exists()
 
 
+# --- folders that continue ---
+
+
+def put(partial, name, content="text"):
+    partial.put(name, lambda path: path.write_text(content))
+
+
+def stop_after(folder, *names):
+    """A run that ends before its last file, and leaves files that nobody listed."""
+    with pytest.raises(RuntimeError), manifest.resuming(folder, {}) as partial:  # noqa: PT012
+        for name in names:
+            put(partial, name)
+        (partial.folder / "unlisted").touch()
+        (partial.folder / "cache").mkdir()
+        raise RuntimeError
+
+
+def test_a_stopped_run_keeps_the_files_listed_and_no_other(tmp_path):
+    stop_after(tmp_path / "new", "a", "b")
+    assert not (tmp_path / "new").exists()
+    with manifest.resuming(tmp_path / "new", {"seed": 1}) as partial:
+        assert set(partial.outputs) == {"a", "b"}
+        put(partial, "c")
+        partial.notes["counts"] = 3
+    found = manifest.read(tmp_path / "new")
+    assert list(found["outputs"]) == ["a", "b", "c"]
+    assert (found["recipe"], found["notes"]) == ({"seed": 1}, {"counts": 3})
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"a", "b", "c", manifest.FILE}
+    assert hidden(tmp_path) == []
+
+
+def test_a_damaged_or_missing_file_is_not_kept(tmp_path):
+    stop_after(tmp_path / "new", "a", "b", "c")
+    (tmp_path / ".new.partial" / "a").write_text("tezt")
+    (tmp_path / ".new.partial" / "b").unlink()
+    with manifest.resuming(tmp_path / "new", {}) as partial:
+        assert set(partial.outputs) == {"c"}
+
+
+def test_a_complete_folder_is_taken_up_again(tmp_path):
+    make(tmp_path / "new")
+    with manifest.resuming(tmp_path / "new", {}) as partial:
+        assert not (tmp_path / "new").exists()
+        assert set(partial.outputs) == {"file.txt"}
+
+
+def test_what_the_stage_does_not_keep_is_removed(tmp_path):
+    make(tmp_path / "new")
+    with manifest.resuming(tmp_path / "new", {}) as partial:
+        partial.keep([])
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {manifest.FILE}
+
+
+def test_time_adds_up_over_runs(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(manifest.time, "monotonic", lambda: float(next(clock)))
+    stop_after(tmp_path / "new", "a")
+    before = manifest.read(tmp_path / ".new.partial")["wall_seconds"]
+    with manifest.resuming(tmp_path / "new", {}):
+        pass
+    assert manifest.read(tmp_path / "new")["wall_seconds"] > before > 0
+
+
+def test_damage_is_found_by_digest(tmp_path):
+    make(tmp_path / "new")
+    assert manifest.damaged(tmp_path / "new") == set()
+    (tmp_path / "new" / "file.txt").write_text("tezt")
+    assert manifest.damaged(tmp_path / "new") == {"file.txt"}
+
+
+def test_a_manifest_that_is_not_json_is_named(tmp_path):
+    make(tmp_path / "new")
+    (tmp_path / "new" / manifest.FILE).write_text("{")
+    with pytest.raises(InputError, match=r"manifest.json: damaged, not JSON; remove the folder"):
+        manifest.read(tmp_path / "new")
+
+
 def test_a_folder_that_is_not_made_yet_is_named(tmp_path):
     assert not manifest.is_current(tmp_path / "none", {})
     with pytest.raises(InputError, match=r"none: not made yet; `make paper` makes every stage in order$"):

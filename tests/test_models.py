@@ -96,6 +96,37 @@ def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path):
     assert len(str(refused.value).splitlines()) == 1
 
 
+# --- quantisation ---
+
+
+@pytest.mark.parametrize(("quantization", "layer"), [("nf4", "Linear4bit"), ("int8", "Linear8bitLt")])
+def test_weights_are_quantised_while_they_load(tiny_model, quantization, layer):
+    pytest.importorskip("bitsandbytes")
+    model, _ = load(tiny_model, quantization=quantization)
+    assert {type(m).__name__ for name, m in model.named_modules() if name.endswith("_proj")} == {layer}
+    near, exact = logits(model), logits(load(tiny_model)[0])
+    assert not torch.equal(near, exact)
+    assert torch.nn.functional.cosine_similarity(near, exact, dim=-1).mean() > 0.5
+
+
+def test_nothing_is_quantised_unasked(tiny_model):
+    assert {type(m).__name__ for name, m in load(tiny_model)[0].named_modules() if name.endswith("_proj")} == {"Linear"}
+
+
+def test_an_adapter_on_4_bit_weights_has_gradients_after_an_evaluation(tiny_model):
+    pytest.importorskip("bitsandbytes")
+    base, _ = load(tiny_model, quantization="nf4")
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    logits(model.eval())
+    model.train()(TOKENS, labels=TOKENS).loss.backward()
+    assert all(p.grad.abs().sum() > 0 for name, p in model.named_parameters() if "lora_" in name)
+
+
+def test_an_unknown_format_is_refused(tiny_model):
+    with pytest.raises(InputError, match=r"^quantization = 'awq': engine transformers knows none, nf4, int8; "):
+        load(tiny_model, quantization="awq")
+
+
 # --- devices ---
 
 

@@ -55,3 +55,26 @@ def test_a_response_ends_with_the_end_of_sequence_token():
     assert tokens.count(tokenizer.eos_token_id) == 1
     assert tokens[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(tokens[:-1]) == "7 µ"
+
+
+def test_equal_tokenizers_do_not_differ():
+    assert priming.first_difference(tiny.tokenizer(), tiny.tokenizer()) is None
+
+
+def test_the_sizes_of_two_vocabularies_are_named():
+    more = tiny.tokenizer()
+    more.add_tokens(["<new>"])
+    assert priming.first_difference(more, tiny.tokenizer()) == "258 tokens against 257"
+
+
+def test_the_first_token_that_differs_is_named():
+    left, right = tiny.tokenizer(), tiny.tokenizer()
+    left.add_tokens(["<same>", "<one>"])
+    right.add_tokens(["<same>", "<two>"])
+    assert priming.first_difference(left, right) == "token 258 is '<one>' against '<two>'"
+
+
+def test_another_end_of_sequence_is_named():
+    other = tiny.tokenizer()
+    other.eos_token = "A"
+    assert "a sequence ends with token 0 against " in str(priming.first_difference(tiny.tokenizer(), other))

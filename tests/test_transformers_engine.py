@@ -6,8 +6,10 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import MistralConfig, MistralForCausalLM
 
-from response_priming import transformers_engine
+from response_priming import engines, transformers_engine
+from response_priming.errors import InputError
 
 LENGTH = 12
 
@@ -116,6 +118,99 @@ def test_the_signal_is_the_models_own_distribution(stopping, shared):
         assert np.array_equal(response.top_ids, top.indices.numpy())
         assert np.allclose(response.top_logprobs, top.values.numpy(), rtol=1e-3, atol=1e-3)
         assert response.top_ids[:, 0].tolist() == response.tokens
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+def test_the_tail_is_what_the_top_tokens_leave(endless, shared):
+    prompts = some_prompts(3, shared)
+    few, all_ = (respond(endless, prompts, top_k=k) for k in (5, len(tiny.VOCABULARY)))
+    for index, response in few.items():
+        left = np.logaddexp.reduce(all_[index].top_logprobs[:, 5:].astype(float), axis=-1)
+        assert np.allclose(response.tail_logprobs.astype(float), left, atol=0.02)
+        assert (all_[index].tail_logprobs == engines.LOWEST).all()
+
+
+def test_places_are_taken_again_as_they_become_free(stopping):
+    prompts = some_prompts(40, shared=40, seed=3)
+    answered = respond(stopping, prompts, batch=5)
+    assert len({len(response.tokens) for response in answered.values()}) > 1
+    for index in range(0, 40, 7):
+        assert answered[index].tokens == plain(stopping, prompts[index])
+
+
+def test_out_of_memory_halves_the_batch_and_says_so_once(endless, prompts, expected, monkeypatch, capfd):
+    engine = transformers_engine.TransformersEngine(endless, tiny.tokenizer(), batch=8)
+    forward = transformers_engine.TransformersEngine._forward
+
+    def limited(self, request, slots, first, sequences, ids, columns):
+        if len(sequences) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        forward(self, request, slots, first, sequences, ids, columns)
+
+    monkeypatch.setattr(transformers_engine.TransformersEngine, "_forward", limited)
+    answered = dict(engine.respond(prompts, max_tokens=LENGTH))
+    assert [answered[index].tokens for index in range(len(prompts))] == expected
+    assert engine.batch == 4
+    assert capfd.readouterr().err.count("Out of memory: the batch is now 4.") == 1
+
+
+def test_other_errors_are_not_taken_for_out_of_memory(endless, prompts, monkeypatch):
+    monkeypatch.setattr(endless, "forward", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        respond(endless, prompts)
+
+
+def test_draws_depend_on_the_seed_and_the_place_alone(endless, prompts):
+    def draw(batch, seed):
+        engine = transformers_engine.TransformersEngine(endless, tiny.tokenizer(), batch=batch)
+        given = dict(engine.respond(prompts[:1] * 6, max_tokens=LENGTH, temperature=1.0, seed=seed))
+        return [given[index].tokens for index in range(6)]
+
+    first = draw(6, 0)
+    assert first == draw(2, 0)
+    assert first != draw(6, 1)
+    assert len({tuple(tokens) for tokens in first}) > 1
+
+
+def test_draws_follow_the_tempered_distribution():
+    logits = torch.tensor([[0.0, 1.0, 2.0]])
+    draws = [transformers_engine.choose(logits, 2.0, [random.Random(seed)])[0] for seed in range(3000)]
+    wanted = (logits[0] / 2).softmax(-1).numpy()
+    assert np.allclose(np.bincount(draws, minlength=3) / 3000, wanted, atol=0.03)
+
+
+def test_the_signal_of_drawn_responses_is_at_temperature_one(endless, prompts):
+    engine = transformers_engine.TransformersEngine(endless, tiny.tokenizer(), batch=2)
+    ((_, response),) = engine.respond(prompts[:1], max_tokens=6, temperature=3.0, top_k=5)
+    ((_, scored),) = engine.score([prompts[0] + response.tokens], top_k=5)
+    at = slice(len(prompts[0]) - 1, -1)
+    assert np.allclose(response.top_logprobs, scored.top_logprobs[at], atol=5e-3)
+
+
+def test_scores_are_the_models_own_distributions_at_every_position(endless):
+    engine = transformers_engine.TransformersEngine(endless, tiny.tokenizer(), batch=3)
+    sequences = some_prompts(7, shared=0)
+    for index, signal in engine.score(sequences, top_k=4):
+        with torch.inference_mode():
+            top = endless(torch.tensor([sequences[index]])).logits[0].log_softmax(-1).topk(4)
+        assert np.array_equal(signal.top_ids, top.indices.numpy())
+        assert np.allclose(signal.top_logprobs, top.values.numpy(), atol=1e-2)
+        assert signal.tail_logprobs.shape == (len(sequences[index]),)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(endless):
+    with pytest.raises(
+        InputError, match=r"^prompt 0: its 2040 tokens and 12 new ones exceed .* context of 2048 tokens$"
+    ):
+        respond(endless, [[1] * 2040])
+
+
+def test_a_model_without_full_attention_is_refused():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 300}
+    model = MistralForCausalLM(MistralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, sliding_window=16))
+    with pytest.raises(InputError, match=r"^engine transformers: mistral attends by \w+, which is not full attention"):
+        respond(model, [[5] * 20])
+    assert respond(model, [[5] * 3])[0].tokens
 
 
 def test_more_tokens_than_there_are_keep_the_whole_distribution(endless, prompts):

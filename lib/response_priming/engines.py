@@ -1,5 +1,6 @@
 """Engines: token prompts in, responses out as they finish. One interface, so a stage never asks what runs the model."""
 
+import importlib.util
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from response_priming import params
 from response_priming.errors import InputError
 
 LOWEST = float(np.finfo(np.float16).min)
+# Probabilities in fp32 cannot tell a smaller rest from none.
+SMALLEST_TAIL = 1e-7
 
 
 class Signal(NamedTuple):
@@ -103,10 +107,33 @@ class Setup:
     server_url: str | None = None
 
 
-def open_engine(name: str, setup: Setup) -> Engine:
-    """The engine of that name with its model loaded; `InputError` where it is unknown or not installed."""
+def teacher_of(run: params.GenerateRun) -> Setup:
+    """How a run's teacher answers."""
+    return Setup(
+        run.teacher,
+        run.teacher_revision,
+        run.dtype,
+        run.device,
+        quantization=run.teacher_quantization,
+        batch=run.generate_batch,
+        tensor_parallel=run.tensor_parallel,
+        pipeline_parallel=run.pipeline_parallel,
+        server_url=run.server_url,
+    )
+
+
+def require(name: str) -> None:
+    """`InputError` where there is no engine of that name, or the package that it needs is not installed."""
     if name not in ENGINES:
         raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(ENGINES)}")
+    package, extra = PACKAGES.get(name, (None, None))
+    if package and importlib.util.find_spec(package) is None:
+        raise InputError(f"engine = {name!r}: {package} is not installed: pip install '.[{extra}]'")
+
+
+def open_engine(name: str, setup: Setup) -> Engine:
+    """The engine of that name with its model loaded; `InputError` where it cannot be."""
+    require(name)
     return ENGINES[name](setup)
 
 
@@ -116,13 +143,38 @@ def _transformers(setup: Setup) -> Engine:
     return TransformersEngine.open(setup)
 
 
-ENGINES: dict[str, Callable[[Setup], Engine]] = {"transformers": _transformers}
+def _vllm(setup: Setup) -> Engine:
+    from response_priming.vllm_engine import VllmEngine
+
+    return VllmEngine.open(setup)
+
+
+def _server(setup: Setup) -> Engine:
+    from response_priming.server_engine import ServerEngine
+
+    return ServerEngine.open(setup)
+
+
+# The package that an engine needs beside the library's own, and the extra of pyproject.toml that installs it.
+PACKAGES = {"vllm": ("vllm", "gpu"), "server": ("openai", "server")}
+ENGINES: dict[str, Callable[[Setup], Engine]] = {"transformers": _transformers, "vllm": _vllm, "server": _server}
 
 
 def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
     """A signal from higher precision, rounded to what is stored."""
     rounded = (np.clip(np.asarray(values, np.float64), LOWEST, 0).astype(np.float16) for values in (logprobs, tails))
     return Signal(np.asarray(ids, np.int32), *rounded)
+
+
+def tail_of(logprobs: NDArray[np.float64], vocabulary: int) -> NDArray[np.float64]:
+    """Log-probability of all tokens but the listed ones, [positions, k] -> [positions], where only those are known.
+
+    It is one minus their sum, so fp32's error in them is a floor below it; nothing is left where k is `vocabulary`.
+    """
+    if logprobs.shape[-1] >= vocabulary:
+        return np.full(len(logprobs), LOWEST)
+    rest = 1 - np.exp(logprobs).sum(-1)
+    return np.asarray(np.log(np.maximum(rest, SMALLEST_TAIL)), np.float64)
 
 
 def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | None) -> None:

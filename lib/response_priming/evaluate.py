@@ -58,7 +58,7 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, adapter: 
 
 def _engine(run: params.EvaluateRun, adapter: Path | None) -> engines.Engine:
     return engines.open_engine(
-        "transformers",
+        run.evaluate_engine,
         engines.Setup(
             run.student,
             revision=run.student_revision,

@@ -15,7 +15,7 @@ from response_priming import engines, manifest, models, params, priming, problem
 from response_priming.errors import InputError
 
 # Parameters of the section that change no response, or change it through the prompt, which is in the key.
-NOT_IN_KEY = {"worked_examples", "generate_batch", "samples", "keep_finished", "keep_right", "answer_rule"}
+NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *params.PLACEMENT}
 
 
 def answer(run: params.GenerateRun) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
     recipe = manifest.recipe(
         "generate",
         run.model_dump(
-            exclude={"profile", "n_test", "student", "student_revision", "signal", "generate_batch", "data_dir"}
+            exclude={"profile", "n_test", "student", "student_revision", "signal", "data_dir", *params.PLACEMENT}
         )
         | {
             "prefix": priming.prefix_of(run.strategy),
@@ -118,8 +118,7 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: m
     missing = list(gaps(stored, len(asked), max(1, run.generate_batch // run.samples)))
     if not missing:
         return
-    setup = engines.Setup(run.teacher, run.teacher_revision, run.dtype, run.device, batch=run.generate_batch)
-    engine = engines.open_engine(run.engine, setup)
+    engine = engines.open_engine(run.engine, engines.teacher_of(run))
     partial.notes["engine"] = engine.describe()
     config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
     vocabulary = config.get_text_config().vocab_size
@@ -140,6 +139,7 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: m
                 for index, prompt in enumerate(batch)
             ]
             write = functools.partial(responses.write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
+            partial.notes["tokens_per_second"] = round(progress.speed, 1)
             partial.put(responses.shard_name(first), write)
 
 
@@ -179,11 +179,19 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self.bar.close()
 
+    @property
+    def speed(self) -> float:
+        """Tokens a second of this run."""
+        return self.tokens / (time.monotonic() - self.start)
+
     def counting(self, given: Iterator[tuple[int, engines.Response]]) -> Iterator[tuple[int, engines.Response]]:
         """Pass responses on and count them."""
         for index, response in given:
-            self.tokens += len(response.tokens)
-            speed = self.tokens / (time.monotonic() - self.start)
-            self.bar.set_postfix_str(f"{speed:.0f} tokens/s", refresh=False)
-            self.bar.update(1)
+            self.count(response)
             yield index, response
+
+    def count(self, response: engines.Response) -> None:
+        """One response more."""
+        self.tokens += len(response.tokens)
+        self.bar.set_postfix_str(f"{self.speed:.0f} tokens/s", refresh=False)
+        self.bar.update(1)

@@ -110,7 +110,7 @@ def resuming(folder: Path, made_by: dict[str, Any]) -> Iterator["Partial"]:
         aside.mkdir(parents=True, exist_ok=True)
         partial = Partial(aside)
         yield partial
-        partial.record({"recipe": made_by, **partial.notes, **provenance()})
+        partial.record({"recipe": made_by, **provenance()})
         aside.rename(folder)
         _sync(folder.parent)
     except OSError as error:
@@ -123,14 +123,13 @@ def resuming(folder: Path, made_by: dict[str, Any]) -> Iterator["Partial"]:
 
 
 class Partial:
-    """What `resuming` hands out: `outputs` are the finished files, `notes` goes into the last manifest."""
+    """What `resuming` hands out: `outputs` are the finished files, `notes` is for what the stage has to say."""
 
     def __init__(self, folder: Path) -> None:
-        made: dict[str, Any] = {"outputs": {}, "wall_seconds": 0.0}
-        if (folder / FILE).exists():
-            made = read(folder)
+        nothing: dict[str, Any] = {"outputs": {}, "wall_seconds": 0.0, "notes": {}}
+        made = nothing | (read(folder) if (folder / FILE).exists() else {})
         self.folder = folder
-        self.notes: dict[str, Any] = {}
+        self.notes: dict[str, Any] = made["notes"]
         self.outputs: dict[str, str] = made["outputs"]
         self._start = time.monotonic() - made["wall_seconds"]
         self.keep(self.outputs.keys() - damaged(folder))
@@ -159,7 +158,8 @@ class Partial:
 
     def record(self, more: dict[str, Any]) -> None:
         """Replace the manifest by one that lists the finished files, and `more`."""
-        _write(self.folder, more | {"outputs": dict(sorted(self.outputs.items())), "wall_seconds": _since(self._start)})
+        state = {"outputs": dict(sorted(self.outputs.items())), "notes": self.notes}
+        _write(self.folder, more | state | {"wall_seconds": _since(self._start)})
 
 
 def damaged(folder: Path) -> set[str]:

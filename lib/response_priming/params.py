@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, NotRequired, Self, TypedDict, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from response_priming import paths
 from response_priming.errors import InputError
@@ -51,6 +51,10 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 Rule = Literal["hash", "boxed-first", "last-number"]
 
 
+# Where the teacher runs, and how much of it at once, decides no response.
+PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel", "server_url"})
+
+
 class Section(BaseModel):
     """One section of a profile: unknown keys are refused, values are not changed after loading."""
 
@@ -86,11 +90,17 @@ class Generate(Section):
 
     teacher: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
     teacher_revision: str | None = Field(None, description="commit of the teacher on the hub")
-    engine: Literal["transformers"] = Field("transformers", description="what runs the teacher")
+    engine: Literal["transformers", "vllm", "server"] = Field("transformers", description="what runs the teacher")
+    teacher_quantization: Literal["none", "nf4", "int8", "awq", "gptq", "fp8"] = Field(
+        "none", description="format of the teacher's weights; none: as its checkpoint is stored"
+    )
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share each layer of the teacher (vllm)")
+    pipeline_parallel: int = Field(1, ge=1, description="groups of GPUs that share out the teacher's layers (vllm)")
+    server_url: str | None = Field(None, description="engine server: its address, as http://localhost:8000/v1")
     worked_examples: int = Field(4, ge=0, le=16, description="solved validation problems shown to the teacher first")
     response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
-    top_k: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+    top_k: int | Literal["all"] = Field(
         64, description="teacher probabilities kept at each response token; `all`: the whole vocabulary"
     )
     temperature: float = Field(0.0, ge=0, le=10, description="of the teacher's decoding; 0: greedy")
@@ -98,6 +108,13 @@ class Generate(Section):
     keep_finished: bool = Field(False, description="only responses that ended within the budget train")
     keep_right: bool = Field(False, description="only responses with the right answer train")
     answer_rule: Rule = Field("last-number", description="extraction rule of keep_right and of the majority")
+
+    @field_validator("top_k", mode="before")
+    @classmethod
+    def _count_or_all(cls, value: object) -> object:
+        if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{value!r} is neither a number from 1 nor 'all'")
+        return value
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -187,6 +204,7 @@ class Evaluate(Section):
     """How every arm is scored; there is no per-arm value here on purpose."""
 
     answer_tokens: int = Field(96, ge=1, description="longest answer of a student (tokens)")
+    evaluate_engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the students")
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
     rule: Rule = Field("last-number", description="extraction rule of the headline accuracy")
 

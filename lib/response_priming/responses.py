@@ -22,8 +22,8 @@ What k costs: at temperature 1 the k = 64 tokens of a language model hold nearly
 good as dense. A distillation temperature T flattens what it divides, and the rest of the vocabulary then weighs
 exp(tail / T) as one bucket but the sum of exp(logprob / T) over all its tokens as many: at the paper's T = 5.94 most of
 the tempered mass lies outside any small k. Top-k distillation at high T is thus another objective, not a cheap copy of
-the dense one; `benchmarks/results/signal.md` measures by how much. The defaults (k = 64, T = 1) stay where both agree;
-`top_k: all` keeps dense rows for those who want high T.
+the dense one; `benchmarks/results/truncation.md` measures by how much. The defaults (k = 64, T = 1) stay where both
+agree; `top_k: all` keeps dense rows for those who want high T.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,13 +35,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from numpy.typing import NDArray
 from torch import Tensor
 
 from response_priming import manifest, paths
 from response_priming.engines import Response, Signal
 from response_priming.errors import InputError
+
+# A bar of a second for mapping the shards says nothing in an executed notebook.
+disable_progress_bars()
 
 KEPT = "kept.parquet"
 SIGNAL = ("top_ids", "top_logprobs", "tail_logprobs")

@@ -10,7 +10,7 @@ from response_priming import params
 from response_priming.extraction import RULES, same_number
 
 
-def select(answered: pd.DataFrame, right: Mapping[str, str], choice: params.Generate) -> pd.DataFrame:
+def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate) -> pd.DataFrame:
     """One row a response: `problem_id`, `sample`, `finished`, `answer` (what the rule extracts), `right`, `kept`.
 
     The filters go first. Of what they leave, the vote keeps one response a problem where there are several samples:
@@ -21,13 +21,13 @@ def select(answered: pd.DataFrame, right: Mapping[str, str], choice: params.Gene
         answered: `problem_id`, `sample`, `finished` and `text` of every response, a problem's samples in their order.
         right: the right answer by problem id.
     """
-    answers = [RULES[choice.answer_rule](text) for text in answered["text"]]
+    answers = [RULES[run.answer_rule](text) for text in answered["text"]]
     table = answered[["problem_id", "sample", "finished"]].assign(answer=pd.Series(answers, answered.index, "str"))
     table["right"] = [
         same_number(answer, right[name]) for answer, name in zip(answers, answered["problem_id"], strict=True)
     ]
-    table["kept"] = (table["finished"] | (not choice.keep_finished)) & (table["right"] | (not choice.keep_right))
-    if choice.samples > 1:
+    table["kept"] = (table["finished"] | (not run.keep_finished)) & (table["right"] | (not run.keep_right))
+    if run.samples > 1:
         left = table[table["kept"]]
         winners = [rows.index[majority(rows["answer"].tolist())] for _, rows in left.groupby("problem_id")]
         table["kept"] = table.index.isin(winners)

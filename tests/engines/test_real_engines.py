@@ -1,0 +1,144 @@
+"""The real engines on the embedded model; `make test-engines` runs them, `make test` skips them."""
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from peft import LoraConfig, get_peft_model
+
+from response_priming import engines, models, params, priming, problems
+
+pytest.importorskip("vllm", reason="vLLM is not installed here; `make test-engines` makes an environment with it")
+
+PROBLEMS, TOKENS, TOP_K = 12, 24, 16
+# fp32 on both sides, but kernels that add in another order; the signal is rounded to fp16 (steps of 1/64 at -20).
+TOLERANCE = {"atol": 5e-3, "rtol": 2e-3}
+CLOSE_CALL = 0.02
+
+
+def opened(name, **values):
+    return engines.open_engine(name, engines.Setup("embedded", dtype="float32", device="cpu", **values))
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    run, tokenizer = params.load("laptop").run("generate", strategy="none"), models.tokenizer("embedded")
+    examples = problems.load(run, "validation", 2, seed=0)
+    chats = [
+        priming.messages(problem.question, system_prompt=run.system_prompt, examples=examples)
+        for problem in problems.load(run, "train", PROBLEMS, seed=0)
+    ]
+    return [priming.encode(tokenizer, chat) for chat in chats]
+
+
+@pytest.fixture(scope="module")
+def ours():
+    return opened("transformers")
+
+
+@pytest.fixture(scope="module")
+def expected(ours, prompts):
+    return dict(ours.respond(prompts, max_tokens=TOKENS, top_k=TOP_K))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a vLLM server on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("server") / "log").open("w+")
+    # Not the program `vllm`: the CPU build's asks for the version of a package of that name.
+    program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", models.locate("embedded")]
+    options = ["--dtype", "float32", "--max-logprobs", "64", "--max-model-len", "1024", "--enforce-eager"]
+    where = ["--host", "127.0.0.1", "--port", str(port)]
+    served = subprocess.Popen([*program, *options, *where], stdout=log, stderr=log)
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+            break
+        except OSError:
+            if served.poll() is not None:
+                break
+            time.sleep(1)
+    else:
+        served.kill()
+    if served.poll() is not None:
+        log.seek(0)
+        pytest.fail(f"vllm serve did not start: {log.read()[-2000:]}")
+    yield f"http://127.0.0.1:{port}/v1"
+    served.terminate()
+    served.wait(60)
+
+
+@pytest.fixture(scope="module", params=["vllm", "server"])
+def other(request):
+    """An engine to be compared with `transformers`."""
+    if request.param == "vllm":
+        return opened("vllm")
+    return opened("server", server_url=request.getfixturevalue("server"), batch=4)
+
+
+def parting(ours, theirs):
+    """Where two responses part, and how much likelier our engine found its own token than theirs; None if equal."""
+    if ours.tokens == theirs.tokens:
+        return None
+    place = next(i for i, pair in enumerate(zip(ours.tokens, theirs.tokens, strict=False)) if pair[0] != pair[1])
+    other = np.flatnonzero(ours.top_ids[place] == theirs.tokens[place])
+    return place, float(ours.top_logprobs[place, 0] - ours.top_logprobs[place, other[0]]) if len(other) else np.inf
+
+
+def assert_same(found, wanted):
+    """Two signals agree: the same tokens, but for close calls, with the same log-probabilities."""
+    assert found.top_ids.shape == wanted.top_ids.shape
+    assert (found.top_ids == wanted.top_ids).mean() > 0.98
+    assert np.allclose(found.top_logprobs.astype(float), wanted.top_logprobs.astype(float), **TOLERANCE)
+    left = [np.exp(signal.tail_logprobs.astype(float)) for signal in (found, wanted)]
+    assert np.allclose(*left, atol=1e-5, rtol=0.02)
+
+
+def test_greedy_responses_agree_or_part_at_a_close_call(other, prompts, expected):
+    given = dict(other.respond(prompts, max_tokens=TOKENS, top_k=TOP_K))
+    assert given.keys() == expected.keys()
+    partings = [parting(expected[index], given[index]) for index in given]
+    agree = partings.count(None) / len(partings)
+    print(f"{other.describe()['engine']}: {agree:.0%} of greedy responses agree with transformers")
+    assert agree >= 0.9
+    assert all(margin < CLOSE_CALL for _, margin in filter(None, partings))
+    for index, response in given.items():
+        if response.tokens == expected[index].tokens:
+            assert (response.text, response.finished) == (expected[index].text, expected[index].finished)
+            assert_same(response, expected[index])
+
+
+def test_scores_agree(other, ours, prompts, expected):
+    sequences = [prompts[index] + expected[index].tokens for index in range(3)]
+    found, wanted = (dict(engine.score(sequences, top_k=TOP_K)) for engine in (other, ours))
+    for index in range(3):
+        assert_same(found[index], wanted[index])
+
+
+def test_draws_are_repeated_for_a_seed_and_differ_between_samples(other, prompts):
+    def draw(seed):
+        given = dict(other.respond(prompts[:1] * 4, max_tokens=12, temperature=1.5, seed=seed))
+        return [given[index].tokens for index in range(4)]
+
+    first = draw(0)
+    assert first == draw(0)
+    assert first != draw(1)
+    assert len({tuple(tokens) for tokens in first}) > 1
+
+
+def test_vllm_runs_an_adapter(prompts, tmp_path):
+    model, _ = models.load("embedded", dtype="float32", device="cpu")
+    get_peft_model(
+        model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    ).save_pretrained(tmp_path)
+    wanted, found = (
+        dict(opened(name, adapter=tmp_path).score(prompts[:1], top_k=TOP_K))[0] for name in ("transformers", "vllm")
+    )
+    assert np.allclose(found.top_logprobs[:, 0], wanted.top_logprobs[:, 0], atol=0.05)
