@@ -3,7 +3,7 @@ import pytest
 
 from response_priming import figures, params
 
-ARMS = [params.UNDISTILLED, params.FINE_TUNED, *params.strategies()]
+ARMS = [params.UNDISTILLED, params.FINE_TUNED, *params.strategies(), params.SHUFFLED, "published-teacher"]
 
 
 @pytest.mark.parametrize("look", [figures.color, figures.marker])
@@ -20,6 +20,7 @@ def test_more_arms_than_colours_still_have_one():
 def test_every_arm_has_a_title_of_its_own():
     assert figures.title("undistilled") == "Undistilled"
     assert figures.title("teacher") == "KD, Teacher"
+    assert figures.title("published-teacher") == "KD, Teacher, as released"
     assert len({figures.title(arm) for arm in ARMS}) == len(ARMS)
 
 

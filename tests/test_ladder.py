@@ -88,11 +88,11 @@ def test_each_rung_is_trained_and_scored_in_a_folder_of_its_own_and_only_once(ru
 def test_a_stopped_ladder_goes_on_where_it_stopped(run, monkeypatch):
     trained, train = [], distill._train
 
-    def stop_before_the_fourth(stage, *rest):
+    def stop_before_the_fourth(job, *rest):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(stage.run.repairs)
-        train(stage, *rest)
+        train(job, *rest)
 
     monkeypatch.setattr(distill, "_train", stop_before_the_fourth)
     with pytest.raises(KeyboardInterrupt):

@@ -77,9 +77,12 @@ def test_an_unknown_profile_names_those_there_are():
         ({"arms": ["published-nobody"]}, "arms: unknown arm 'published-nobody'; known: .*, published-none"),
         ({"ladder": {"ladder_strategy": "x"}}, "ladder.ladder_strategy = 'x': unknown; known: none, teacher"),
         ({"search": {"search_strategy": "x"}}, "search.search_strategy = 'x': unknown; known: none, teacher"),
-        ({"search": {"alpha_range": [0.9, 0.1]}}, r"search: range of alpha = \[0.9, 0.1\]: the first number must be"),
-        ({"search": {"alpha_range": [0, 2]}}, "search: alpha = 2.0: input should be less than or equal to 1"),
-        ({"search": {"divergences": ["kl"]}}, "search: divergence = 'kl': input should be 'forward-kl'"),
+        ({"search": {"alpha_range": [0.9, 0.1]}}, r"search: alpha_range = \[0.9, 0.1\]: the first number must be"),
+        (
+            {"search": {"alpha_range": [0, 2]}},
+            "search: alpha_range: alpha = 2.0: input should be less than or equal to 1",
+        ),
+        ({"search": {"divergences": ["kl"]}}, "search: divergences: divergence = 'kl': input should be 'forward-kl'"),
         ("distill: [1\n", "not YAML: "),
         ("- distill\n", "must be a mapping of sections, is a list"),
     ],
@@ -131,6 +134,48 @@ def test_trained_arms_and_strategies_follow_from_the_arms(write):
     write({"arms": ["undistilled", "teacher", "fine-tuned"]})
     assert params.load("mine").strategies == ["teacher"]
     assert params.load("mine").trained == ["teacher", "fine-tuned"]
+
+
+def test_an_arm_as_released_has_the_released_training_on_as_many_examples(write):
+    write({"arms": ["none", "published-none"], "distill": {"train_steps": 7, "train_batch": 4, "micro_batch": 2}})
+    profile = params.load("mine")
+    released = profile.distill_of("published-none")
+    assert {key: getattr(released, key) for key in params.RELEASED_TRAINING} == params.RELEASED_TRAINING
+    assert (released.train_steps, released.train_batch) == (28, 1)
+    assert profile.distill_of("none") == profile.distill
+
+
+def test_the_published_profile_trains_as_an_arm_as_released_does():
+    profile = params.load("published")
+    own = profile.distill_of("teacher").model_dump()
+    assert {key: own[key] for key in params.RELEASED_TRAINING} == params.RELEASED_TRAINING
+    assert profile.distill_of("none").lora_dropout == 0.2
+
+
+@pytest.mark.parametrize(
+    ("arms", "answered", "scored"),
+    [
+        (["undistilled", "fine-tuned"], [], []),
+        (["none", "shuffled", "constant-prefix"], ["none", "constant-prefix"], []),
+        (["shuffled"], ["none"], []),
+        (["published-none", "published-teacher", "teacher"], ["teacher"], ["none", "teacher"]),
+    ],
+)
+def test_what_the_teacher_has_to_give_follows_from_the_arms(write, arms, answered, scored):
+    write({"arms": arms})
+    profile = params.load("mine")
+    assert (profile.strategies, profile.scored) == (answered, scored)
+    assert profile.run("compare").strategies == answered
+
+
+def test_repairing_the_teachers_part_needs_its_responses(write):
+    write({"arms": ["published-none"], "overrides": {"published-none": {"repairs": ["teacher-answers"]}}})
+    assert (params.load("mine").strategies, params.load("mine").scored) == (["none"], [])
+
+
+def test_only_the_papers_primed_strategies_count_as_primed():
+    known = ["undistilled", "fine-tuned", "shuffled", "published-teacher", *params.strategies()]
+    assert [arm for arm in known if params.is_primed(arm)] == ["teacher", "ground-truth", "confidence"]
 
 
 # --- runs ---

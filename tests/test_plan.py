@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from response_priming import params, paths, plan
+from response_priming import params, paths, plan, report
 
 
 @pytest.fixture
@@ -50,3 +50,45 @@ def test_nodes_come_after_what_they_need():
     names = [node.name for node in plan.nodes(params.load("laptop"))]
     assert names.index("generate-teacher") < names.index("distill-teacher") < names.index("evaluate-teacher")
     assert names[-1] == "compare"
+
+
+def test_every_notebook_needs_what_its_arm_reads():
+    arms = ["undistilled", "none", "shuffled", "published-teacher"]
+    profile = params.load("laptop").model_copy(update={"arms": arms})
+    needs = {node.name: set(node.needs) for node in plan.nodes(profile)}
+    assert list(needs)[:2] == ["generate-none", "prompt-signals-teacher"]
+    assert needs["distill-none"] == needs["distill-shuffled"] == {"generate-none"}
+    assert needs["distill-published-teacher"] == {"prompt-signals-teacher"}
+    assert needs["evaluate-undistilled"] == set()
+    assert needs["evaluate-shuffled"] == {"distill-shuffled"}
+    assert needs["compare"] == {f"evaluate-{arm}" for arm in arms}
+    assert needs["attention-visualize"] == {f"distill-{arm}" for arm in arms[1:]}
+
+
+def test_what_a_notebook_needs_is_in_the_plan_and_comes_before_it():
+    profile = params.load("laptop")
+    names = [node.name for node in plan.nodes(profile) + plan.extras(profile)]
+    for node in plan.nodes(profile) + plan.extras(profile):
+        assert all(names.index(name) < names.index(node.name) for name in node.needs), node.name
+
+
+def test_make_reads_the_needs(written):
+    lines = (written / "plan.mk").read_text().splitlines()
+    assert "$(NB)/distill-none.ipynb: $(NB)/generate-none.ipynb" in lines
+    assert "$(NB)/search.ipynb: $(NB)/generate-none.ipynb" in lines
+    wanted = "$(NB)/generate-ground-truth.ipynb $(NB)/prompt-signals-ground-truth.ipynb"
+    assert f"$(NB)/repair-ladder.ipynb: {wanted}" in lines
+
+
+def test_an_extra_notebook_that_was_executed_gets_a_page_and_makes_the_report_stale(written):
+    profile = params.load("laptop")
+    assert plan.executed_extras(profile) == []
+    before = (written / "report.json").read_text()
+    node = plan.find(profile, "repair-ladder", None)
+    node.executed.parent.mkdir(parents=True)
+    node.executed.write_text("{}")
+    plan.write(profile)
+    assert (written / "report.json").read_text() != before
+    titles = report.notebook_titles(profile)
+    assert titles["repair-ladder"] == plan.PAGES["repair-ladder"]
+    assert "search" not in titles

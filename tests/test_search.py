@@ -1,11 +1,22 @@
+from types import SimpleNamespace
+
 import optuna
+import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from response_priming import distill, generate, problems, search
+from response_priming import distill, evaluate, generate, problems, search
 from response_priming.errors import InputError
 
-SIZES = {"n_train": 4, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "warmup_steps": 0, "worked_examples": 2}
+SIZES = {
+    "n_train": 4,
+    "held_out": 0.25,
+    "train_batch": 2,
+    "micro_batch": 2,
+    "train_tokens": 400,
+    "warmup_steps": 0,
+    "worked_examples": 2,
+}
 SMALL = {"trials": 2, "trial_steps": 4, "trial_checks": 1, "validation_problems": 3, "answer_tokens": 3}
 
 
@@ -109,32 +120,20 @@ def test_a_killed_trial_is_begun_again_with_its_values(run, monkeypatch):
 
 def test_a_trial_worse_than_the_median_is_pruned(run, monkeypatch):
     losses = iter([1.0, 1.0, 1.0, 9.0])
-    monkeypatch.setattr(search._Pruning, "_loss", lambda *_: next(losses))
+
+    def trained(stage, seed, callbacks):  # noqa: ARG001
+        logs = {"gold_hard": next(losses)}
+        state = SimpleNamespace(global_step=2, max_steps=4)
+        for callback in callbacks:
+            callback.on_log(None, state, None, logs=logs)
+
+    monkeypatch.setattr(distill, "train_one", trained)
+    monkeypatch.setattr(evaluate, "answers_to", lambda *_: pd.DataFrame({"last-number-correct": [True, False]}))
     table = search.trials(search.search(changed(run, trials=4)))
     assert table["state"].tolist() == ["complete"] * 3 + ["pruned"]
     assert table["loss"].tolist() == [1, 1, 1, 9]
+    assert table["accuracy"].tolist()[:3] == [0.5] * 3
     assert table["accuracy"].isna().tolist() == [False] * 3 + [True]
-
-
-def test_the_validation_loss_is_the_cross_entropy_of_the_solutions(run):
-    """Against one unpadded pass a problem."""
-    import tiny
-    import torch
-
-    from response_priming import priming
-
-    asked = search.validation(run)
-    watch = search._Pruning(run, None, asked)
-    model, tokenizer = tiny.llama(), tiny.tokenizer()
-    total = count = 0
-    for problem in asked:
-        prompt = priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))
-        target = priming.encode_response(tokenizer, problem.worked)
-        with torch.inference_mode():
-            logprobs = model(torch.tensor([prompt + target])).logits[0].log_softmax(-1)
-        total -= sum(logprobs[len(prompt) + place - 1, token].item() for place, token in enumerate(target))
-        count += len(target)
-    assert watch._loss(model) == pytest.approx(total / count, rel=1e-4)
 
 
 @pytest.mark.usefixtures("quick")

@@ -135,3 +135,12 @@ def test_samples_are_the_first_problems_with_every_arm(scores):
     assert list(table["question"]) == ["Question 0?"] * 4 + ["Question 1?"] * 4
     assert list(table["arm"]) == 2 * list(scores)
     assert list(table["correct"][:4]) == [False, True, True, True]
+
+
+def test_an_arm_as_released_is_compared_with_the_unprimed_one_as_released_and_a_control_with_the_unprimed():
+    scores = dict.fromkeys(["none", "shuffled", "published-none", "published-teacher"], arm(True, False, True))
+    table = tables.gains(scores, RULE, seed=0)
+    assert list(zip(table["arm"], table["baseline"], strict=True)) == [
+        ("shuffled", "none"),
+        ("published-teacher", "published-none"),
+    ]

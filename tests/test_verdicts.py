@@ -85,3 +85,9 @@ def test_texts_carry_their_units():
     assert (found["primed_gain_interval"], found["primed_p"]) == ("2.0 to 19.0 points", "p = 0.012")
     assert found["teacher_worst_accuracy"] == "60.0 %"
     assert found["student"].startswith("SmolLM2")
+
+
+def test_a_control_or_an_arm_as_released_is_never_the_best_primed_one():
+    accuracy = accuracy_of(none=0.3, teacher=0.4, shuffled=0.9, constant_prefix=0.9, published_confidence=0.9)
+    found = texts(list(accuracy["arm"]), accuracy)
+    assert found["best_primed_arm"] == found["best_kd_arm"] == "KD, Teacher"

@@ -46,6 +46,14 @@ RELEASED_TRAINING: dict[str, Any] = {
     "held_out": 0.0,
 }
 
+# What a search varies, and the parameter with its range or choices.
+SEARCHED = {
+    "alpha": "alpha_range",
+    "kd_temperature": "temperature_range",
+    "learning_rate": "learning_rate_range",
+    "divergence": "divergences",
+}
+
 Dtype = Literal["bfloat16", "float16", "float32"]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 Rule = Literal["hash", "boxed-first", "last-number"]
@@ -241,22 +249,17 @@ class Search(Section):
         ["forward-kl", "reverse-kl", "jsd"], min_length=1, description="values of divergence to choose from"
     )
 
-    @property
-    def space(self) -> dict[str, list[Any]]:
-        """What is searched: a parameter of distill, and the ends of its range or its choices."""
-        ranges = {"alpha": self.alpha_range, "kd_temperature": self.temperature_range}
-        return ranges | {"learning_rate": self.learning_rate_range, "divergence": self.divergences}
-
     @model_validator(mode="after")
     def _values_are_allowed(self) -> Self:
-        for key, values in self.space.items():
+        for key, name in SEARCHED.items():
+            values = getattr(self, name)
             for value in values:
                 try:
                     Distill.model_validate({key: value})
                 except ValidationError as error:
-                    raise ValueError(_first_problem(error, Distill)) from None
-            if key != "divergence" and values[0] >= values[1]:
-                raise ValueError(f"range of {key} = {values}: the first number must be below the second")
+                    raise ValueError(f"{name}: {_first_problem(error, Distill)}") from None
+            if name.endswith("_range") and not values[0] < values[1]:
+                raise ValueError(f"{name} = {values}: the first number must be below the second")
         return self
 
 
@@ -304,16 +307,10 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
         return {"strategy": self.strategy}
 
 
-class PromptSignalsRun(Generate, Model, Problems, Run):
+class PromptSignalsRun(GenerateRun):
     """Parameters of notebooks/prompt-signals.ipynb."""
 
     stage = "prompt-signals"
-    strategy: str = Field("none", description="priming prefix, a name in params/prompts.yaml")
-
-    @property
-    def item(self) -> dict[str, str]:
-        """The strategy."""
-        return {"strategy": self.strategy}
 
 
 class SeedsRun(Run):

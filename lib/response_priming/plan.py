@@ -15,7 +15,6 @@ from typing import Any
 from response_priming import manifest, params, paths, problems
 
 IMPORT = re.compile(r"^from response_priming import (.+)$", re.MULTILINE)
-TEACHER_RUNS = (params.GenerateRun, params.PromptSignalsRun)
 # The extra notebooks that get a page where they were executed, and its title.
 PAGES = {"repair-ladder": "What each deviation of the released code costs", "search": "Search on the validation split"}
 
@@ -50,7 +49,9 @@ class Node:
             "notebook": manifest.digest(self.notebook),
             "code": notebook_code(self.notebook),
             "parameters": self.run.model_dump(),
-            "prefix": params.strategies()[self.run.strategy]["prefix"] if isinstance(self.run, TEACHER_RUNS) else None,
+            "prefix": params.strategies()[self.run.strategy]["prefix"]
+            if isinstance(self.run, params.GenerateRun)
+            else None,
             "data": problems.fingerprint(self.run) if isinstance(self.run, params.Problems) else None,
         }
 

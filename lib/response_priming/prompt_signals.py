@@ -13,7 +13,10 @@ from transformers import AutoConfig
 from response_priming import engines, manifest, models, params, priming, problems, responses
 
 # What of the run's parameters shapes the signals.
-SHAPING = {"seed", "strategy", "dtype", "engine", "top_k", *params.Problems.model_fields} - {"n_test", "data_dir"}
+SHAPING = {"seed", "strategy", "dtype", "engine", "teacher_quantization", "top_k", *params.Problems.model_fields} - {
+    "n_test",
+    "data_dir",
+}
 
 
 def score(run: params.PromptSignalsRun) -> pd.DataFrame:
@@ -42,8 +45,7 @@ def score(run: params.PromptSignalsRun) -> pd.DataFrame:
 
 def _score(run: params.PromptSignalsRun, folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    setup = engines.Setup(run.teacher, run.teacher_revision, run.dtype, run.device, batch=run.generate_batch)
-    engine = engines.open_engine(run.engine, setup)
+    engine = engines.open_engine(run.engine, engines.teacher_of(run))
     config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
     vocabulary, dense = int(config.get_text_config().vocab_size), run.top_k == "all"
     for first in range(0, len(asked), run.generate_batch):

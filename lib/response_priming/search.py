@@ -5,26 +5,23 @@ the median of earlier trials at the same step. The test split is never read: the
 """
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pandas as pd
-import torch
 from optuna.trial import TrialState
-from torch.nn.utils.rnn import pad_sequence
 from transformers import TrainerCallback
 
 from response_priming import (
     distill,
     evaluate,
-    losses,
     manifest,
     models,
     params,
     paths,
     placed,
-    priming,
     problems,
 )
 from response_priming.errors import InputError
@@ -88,9 +85,18 @@ def trials(study: optuna.Study) -> pd.DataFrame:
 
 def _made_by(run: params.SearchRun) -> dict[str, Any]:
     """What decides the value of a trial, but for what is searched."""
-    searched = {"alpha", "kd_temperature", "learning_rate", "divergence"}
-    irrelevant = {"profile", "trials", "n_test", "data_dir", "train_steps", "evaluate_batch", "micro_batch"}
-    parameters = run.model_dump(exclude=searched | irrelevant)
+    irrelevant = {
+        "profile",
+        "trials",
+        "n_test",
+        "data_dir",
+        "train_steps",
+        "evaluate_batch",
+        "evaluate_every",
+        "save_every",
+        "micro_batch",
+    }
+    parameters = run.model_dump(exclude=params.SEARCHED.keys() | irrelevant)
     fingerprint = {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)}
     store = params.store_of(run.search_strategy, run)
     return (
@@ -118,11 +124,12 @@ def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
 def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.Problem]) -> float:
     """Train a student with the trial's values; the share of validation problems it gets right by the run's rule."""
     seed = run.seed
-    values = run.model_dump() | _draw(run, trial) | {"train_steps": run.trial_steps}
+    every = max(1, run.trial_steps // (run.trial_checks + 1))
+    values = run.model_dump() | _draw(run, trial) | {"train_steps": run.trial_steps, "evaluate_every": every}
     values |= {"arm": run.search_strategy, "seeds": [seed]}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        distill.train_one(placed.distill_run(place, values), seed, callbacks=[_Pruning(run, trial, asked)])
+        distill.train_one(placed.distill_run(place, values), seed, callbacks=[_Pruning(trial)])
         scored = placed.evaluate_run(place, values)
         answers = evaluate.answers_to(asked, scored, scored.adapter_of(run.search_strategy, seed))
     trial.set_user_attr("n", len(answers))
@@ -139,50 +146,28 @@ def _draw(run: params.SearchRun, trial: optuna.Trial) -> dict[str, Any]:
 
 
 class _Pruning(TrainerCallback):
-    """Reports the validation loss some times in a training, and stops one that is worse than the median.
+    """Reports the validation loss whenever there is one, and stops a training whose loss is worse than the median.
 
-    The loss is the cross-entropy on the validation problems' solutions, which means the same whatever is searched.
+    The loss is the cross-entropy on the solutions of problems held out of training (`curriculum`), which means the same
+    whatever is searched.
     """
 
-    def __init__(self, run: params.SearchRun, trial: optuna.Trial, asked: list[problems.Problem]) -> None:
-        self.run, self.trial, self.asked = run, trial, asked
-        self.every = max(1, run.trial_steps // (run.trial_checks + 1))
-        self.tokenizer = models.tokenizer(run.student, run.student_revision)
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:  # noqa: ARG002
-        """Between the first and the last step."""
-        if state.global_step % self.every or state.global_step == state.max_steps:
+    def on_log(self, args: Any, state: Any, control: Any, **parts: Any) -> None:  # noqa: ARG002
+        """After the first step and before the last."""
+        if "gold_hard" not in parts["logs"] or state.global_step in (0, state.max_steps):
             return
-        self.trial.report(-self._loss(parts["model"]), state.global_step)
+        self.trial.report(-parts["logs"]["gold_hard"], state.global_step)
         if self.trial.should_prune():
             raise optuna.TrialPruned
 
-    @torch.no_grad()
-    def _loss(self, model: Any) -> float:
-        """Nats per token of the solutions."""
-        model.eval()
-        total = count = 0
-        for first in range(0, len(self.asked), self.run.micro_batch):
-            ids, labels = self._batch(self.asked[first : first + self.run.micro_batch])
-            scored = int((labels[:, 1:] != losses.IGNORED).sum())
-            # Padding is on the right, where a causal model's other tokens do not see it.
-            total += scored * model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss.item()
-            count += scored
-        model.train()
-        return total / count
-
-    def _batch(self, asked: list[problems.Problem]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the student reads, and the labels of the solution, both [problems, tokens]."""
-        ids, labels = [], []
-        for problem in asked:
-            prompt = priming.encode(self.tokenizer, priming.bare(problem.question, self.run.system_prompt))
-            target = priming.encode_response(self.tokenizer, problem.worked)
-            ids.append(torch.tensor(prompt + target))
-            labels.append(torch.tensor([losses.IGNORED] * len(prompt) + target))
-        return pad_sequence(ids, batch_first=True), pad_sequence(labels, batch_first=True, padding_value=losses.IGNORED)
-
 
 # --- figures ---
+
+# Optuna has drawn these since its version 2.2 and still calls them experimental.
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def history_figure(study: optuna.Study) -> Any:
