@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import MistralConfig, MistralForCausalLM
 
-from response_priming import engines, transformers_engine
+from response_priming import cascade, engines, transformers_engine
 from response_priming.errors import InputError
 
 LENGTH = 12
@@ -66,7 +66,7 @@ def stopping(expected):
 @pytest.mark.parametrize("shared", [0, 40])
 def test_batches_answer_as_the_library_does_one_at_a_time(batch, shared):
     model, prompts = tiny.llama(), some_prompts(9, shared, seed=1)
-    assert transformers_engine.shared_prefix(prompts) == shared
+    assert cascade.shared_prefix(prompts) == shared
     answered = respond(model, prompts, batch)
     assert {index: response.tokens for index, response in answered.items()} == {
         index: plain(model, prompt) for index, prompt in enumerate(prompts)
@@ -230,7 +230,7 @@ tokens = st.lists(st.integers(0, 2), min_size=1, max_size=50)
 @given(st.integers(0, 50), st.lists(tokens, min_size=1, max_size=5))
 def test_a_shared_prefix_is_common_to_all_longest_and_leaves_a_token(common, rest):
     prompts = [[1] * common + tokens for tokens in rest]
-    length = transformers_engine.shared_prefix(prompts)
+    length = cascade.shared_prefix(prompts)
     limit = min(map(len, prompts)) - 1
     common = next((place for place in range(limit) if len({prompt[place] for prompt in prompts}) > 1), limit)
-    assert length == (common if common >= transformers_engine.SHORTEST_SHARED_PREFIX and len(prompts) > 1 else 0)
+    assert length == (common if common >= cascade.SHORTEST_SHARED_PREFIX and len(prompts) > 1 else 0)

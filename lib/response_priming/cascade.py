@@ -5,6 +5,7 @@ the products with the shared part are one matrix product for all sequences inste
 2024, arXiv 2402.05099). Importing this module registers it in transformers as the attention implementation `cascade`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,18 @@ from transformers.masking_utils import sdpa_mask
 from response_priming.errors import InputError
 
 NAME = "cascade"
+# A common beginning shorter than this is not worth a forward pass of its own.
+SHORTEST_SHARED_PREFIX = 32
+
+
+def shared_prefix(prompts: Sequence[list[int]]) -> int:
+    """How many tokens all prompts begin with; at least one token of each is left over, 0 where it is not worth it."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)
+    limit = min(map(len, prompts)) - 1
+    length = next((i for i in range(limit) if first[i] != last[i]), limit)
+    return length if length >= SHORTEST_SHARED_PREFIX else 0
 
 
 class Slots(Cache):

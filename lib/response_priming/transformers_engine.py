@@ -23,8 +23,6 @@ from response_priming.errors import InputError
 
 # New sequences wait until this share of the places is free: fewer, larger forward passes read their prompts.
 FREE_SHARE = 0.25
-# A common beginning shorter than this is not worth a forward pass of its own.
-SHORTEST_SHARED_PREFIX = 32
 # Logits held at once by `score` (numbers).
 LOGITS = 2**28
 
@@ -99,7 +97,7 @@ class TransformersEngine:
     ) -> Iterator[tuple[int, Response]]:
         """See `engines.Engine.respond`. Out of memory halves the batch and says so on standard error."""
         check_context(prompts, max_tokens, self.model.config.get_text_config().max_position_embeddings)
-        request = _Request(prompts, shared_prefix(prompts), max_tokens, top_k, temperature, seed)
+        request = _Request(prompts, cascade.shared_prefix(prompts), max_tokens, top_k, temperature, seed)
         return with_progress(self._respond(request), len(prompts))
 
     def _respond(self, request: _Request) -> Iterator[tuple[int, Response]]:
@@ -248,13 +246,3 @@ def signal_of(logits: Tensor, k: int) -> Signal:
     top = logits.topk(min(k, logits.shape[-1]))
     tail = logits.scatter(-1, top.indices, -torch.inf).logsumexp(-1) - total
     return pack(top.indices.cpu(), (top.values - total[:, None]).cpu(), tail.cpu())
-
-
-def shared_prefix(prompts: Sequence[list[int]]) -> int:
-    """How many tokens all prompts begin with; at least one token of each is left over, 0 where it is not worth it."""
-    if len(prompts) < 2:
-        return 0
-    first, last = min(prompts), max(prompts)
-    limit = min(map(len, prompts)) - 1
-    length = next((i for i in range(limit) if first[i] != last[i]), limit)
-    return length if length >= SHORTEST_SHARED_PREFIX else 0

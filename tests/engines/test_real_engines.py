@@ -1,5 +1,6 @@
 """The real engines on the embedded model; `make test-engines` runs them, `make test` skips them."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -56,7 +57,8 @@ def server(tmp_path_factory):
     program = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", models.locate("embedded")]
     options = ["--dtype", "float32", "--max-logprobs", "64", "--max-model-len", "1024", "--enforce-eager"]
     where = ["--host", "127.0.0.1", "--port", str(port)]
-    served = subprocess.Popen([*program, *options, *where], stdout=log, stderr=log)
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    served = subprocess.Popen([*program, *options, *where], env=environment, stdout=log, stderr=log)
     for _ in range(300):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
