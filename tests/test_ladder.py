@@ -91,7 +91,7 @@ def test_a_stopped_ladder_goes_on_where_it_stopped(run, monkeypatch):
     def stop_before_the_fourth(job, *rest):
         if len(trained) == 3:
             raise KeyboardInterrupt
-        trained.append(stage.run.repairs)
+        trained.append(job.run.repairs)
         train(job, *rest)
 
     monkeypatch.setattr(distill, "_train", stop_before_the_fourth)
