@@ -23,10 +23,12 @@ ProfileName = Annotated[str, typer.Argument(help="Parameter set: params/PROFILE.
 @app.command()
 def check(profile: ProfileName) -> None:
     """Validate a profile, make sure its data and models can be had, and print every parameter."""
-    from response_priming import models, problems
+    from response_priming import engines, models, problems
 
     loaded = params.load(profile)
     models.device_of(loaded.model.device)
+    for engine in (loaded.generate.engine, loaded.evaluate.evaluate_engine):
+        engines.require(engine)
     sizes = {
         "train": loaded.problems.n_train,
         "test": loaded.problems.n_test,
