@@ -50,7 +50,7 @@ $(B)/plan/plan.mk: FORCE | $(SETUP)
 	@$(BIN)/response-priming plan $(PROFILE)
 
 attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the teacher (a quarter of an hour on two cores)
-	@echo "The attribution: $(abspath $<)"
+	@echo "The attribution: $(abspath $<); make paper gives it a page"
 
 plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'

@@ -75,42 +75,6 @@ def test_calibrated_answers_have_a_small_error_and_boastful_ones_theirs():
     assert calibration.calibration_error(answers([0.0] * 10, [True] * 3 + [False] * 7), RULE) == pytest.approx(0.7)
 
 
-# --- consistency ---
-
-
-@pytest.mark.parametrize(
-    ("response", "holds"),
-    [
-        ("2 + 3 = 5", [True]),
-        ("2 + 3 = 6", [False]),
-        ("2 + 3 * 4 = 14 and 10 - 4 / 2 = 8", [True, True]),
-        ("5 - 8 = -3", [True]),
-        ("-3 + 5 = 2", [True]),
-        ("$2.50 * 2 = $5", [True]),
-        ("1,200 \u00d7 2 = 2,400; 9 \u00f7 3=3", [True, True]),
-        ("10 / 3 = 3.33", [True]),
-        ("10 / 3 = 3.34", [False]),
-        ("10 / 3 = 3", [True]),
-        ("0.5 * 3 = 1.5", [True]),
-        ("4 / 0 = 0", [False]),
-        ("2 + 3 = <<2+3=5>>5", [True]),
-        ("x = 5, or 7", []),
-        ("", []),
-    ],
-)
-def test_equations(response, holds):
-    assert calibration.equations(response) == holds
-
-
-def test_consistency_counts_over_all_responses():
-    table = answers([-1, -1, -1], True, ["1 + 1 = 2, 2 + 2 = 5", "3 + 3 = 6", "none"])
-    assert calibration.consistency(table) == {"equations": 1, "equations_hold": pytest.approx(2 / 3)}
-    assert np.isnan(calibration.consistency(answers([-1], True, ["none"]))["equations_hold"])
-
-
-# --- table and figures ---
-
-
 @pytest.fixture
 def scores():
     rng = np.random.default_rng(0)

@@ -31,6 +31,7 @@ def write_scores(arm, ids=None, **changed):
             "response": [f"#### {p.answer}" if one else "<<1+1=2>> NaN" for p, one in zip(asked, right, strict=True)],
             "tokens": 9,
             "finished": right,
+            "mean_logprob": -np.random.default_rng(0).random(len(asked)),
         }
     )
     run = PROFILE.run("evaluate", arm=arm)
@@ -271,8 +272,12 @@ def test_notebook_shows_one_figure_or_table_in_each_labelled_cell():
             done.raise_error()
             if "#| label: " in cell.source:
                 labels[cell.source.split("#| label: ")[1].split()[0]] = type(done.result)
-    assert {label for label, kind in labels.items() if kind is Figure} == {"fig-accuracy", "fig-loss"}
-    tables = {"tbl-accuracy", "tbl-gains", "tbl-rules", "tbl-teacher", "tbl-samples"}
+    assert {label for label, kind in labels.items() if kind is Figure} == {
+        "fig-accuracy",
+        "fig-loss",
+        "fig-reliability",
+    }
+    tables = {"tbl-accuracy", "tbl-gains", "tbl-rules", "tbl-teacher", "tbl-samples", "tbl-steps", "tbl-calibration"}
     assert {label for label, kind in labels.items() if kind is Styler} == tables
 
 

@@ -112,14 +112,16 @@ def test_log_counts_the_notebooks(project):
     assert sorted((int(place), int(total)) for place, total in counted) == [(place + 1, 13) for place in range(13)]
 
 
-def test_make_attribution_executes_its_notebook_and_nothing_else(project):
+def test_an_extra_notebook_is_executed_alone_and_the_next_paper_has_its_page(project):
     done = project.make("attribution")
     assert done.returncode == 0, done.stderr
     made = project.build / "notebooks" / "attribution.ipynb"
-    assert done.stdout.splitlines() == [
-        "[extra] attribution -> build/tiny/notebooks/attribution.ipynb",
-        f"The attribution: {made}",
-    ]
+    first, *_, last = done.stdout.splitlines()
+    assert first == "[extra] attribution -> build/tiny/notebooks/attribution.ipynb"
+    assert last == f"The attribution: {made}; make paper gives it a page"
+    assert project.stale() == {"report"}
+    assert project.make("paper").returncode == 0
+    assert (project.build / "report" / "_site" / "notebooks" / "attribution.html").exists()
     assert project.stale() == set()
 
 
@@ -188,7 +190,7 @@ def test_failed_notebook_stays_readable_and_is_named(project):
     ("change", "message"),
     [
         ({"distil": {}}, "params/tiny.yaml: distil = {}: unknown key; allowed: "),
-        ({"distill": {"alpah": 1}}, "params/tiny.yaml: distill.alpah = 1: unknown key; allowed: alpha, "),
+        ({"distill": {"alpah": 1}}, "params/tiny.yaml: distill.alpah = 1: unknown key; allowed: signal, "),
         ({"distill": {"alpha": 2}}, "params/tiny.yaml: distill.alpha = 2: input should be less than or equal to 1"),
         ({"distill": {"alpha": "much"}}, "params/tiny.yaml: distill.alpha = 'much': input should be a valid number"),
         ({"arms": ["undistilled", "theacher"]}, "params/tiny.yaml: arms: unknown arm 'theacher'; known: "),

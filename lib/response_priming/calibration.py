@@ -1,44 +1,35 @@
-"""Calibration and consistency: does a student know when it is right, and do its own calculations hold?
+"""Calibration: does a student know when it is right?
 
 The released analysis compared the mean maximum *logit* of right and wrong answers. A logit has no scale of its own, so
 here it is the log-probability: the mean over a response's tokens, `mean_logprob` (nats). Under greedy decoding the
 token taken is the most likely one, so this is both the mean maximum log-probability, that figure's analogue, and the
 response's own log-probability per token. `confidence` is its exponential, the geometric mean of the tokens'
-probabilities. The released step-consistency score judged steps by a language model; here calculations are checked.
+probabilities.
 
 `scores` is arm -> its graded answers (see `evaluate.answer`); answers of several seeds are taken together.
 """
 
-import re
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from scipy.stats import bootstrap, mannwhitneyu
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import figures
-
-_NUMBER = r"\$?\d[\d,]*(?:\.\d+)?"
-_EQUATION = re.compile(rf"(-?(?:{_NUMBER}\s*[-+*/\u00d7\u00f7]\s*)+{_NUMBER})\s*=\s*(-?{_NUMBER})")
-_CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-
-
-# --- confidence ---
+from response_priming import figures, verdicts
 
 
 def table(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
-    """One row an arm: the columns of `separation`, `calibration_error` and those of `consistency`."""
+    """One row an arm: the columns of `separation`, and `calibration_error`."""
     return pd.DataFrame(
         {
             "arm": arm,
             "title": figures.title(arm),
             **separation(answers, rule),
             "calibration_error": calibration_error(answers, rule),
-            **consistency(answers),
         }
         for arm, answers in scores.items()
     )
@@ -95,40 +86,23 @@ def calibration_error(answers: pd.DataFrame, rule: str) -> float:
     return float(np.average((found["accuracy"] - found["confidence"]).abs(), weights=found["n"]))
 
 
-# --- consistency ---
-
-
-def consistency(answers: pd.DataFrame) -> dict[str, float]:
-    """`equations`: calculations such as `2 + 3 * 4 = 14` in a mean response; `equations_hold`: the share of all of them
-    that is true (NaN without any)."""
-    checked = [check for response in answers["response"] for check in equations(response)]
-    return {
-        "equations": len(checked) / len(answers),
-        "equations_hold": float(np.mean(checked)) if checked else np.nan,
+def shown(found: pd.DataFrame) -> Styler:
+    """The table as the paper prints it."""
+    ends = zip(100 * found["auroc_low"], 100 * found["auroc_high"], strict=True)
+    names = {
+        "title": "student",
+        "logprob_correct": "right (nats)",
+        "logprob_incorrect": "wrong (nats)",
+        "auroc": "AUROC",
+        "interval": "95 % interval",
+        "p": "p",
+        "calibration_error": "calibration error",
     }
-
-
-def equations(response: str) -> list[bool]:
-    """Whether each calculation of a response holds, to as many decimals as it writes; calculator marks are left out,
-    which repeat the calculation before them."""
-    found = _EQUATION.findall(_CALCULATOR_MARK.sub("", response))
-    return [_holds(*(re.sub("[,$]", "", side) for side in sides)) for sides in found]
-
-
-def _holds(calculation: str, result: str) -> bool:
-    parts = re.split(r"\s*([-+*/\u00d7\u00f7])\s*", calculation)
-    sums = [Fraction(parts[0] or 0)]
-    for sign, number in zip(parts[1::2], map(Fraction, parts[2::2]), strict=True):
-        if sign in "+-":
-            sums.append(number if sign == "+" else -number)
-        elif sign in "*\u00d7":
-            sums[-1] *= number
-        elif number == 0:
-            return False
-        else:
-            sums[-1] /= number
-    decimals = len(result.partition(".")[2])
-    return bool(abs(sum(sums) - Fraction(result)) * 2 * 10**decimals <= 1)
+    intervals = ["" if np.isnan(low) else verdicts.interval(low, high) for low, high in ends]
+    table = found.assign(interval=intervals)[list(names)].rename(columns=names)
+    formats: Any = dict.fromkeys(("right (nats)", "wrong (nats)"), "{:.3f}")
+    formats |= {"AUROC": "{:.1%}", "calibration error": "{:.1%}", "p": verdicts.p_value}
+    return table.style.hide(axis="index").format(formats, na_rep="").set_uuid("calibration")
 
 
 # --- figures ---
