@@ -96,7 +96,9 @@ GENERATE = ["response_tokens", "top_k"]
 DIVERGENCES = {
     "forward-kl": "the forward Kullback-Leibler divergence",
     "reverse-kl": "the reverse Kullback-Leibler divergence",
-    "jsd": "the Jensen-Shannon divergence",
+    "jsd": "the generalised Jensen-Shannon divergence",
+    "skew-kl": "the skew Kullback-Leibler divergence",
+    "skew-reverse-kl": "the skew reverse Kullback-Leibler divergence",
 }
 
 
@@ -132,20 +134,23 @@ def _provenance(profile: params.Profile) -> dict[str, str]:
 def settings(profile: params.Profile) -> dict[str, str]:
     """The profile's parameters, and the sentences that depend on them."""
     distill, generate = profile.distill, profile.generate
+    trained = profile.problems.n_train * (1 - distill.held_out)
     values = {key: str(getattr(distill, key)) for key in DISTILL} | {
         key: str(getattr(generate, key)) for key in GENERATE
     }
     return {
         **values,
         "answer_tokens": str(profile.evaluate.answer_tokens),
-        "passes": f"{distill.train_steps * distill.train_batch / profile.problems.n_train:.1f}",
+        "passes": f"{distill.train_steps * distill.train_batch / trained:.1f}",
         "optimizer": {"adamw": "AdamW", "sgd": "SGD"}[distill.optimizer],
         "divergence": DIVERGENCES[distill.divergence],
         "problems_setting": _problems_setting(profile.problems),
         "models_setting": _models_setting(profile),
         "teacher_setting": _teacher_setting(profile),
         "teacher_limit": _teacher_limit(profile),
+        "held_out_setting": _held_out_setting(distill),
         "overrides_setting": _overrides_setting(profile),
+        "seeds_limit": _seeds_limit(profile),
         "scale_limit": _scale_limit(profile),
     }
 
@@ -188,6 +193,29 @@ def _teacher_limit(profile: params.Profile) -> str:
     return (
         "Teacher and student are one model, so a student can gain only what the prompt adds to it: the worked "
         "examples, under every strategy, and the prefix. Most of what distillation brings may come from the examples."
+    )
+
+
+def _held_out_setting(distill: params.Distill) -> str:
+    if not distill.held_out:
+        return "All training problems are trained on."
+    return (
+        f"A share of {distill.held_out:g} of the training problems, the same for every arm, is held out of "
+        "the training to watch it by."
+    )
+
+
+def _seeds_limit(profile: params.Profile) -> str:
+    problems = f"The problems come from seed {profile.seed}."
+    if len(profile.seeds) == 1:
+        return (
+            f"{problems} Data order and initial adapters come from one training seed, {profile.seeds[0]}: the "
+            "intervals cover which problems were drawn, not how another training run would have ended."
+        )
+    seeds = ", ".join(map(str, profile.seeds))
+    return (
+        f"{problems} Every trained arm has {len(profile.seeds)} students, of training seeds {seeds}. The intervals "
+        "cover both the draw of problems and that of seeds, as far as so few seeds can tell."
     )
 
 
