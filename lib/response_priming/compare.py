@@ -28,8 +28,8 @@ HEADINGS: dict[Any, str] = {
     "relative": "relative gain",
     "mean_tokens": "mean tokens",
     "accuracy_answered": "accuracy if answered",
-    "covers": "interval covers",
     "p_holm": "p (Holm)",
+    "covers": "interval covers",
 }
 SHARES = ("accuracy", "spread", "answered", "finished", "accuracy_answered", "published", *RULES)
 FORMATS: dict[Any, Any] = dict.fromkeys(SHARES, "{:.1%}") | {
@@ -66,7 +66,7 @@ class Comparison:
                 low, high = (scale * table.pop(f"{prefix}{end}") for end in ("low", "high"))
                 table.insert(at, heading, list(map(verdicts.interval, low, high)))
         if "seeds" in table and (table["seeds"] == 1).all():
-            table = table.drop(columns=["seeds", "spread"])
+            table = table.drop(columns=["seeds", "spread", "covers"])
         if name == "samples":
             table["correct"] = table["correct"].map({True: "yes", False: "no"})
             table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
