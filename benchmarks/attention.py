@@ -23,7 +23,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from response_priming import attention, capture, manifest, models, params, paths
+from response_priming import attention, capture, manifest, models, params, paths, sections
 from response_priming.reading import Reading, Text
 
 REPEATS = 5
@@ -57,7 +57,7 @@ class Peak(TorchDispatchMode):
 
 def save_adapters(run: params.AttentionRun) -> None:
     model, _ = models.load(run.student)
-    targets = params.Distill().lora_targets
+    targets = sections.Distill().lora_targets
     for number, arm in enumerate(run.arms[1:]):
         torch.manual_seed(number)
         config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=targets, init_lora_weights=False)

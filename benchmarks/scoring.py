@@ -1,6 +1,6 @@
 """How fast rules read responses, and what evaluation costs beside the generation it scores.
 
-    python benchmarks/scoring.py        writes benchmarks/scoring.json
+    python benchmarks/scoring.py        writes benchmarks/results/scoring.json
 
 Rules: responses a second on one core, extraction and verdict, median of 7 rounds; responses are of 1,000 characters,
 like those of the released logs (1,027 on average), with a box in half of them. Overhead: seconds of an evaluation (its
@@ -89,5 +89,7 @@ def _seconds(work: Callable[[], object]) -> float:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     found = {"responses_per_second": rates(), "evaluation": overhead(), "targets": TARGETS, **manifest.provenance()}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (Path(__file__).parent / "results" / "scoring.json").write_text(
+        json.dumps(found, indent=1) + "\n", encoding="utf-8"
+    )
     print(json.dumps(found, indent=1))

@@ -5,7 +5,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from response_priming import alignment, losses, params, priming, problems
+from response_priming import alignment, losses, priming, problems, sections
 from response_priming.errors import InputError
 
 IGNORED = losses.IGNORED
@@ -190,7 +190,7 @@ def labels(example):
 def test_with_all_repairs_the_published_alignment_is_the_response_alignment(run, build, tokenizer):
     run = changed(run, n_train=12)
     usual = alignment.build_examples(run, tokenizer, stored(answered(run)))
-    for left, right in zip(usual, build(*params.REPAIRS), strict=True):
+    for left, right in zip(usual, build(*sections.REPAIRS), strict=True):
         assert left.keys() == right.keys()
         assert all(np.array_equal(left[key], right[key]) for key in left)
 
@@ -262,7 +262,7 @@ def test_as_released_nothing_is_read_beyond_256_tokens(run, build, monkeypatch):
         build("truncation")
 
 
-@given(st.sets(st.sampled_from(params.REPAIRS)))
+@given(st.sets(st.sampled_from(sections.REPAIRS)))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_set_of_repairs_gives_whole_examples(build, repairs):
     for example in [build(*repairs)[index] for index in (0, 7)]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import engines, params
+from response_priming import engines, sections
 from response_priming.errors import InputError
 
 
@@ -21,7 +21,7 @@ def test_an_engine_that_is_not_installed_names_what_installs_it(monkeypatch, nam
         engines.open_engine(name, engines.Setup("embedded"))
 
 
-@pytest.mark.parametrize("name", params.Generate.model_fields["engine"].annotation.__args__)
+@pytest.mark.parametrize("name", sections.Generate.model_fields["engine"].annotation.__args__)
 def test_every_engine_that_a_profile_may_name_exists(name):
     assert name in engines.ENGINES
 

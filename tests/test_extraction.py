@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import extraction, params, paths
+from response_priming import extraction, paths, sections
 from response_priming.extraction import (
     RULES,
     boxed_first,
@@ -30,7 +30,7 @@ LOGS = Path(os.environ.get("PUBLISHED_LOGS", paths.ROOT.parent / "shared" / "pub
 
 
 def test_rules_are_those_that_a_profile_may_name():
-    assert list(RULES) == list(get_args(params.Rule))
+    assert list(RULES) == list(get_args(sections.Rule))
 
 
 # --- last-number ---

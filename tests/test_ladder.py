@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from response_priming import distill, generate, ladder, models, params, prompt_signals
+from response_priming import distill, generate, ladder, models, params, prompt_signals, sections
 from response_priming.errors import InputError
 
 SIZES = {"n_train": 4, "train_steps": 1, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "warmup_steps": 0}
@@ -35,25 +35,25 @@ def distills(run):
 
 def test_the_ladder_starts_at_the_released_training(run):
     first = distills(run)["released"].model_dump()
-    assert {key: first[key] for key in params.RELEASED_TRAINING} == params.RELEASED_TRAINING
+    assert {key: first[key] for key in sections.RELEASED_TRAINING} == sections.RELEASED_TRAINING
     assert (first["learning_rate"], first["optimizer"], first["repairs"]) == (5.0e-6, "sgd", [])
 
 
 def test_the_ladder_ends_at_the_profiles_own_training_with_nothing_left_to_repair(run):
     last = list(distills(run).values())[-1]
-    own = run.model_dump() | {"alignment": "published", "repairs": list(params.REPAIRS)}
-    assert last.repaired == frozenset(params.REPAIRS)
-    assert {key: getattr(last, key) for key in params.Distill.model_fields} == {
-        key: own[key] for key in params.Distill.model_fields
+    own = run.model_dump() | {"alignment": "published", "repairs": list(sections.REPAIRS)}
+    assert last.repaired == frozenset(sections.REPAIRS)
+    assert {key: getattr(last, key) for key in sections.Distill.model_fields} == {
+        key: own[key] for key in sections.Distill.model_fields
     }
 
 
 def test_each_rung_adds_one_repair(run):
     trainings = list(distills(run).items())
     for (_, before), (name, after) in itertools.pairwise(trainings):
-        changed = {key for key in params.Distill.model_fields if getattr(before, key) != getattr(after, key)}
+        changed = {key for key in sections.Distill.model_fields if getattr(before, key) != getattr(after, key)}
         assert changed
-        if name in params.REPAIRS:
+        if name in sections.REPAIRS:
             assert changed == {"repairs"}
             assert after.repaired - before.repaired == {name}
         else:

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from response_priming import manifest, models, params, paths
+from response_priming import manifest, models, paths, sections
 from response_priming.errors import InputError
 
 TOKENS = torch.tensor([[5, 6, 7]])
@@ -150,7 +150,7 @@ def test_a_student_is_the_model_with_its_adapter(tiny_model, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
     adapted.save_pretrained(tmp_path / "adapter")
-    source = params.Model(student=str(tiny_model), dtype="float32", device="cpu")
+    source = sections.Model(student=str(tiny_model), dtype="float32", device="cpu")
     undistilled, trained = (models.load_student(source, adapter)[0] for adapter in (None, tmp_path / "adapter"))
     assert torch.equal(logits(trained), logits(adapted))
     assert torch.equal(logits(undistilled), logits(AutoModelForCausalLM.from_pretrained(tiny_model)))

@@ -6,20 +6,20 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from response_priming import params, paths
+from response_priming import params, paths, sections
 from response_priming.errors import InputError
 
 SECTIONS = {
-    "problems": params.Problems,
-    "model": params.Model,
-    "generate": params.Generate,
-    "distill": params.Distill,
-    "evaluate": params.Evaluate,
-    "attention": params.Attention,
-    "audit": params.Audit,
-    "ladder": params.Ladder,
-    "search": params.Search,
-    "attribution": params.Attribution,
+    "problems": sections.Problems,
+    "model": sections.Model,
+    "generate": sections.Generate,
+    "distill": sections.Distill,
+    "evaluate": sections.Evaluate,
+    "attention": sections.Attention,
+    "audit": sections.Audit,
+    "ladder": sections.Ladder,
+    "search": sections.Search,
+    "attribution": sections.Attribution,
 }
 
 
@@ -142,7 +142,7 @@ def test_an_arm_as_released_has_the_released_training_on_as_many_examples(write)
     write({"arms": ["none", "published-none"], "distill": {"train_steps": 7, "train_batch": 4, "micro_batch": 2}})
     profile = params.load("mine")
     released = profile.distill_of("published-none")
-    assert {key: getattr(released, key) for key in params.RELEASED_TRAINING} == params.RELEASED_TRAINING
+    assert {key: getattr(released, key) for key in sections.RELEASED_TRAINING} == sections.RELEASED_TRAINING
     assert (released.train_steps, released.train_batch) == (28, 1)
     assert profile.distill_of("none") == profile.distill
 
@@ -150,7 +150,7 @@ def test_an_arm_as_released_has_the_released_training_on_as_many_examples(write)
 def test_the_published_profile_trains_as_an_arm_as_released_does():
     profile = params.load("published")
     own = profile.distill_of("teacher").model_dump()
-    assert {key: own[key] for key in params.RELEASED_TRAINING} == params.RELEASED_TRAINING
+    assert {key: own[key] for key in sections.RELEASED_TRAINING} == sections.RELEASED_TRAINING
     assert profile.distill_of("none").lora_dropout == 0.2
 
 

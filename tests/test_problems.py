@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from response_priming import params, problems
+from response_priming import problems, sections
 from response_priming.errors import InputError
 
 GSM8K = Path(os.environ.get("GSM8K_DIR") or Path(__file__).parents[2] / "shared" / "gsm8k")
@@ -96,7 +96,7 @@ def test_none_asked_for_is_none():
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_smallest_numbers_allowed_make_every_split(split):
-    smallest = params.Problems.model_fields["largest_operand"].metadata[0].ge
+    smallest = sections.Problems.model_fields["largest_operand"].metadata[0].ge
     assert len(make(split, 4, largest=smallest)) == 4
 
 
@@ -121,7 +121,7 @@ def gsm8k(tmp_path):
     def load(lines, split="train", limit=1):
         for stem in ("train", "test"):
             (tmp_path / f"{stem}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        return problems.load(params.Problems(dataset="gsm8k", data_dir=str(tmp_path)), split, limit, seed=0)
+        return problems.load(sections.Problems(dataset="gsm8k", data_dir=str(tmp_path)), split, limit, seed=0)
 
     return load
 
@@ -167,11 +167,11 @@ def test_a_bad_file_is_refused_in_one_line(gsm8k, lines, problem):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"test.jsonl: no such file; a GSM8K folder holds train.jsonl and test.jsonl"):
-        problems.load(params.Problems(dataset="gsm8k", data_dir=str(tmp_path)), "test", 1, seed=0)
+        problems.load(sections.Problems(dataset="gsm8k", data_dir=str(tmp_path)), "test", 1, seed=0)
 
 
 def test_a_changed_file_changes_the_fingerprint(gsm8k, tmp_path):
-    source = params.Problems(dataset="gsm8k", data_dir=str(tmp_path))
+    source = sections.Problems(dataset="gsm8k", data_dir=str(tmp_path))
     gsm8k([json.dumps(record(1))])
     before = problems.fingerprint(source)
     gsm8k([json.dumps(record(2))])
@@ -181,7 +181,7 @@ def test_a_changed_file_changes_the_fingerprint(gsm8k, tmp_path):
 @pytest.mark.skipif(not (GSM8K / "test.jsonl").exists(), reason="GSM8K is not here; GSM8K_DIR may say where it is")
 @pytest.mark.parametrize(("split", "size"), [("train", 7473), ("test", 1319)])
 def test_all_of_gsm8k_parses(split, size):
-    found = problems.load(params.Problems(dataset="gsm8k", data_dir=str(GSM8K)), split, size, seed=0)
+    found = problems.load(sections.Problems(dataset="gsm8k", data_dir=str(GSM8K)), split, size, seed=0)
     assert len({problem.id for problem in found}) == size
     assert all(re.fullmatch(r"-?\d+", problem.answer) for problem in found)
     assert not any("<<" in problem.worked for problem in found)

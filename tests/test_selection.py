@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import params, selection
+from response_priming import sections, selection
 
 
 def answered(*texts, unfinished=(), samples=1):
@@ -14,7 +14,7 @@ def answered(*texts, unfinished=(), samples=1):
 
 def kept(table, **values):
     right = dict.fromkeys(table["problem_id"], "7")
-    return selection.select(table, right, params.Generate(**values))["kept"].tolist()
+    return selection.select(table, right, sections.Generate(**values))["kept"].tolist()
 
 
 def test_without_filters_all_are_kept():
@@ -51,7 +51,7 @@ def test_filters_go_before_the_vote():
 
 def test_counts_add_up():
     table = answered("7", "8", "7", unfinished=[2])
-    selected = selection.select(table, dict.fromkeys(table["problem_id"], "7"), params.Generate(keep_right=True))
+    selected = selection.select(table, dict.fromkeys(table["problem_id"], "7"), sections.Generate(keep_right=True))
     expected = {"problems": 3, "responses": 3, "finished": 2, "right": 2, "kept": 2, "dropped": 1}
     assert selection.counts(selected) == expected
 

@@ -7,24 +7,13 @@ import pandas as pd
 import pytest
 from test_explorer import ARMS, HEADS, LAYERS, analysis, made_up
 
-from response_priming import attention, evaluate, widgets
+from response_priming import attention, widgets
 from response_priming.errors import InputError
 
 mpl.use("Agg")
 
 ANALYSIS = analysis(made_up(["<s>", "$x", " has"], seed=0), made_up(["<s>", "b"], seed=1))
 CHOSEN = {"arm": "teacher", "against": "none", "layer": 1, "head": 0, "problem": "test-0"}
-ANSWERS = evaluate.grade(
-    pd.DataFrame(
-        {
-            "problem_id": ["test-0", "test-1", "test-2"],
-            "question": ["1 + 1?", "2 + 2?", "<b>3</b>?"],
-            "answer": ["2", "4", "3"],
-            "response": ["It is 2", "It is 5", "<script>"],
-            "finished": [True, True, False],
-        }
-    )
-)
 
 
 def controls(widget, kind):
@@ -73,28 +62,3 @@ def test_the_explorers_controls_cover_every_map_and_start_at_the_most_divergent_
     assert [value for _, value in arm.options] == ARMS
     head.value, problem.value = 0, "test-1"
     assert shown[-1].get_suptitle() == "Layer 2, head 0, test-1"
-
-
-def test_browsing_shows_one_answer_and_filters():
-    widget = widgets.browse(ANSWERS, "last-number")
-    (which,), (number,), (text,) = (
-        controls(widget, kind) for kind in (ipywidgets.Dropdown, ipywidgets.BoundedIntText, ipywidgets.HTML)
-    )
-    assert "test-0: right" in text.value
-    which.value = "wrong"
-    assert number.max == 2
-    assert "test-1: wrong; last-number finds 5, right is 4" in text.value
-    number.value = 2
-    assert "test-2: wrong; last-number finds no number, right is 3; cut at the limit" in text.value
-    assert "<script>" not in text.value
-
-
-def test_browsing_nothing_says_so():
-    widget = widgets.browse(ANSWERS.head(1), "last-number")
-    controls(widget, ipywidgets.Dropdown)[0].value = "wrong"
-    assert controls(widget, ipywidgets.HTML)[0].value == "<p>None.</p>"
-
-
-def test_an_unknown_rule_is_named():
-    with pytest.raises(InputError, match=r"^rule = 'first': allowed: hash, "):
-        widgets.browse(ANSWERS, "first")

@@ -11,11 +11,11 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from response_priming import engines, manifest, models, params, priming, problems, responses, selection
+from response_priming import engines, manifest, models, params, priming, problems, responses, sections, selection
 from response_priming.errors import InputError
 
 # Parameters of the section that change no response, or change it through the prompt, which is in the key.
-NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *params.PLACEMENT}
+NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *sections.PLACEMENT}
 
 
 def answer(run: params.GenerateRun) -> pd.DataFrame:
@@ -33,7 +33,7 @@ def answer(run: params.GenerateRun) -> pd.DataFrame:
     recipe = manifest.recipe(
         "generate",
         run.model_dump(
-            exclude={"profile", "n_test", "student", "student_revision", "signal", "data_dir", *params.PLACEMENT}
+            exclude={"profile", "n_test", "student", "student_revision", "signal", "data_dir", *sections.PLACEMENT}
         )
         | {
             "prefix": priming.prefix_of(run.strategy),
@@ -78,7 +78,7 @@ class _Prompts:
         self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
         wanted = run.worked_examples
         self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
-        settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
+        settings = run.model_dump(include=sections.Generate.model_fields.keys() - NOT_IN_KEY) | {
             "model": models.fingerprint(run.teacher, run.teacher_revision),
             "dtype": run.dtype,
             "seed": run.seed if run.temperature else None,

@@ -1,7 +1,7 @@
 """Notebook repair-ladder: from the released procedure to the repaired one, one repair at a time, each rung measured.
 
 Every rung keeps the repairs of those below it. The first ones repair the training, so that the student moves at all and
-the cost of each misalignment can be seen in what it learns; the others are `params.REPAIRS` (see `alignment`).
+the cost of each misalignment can be seen in what it learns; the others are `sections.REPAIRS` (see `alignment`).
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
-from response_priming import distill, evaluate, figures, manifest, params, placed, verdicts
+from response_priming import distill, evaluate, figures, manifest, params, placed, sections, verdicts
 
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
@@ -57,12 +57,12 @@ class Rung:
 
 def rungs(run: params.LadderRun) -> list[Rung]:
     """All trainings, from the released to the repaired one."""
-    values = params.RELEASED_TRAINING | {"train_steps": run.as_released["train_steps"], "repairs": []}
+    values = sections.RELEASED_TRAINING | {"train_steps": run.as_released["train_steps"], "repairs": []}
     found = [Rung("released", values)]
     for name, keys in TRAINING.items():
         values = values | {key: getattr(run, key) for key in keys}
         found.append(Rung(name, values))
-    for repair in params.REPAIRS:
+    for repair in sections.REPAIRS:
         values = values | {"repairs": [*values["repairs"], repair]}
         found.append(Rung(repair, values))
     return found

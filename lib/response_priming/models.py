@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import manifest, params, paths
+from response_priming import manifest, paths, sections
 from response_priming.errors import InputError
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
@@ -119,7 +119,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
     return loaded
 
 
-def load_student(model: params.Model, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_student(model: sections.Model, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The student with one arm's adapter; without one, the undistilled student."""
     return load_adapted(model.student, adapter, revision=model.student_revision, dtype=model.dtype, device=model.device)
 

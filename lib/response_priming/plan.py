@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from response_priming import manifest, params, paths, problems
+from response_priming import manifest, params, paths, problems, sections
 
 IMPORT = re.compile(r"^from response_priming import (.+)$", re.MULTILINE)
 # The extra notebooks that get a page where they were executed, and its title.
@@ -61,9 +61,9 @@ class Node:
 
 
 def _data(run: params.Run) -> Any:
-    if isinstance(run, params.Problems):
+    if isinstance(run, sections.Problems):
         return problems.fingerprint(run)
-    if not (isinstance(run, params.Audit) and run.logs_dir):
+    if not (isinstance(run, sections.Audit) and run.logs_dir):
         return None
     from response_priming import released  # here because it brings pandas, and every `make` writes a plan
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from response_priming.errors import InputError
-from response_priming.params import Problems
+from response_priming.sections import Problems
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

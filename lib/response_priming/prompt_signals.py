@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoConfig
 
-from response_priming import engines, manifest, models, params, priming, problems, responses
+from response_priming import engines, manifest, models, params, priming, problems, responses, sections
 
 # What of the run's parameters shapes the signals.
-SHAPING = {"seed", "strategy", "dtype", "engine", "teacher_quantization", "top_k", *params.Problems.model_fields} - {
+SHAPING = {"seed", "strategy", "dtype", "engine", "teacher_quantization", "top_k", *sections.Problems.model_fields} - {
     "n_test",
     "data_dir",
 }

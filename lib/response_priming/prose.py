@@ -6,7 +6,7 @@ A sentence that is not true of every profile is made here, so that one manuscrip
 import itertools
 import json
 
-from response_priming import figures, manifest, params, paths, verdicts
+from response_priming import figures, manifest, params, paths, sections, verdicts
 
 # Keys that the stages compare and attention-visualize write into their variables.json.
 COMPARISON = [
@@ -155,7 +155,7 @@ def settings(profile: params.Profile) -> dict[str, str]:
     }
 
 
-def _problems_setting(problems: params.Problems) -> str:
+def _problems_setting(problems: sections.Problems) -> str:
     if problems.dataset == "gsm8k":
         return (
             "The problems are those of GSM8K, grade-school word problems of two to eight steps: test problems from its "
@@ -196,7 +196,7 @@ def _teacher_limit(profile: params.Profile) -> str:
     )
 
 
-def _held_out_setting(distill: params.Distill) -> str:
+def _held_out_setting(distill: sections.Distill) -> str:
     if not distill.held_out:
         return "All training problems are trained on."
     return (

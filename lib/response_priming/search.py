@@ -23,6 +23,7 @@ from response_priming import (
     paths,
     placed,
     problems,
+    sections,
 )
 from response_priming.errors import InputError
 
@@ -96,7 +97,7 @@ def _made_by(run: params.SearchRun) -> dict[str, Any]:
         "save_every",
         "micro_batch",
     }
-    parameters = run.model_dump(exclude=params.SEARCHED.keys() | irrelevant)
+    parameters = run.model_dump(exclude=sections.SEARCHED.keys() | irrelevant)
     fingerprint = {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)}
     store = params.store_of(run.search_strategy, run)
     return (

@@ -6,11 +6,11 @@ from decimal import Decimal
 
 import pandas as pd
 
-from response_priming import params
+from response_priming import sections
 from response_priming.extraction import RULES
 
 
-def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate) -> pd.DataFrame:
+def select(answered: pd.DataFrame, right: Mapping[str, str], run: sections.Generate) -> pd.DataFrame:
     """One row a response: `problem_id`, `sample`, `finished`, `answer` (what the rule extracts), `right`, `kept`.
 
     The filters go first. Of what they leave, the vote keeps one response a problem where there are several samples:

@@ -1,19 +1,16 @@
-"""What JupyterLab adds to a notebook: choose a head and see its map; leaf through responses."""
+"""The attention explorer in JupyterLab: choose a head and see its map."""
 
-from html import escape
 from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from IPython.display import display
 from matplotlib.colors import CenteredNorm, PowerNorm
 from matplotlib.figure import Figure
 
 from response_priming import attention, figures
 from response_priming.errors import InputError
-from response_priming.extraction import RULES
 
 MOST_LABELS = 64  # tokens; more would not be legible beside a map
 
@@ -79,42 +76,6 @@ def maps_figure(analysis: attention.Analysis, *, arm: str, against: str, layer: 
     figure.suptitle(f"Layer {layer}, head {head}, {problem}", fontsize=10)
     plt.close(figure)  # it is displayed once, by whoever asked for it
     return figure
-
-
-def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
-    """Leaf through graded answers (see `evaluate.grade`) with a column `question`: all, the right or the wrong ones.
-
-    Raises:
-        InputError: there is no such rule.
-    """
-    _require("rule", rule, list(RULES))
-    right = answers[f"{rule}-correct"].astype(bool)
-    groups = {"all": answers, "right": answers[right], "wrong": answers[~right]}
-    which = ipywidgets.Dropdown(
-        options=[(f"{name} ({len(group)})", name) for name, group in groups.items()], description="Show"
-    )
-    number = ipywidgets.BoundedIntText(value=1, min=1, max=max(1, len(answers)), description="Number")
-    text = ipywidgets.HTML()
-
-    def show(_: Any = None) -> None:
-        group = groups[which.value]
-        number.max = max(1, len(group))
-        text.value = _as_html(group.iloc[number.value - 1], rule) if len(group) else "<p>None.</p>"
-
-    for control in (which, number):
-        control.observe(show, names="value")
-    show()
-    return ipywidgets.VBox([ipywidgets.HBox([which, number]), text])
-
-
-def _as_html(answer: pd.Series, rule: str) -> str:
-    verdict = "right" if answer[f"{rule}-correct"] else "wrong"
-    found = "no number" if pd.isna(answer[rule]) else answer[rule]
-    ended = "ended by itself" if answer["finished"] else "cut at the limit"
-    about = f"{answer['problem_id']}: {verdict}; {rule} finds {found}, right is {answer['answer']}; {ended}"
-    style = "white-space: pre-wrap; line-height: 1.4"
-    parts = (answer["question"], answer["response"])
-    return f"<b>{escape(about)}</b>" + "".join(f'<pre style="{style}">{escape(part)}</pre>' for part in parts)
 
 
 def _require(name: str, value: str, allowed: list[str]) -> None:
