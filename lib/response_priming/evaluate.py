@@ -54,7 +54,8 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, adapter: 
     """A student's graded answers to some problems (see `answer`); without an adapter, the undistilled student's."""
     engine = _engine(run, adapter)
     prompts = [priming.encode(engine.tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
-    return grade(_table(asked, dict(engine.respond(prompts, max_tokens=run.answer_tokens, top_k=1))))
+    given = engines.with_progress(engine.respond(prompts, max_tokens=run.answer_tokens, top_k=1), len(prompts))
+    return grade(_table(asked, dict(given)))
 
 
 def _engine(run: params.EvaluateRun, adapter: Path | None) -> engines.Engine:

@@ -39,6 +39,8 @@ _OPTIONS = (
     "--syntax-highlighting=pygments",
     "--css=preview.css",
 )
+# A state of a bar, from the start of its line to the next one's; a cursor that moves up; what is overwritten by blanks.
+_PROGRESS = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*[\r\n]*|\x1b\[A|\r *(?=\r|$)")
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -206,7 +208,7 @@ def _pandoc(text: str, source: str, folder: Path, target: Path, *options: str) -
 
 def static_copy(notebook: Path, target: Path) -> None:
     """Copy a notebook without what a page cannot show: widgets (Quarto would load their scripts from the network) and
-    the overwritten states of progress bars."""
+    progress bars, which leave an output for every state that they were in."""
     content = _read(notebook)
     content.metadata.pop("widgets", None)
     for cell in content.cells:
@@ -214,5 +216,6 @@ def static_copy(notebook: Path, target: Path) -> None:
             cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
             for output in cell.outputs:
                 if output.output_type == "stream":
-                    output.text = re.sub(r"[^\n]*\r(?!\n)", "", output.text)
+                    output.text = _PROGRESS.sub("", output.text)
+            cell.outputs = [output for output in cell.outputs if output.output_type != "stream" or output.text.strip()]
     nbformat.write(content, target)

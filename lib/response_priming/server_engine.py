@@ -21,7 +21,6 @@ from response_priming.engines import (
     pack,
     random_of,
     tail_of,
-    with_progress,
 )
 from response_priming.errors import InputError
 
@@ -80,7 +79,7 @@ class ServerEngine:
         logprobs = top_k or None
         options = {"max_tokens": max_tokens, "temperature": temperature, "logprobs": logprobs}
         seeds = [random_of(seed, index).getrandbits(31) for index in range(len(prompts))]
-        return with_progress(self._respond(prompts, options, seeds), len(prompts))
+        return self._respond(prompts, options, seeds)
 
     def _respond(
         self, prompts: Sequence[list[int]], options: dict[str, Any], seeds: list[int]

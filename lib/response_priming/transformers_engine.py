@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import cascade, models
-from response_priming.engines import Response, Setup, Signal, check_context, pack, random_of, with_progress
+from response_priming.engines import Response, Setup, Signal, check_context, pack, random_of
 from response_priming.errors import InputError
 
 # New sequences wait until this share of the places is free: fewer, larger forward passes read their prompts.
@@ -98,7 +98,7 @@ class TransformersEngine:
         """See `engines.Engine.respond`. Out of memory halves the batch and says so on standard error."""
         check_context(prompts, max_tokens, self.model.config.get_text_config().max_position_embeddings)
         request = _Request(prompts, cascade.shared_prefix(prompts), max_tokens, top_k, temperature, seed)
-        return with_progress(self._respond(request), len(prompts))
+        return self._respond(request)
 
     def _respond(self, request: _Request) -> Iterator[tuple[int, Response]]:
         # Longest first: what needs most memory runs first, and the time left is never underestimated.
