@@ -73,7 +73,7 @@ def most_likely(folder: Path, positions: int) -> pd.DataFrame:
     frame = responses.read(folder, columns=["tokens", "top_ids"])
     return pd.DataFrame(
         [
-            ids.reshape(len(tokens), -1)[:positions, 0]
+            pd.Series(ids.reshape(len(tokens), -1)[:positions, 0])
             for tokens, ids in zip(frame["tokens"], frame["top_ids"], strict=True)
         ]
     )
