@@ -64,8 +64,8 @@ def open_page(browser):
     """Opens a file in the browser; afterwards its console must be free of errors and nothing else been requested."""
     requested, errors = [], []
 
-    def visit(file):
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    def visit(file, *, width=1280, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
         page.set_default_timeout(10_000)
         page.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -203,6 +203,8 @@ def notebook_for_pandoc(notebook: Path) -> str:
 def _pandoc(text: str, source: str, folder: Path, target: Path, *options: str) -> None:
     arguments = [*_OPTIONS, "--metadata=lang:en", *options]
     page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments, cworkdir=str(folder))
+    # A formula wider than a phone scrolls, so the keyboard must be able to reach it.
+    page = page.replace('<math display="block"', '<math tabindex="0" display="block"')
     target.write_text(page, encoding="utf-8")
 
 
