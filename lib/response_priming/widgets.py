@@ -1,11 +1,11 @@
 """The attention explorer in JupyterLab: choose a head and see its map."""
 
+from io import BytesIO
 from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import display
 from matplotlib.colors import CenteredNorm, PowerNorm
 from matplotlib.figure import Figure
 
@@ -35,11 +35,18 @@ def explore(analysis: attention.Analysis) -> ipywidgets.Widget:
         "problem": ipywidgets.Dropdown(options=[one.problem for one in analysis.examples], description="Problem"),
     }
 
-    def show(**chosen: Any) -> None:
-        display(maps_figure(analysis, **chosen))  # type: ignore[no-untyped-call]
+    # A picture, not an output area: executed without a browser, a notebook would wait for that area for ever.
+    picture = ipywidgets.Image(format="png")
 
-    shown = ipywidgets.interactive_output(show, controls)
-    return ipywidgets.VBox([ipywidgets.HBox([*controls.values()], layout={"flex_flow": "row wrap"}), shown])
+    def show(_: Any = None) -> None:
+        drawn = BytesIO()
+        maps_figure(analysis, **{name: control.value for name, control in controls.items()}).savefig(drawn)
+        picture.value = drawn.getvalue()
+
+    for control in controls.values():
+        control.observe(show, names="value")
+    show()
+    return ipywidgets.VBox([ipywidgets.HBox([*controls.values()], layout={"flex_flow": "row wrap"}), picture])
 
 
 def maps_figure(analysis: attention.Analysis, *, arm: str, against: str, layer: int, head: int, problem: str) -> Figure:
