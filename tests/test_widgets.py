@@ -51,14 +51,18 @@ def test_no_maps_is_one_line():
         widgets.explore(nothing)
 
 
-def test_the_explorers_controls_cover_every_map_and_start_at_the_most_divergent_head(monkeypatch):
-    shown = []
-    monkeypatch.setattr(widgets, "display", shown.append)
+def test_the_explorers_controls_cover_every_map_and_start_at_the_most_divergent_head():
     widget = widgets.explore(ANALYSIS)
     layer, head = controls(widget, ipywidgets.IntSlider)
     assert (layer.max, head.max) == (LAYERS - 1, HEADS - 1)
     assert (layer.value, head.value) == tuple(ANALYSIS.divergent.iloc[0][["layer", "head"]])
     arm, _, problem = controls(widget, ipywidgets.Dropdown)
     assert [value for _, value in arm.options] == ARMS
+    (picture,) = controls(widget, ipywidgets.Image)
+    before = picture.value
     head.value, problem.value = 0, "test-1"
-    assert shown[-1].get_suptitle() == "Layer 2, head 0, test-1"
+    assert picture.value != before
+
+
+def test_the_explorer_has_no_output_area_which_hangs_where_there_is_no_browser():
+    assert controls(widgets.explore(ANALYSIS), ipywidgets.Output) == []
