@@ -22,7 +22,7 @@ from response_priming.finished_run import FinishedRun
 # In a recipe, but no choice of the run: what the folder is for, and texts of the tables.
 NO_PARAMETERS = frozenset({"arm", "strategy", "train_seed", "titles", "published"})
 COMPARE = params.CompareRun.stage
-NOT_THERE = "—"
+ABSENT = "—"
 
 
 # --- what they were made with ---
@@ -53,7 +53,7 @@ def differing(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
     for place, old, new in both:
         old, new = old["parameters"], new["parameters"]
         for name in [name for name in old | new if name not in NO_PARAMETERS]:
-            row = (name, *(_shown(values[name]) if name in values else NOT_THERE for values in (old, new)))
+            row = (name, *(_shown(values[name]) if name in values else ABSENT for values in (old, new)))
             if row[1] != row[2]:
                 found.setdefault(row, []).append(place)
     everywhere = [place for place, *_ in both]

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from response_priming import compare_runs, figures, finished_run, paths, preview, verdicts
+from response_priming.compare_runs import ABSENT
 from response_priming.finished_run import FinishedRun
 
 SIDES = {"a": ("A", None), "b": ("B", None)}
-ABSENT = "—"
 
 
 def write(first: str, second: str) -> Path:
