@@ -190,11 +190,11 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
     (site / "notebooks").mkdir()
     back = '--variable=include-before:<p class="back"><a href="../index.html">Back to the manuscript</a></p>'
     for stem, title in titles.items():
-        page = notebook_forpandoc(folder / f"{stem}.ipynb")
+        page = notebook_for_pandoc(folder / f"{stem}.ipynb")
         pandoc(page, "ipynb", folder, site / "notebooks" / f"{stem}.html", f"--metadata=pagetitle:{title}", back)
 
 
-def notebook_forpandoc(notebook: Path) -> str:
+def notebook_for_pandoc(notebook: Path) -> str:
     """The notebook with its figures as HTML: pandoc would prefer the PNG and knows no alternative text."""
     content = _read(notebook)
     for cell in content.cells:
