@@ -167,7 +167,7 @@ def test_what_the_teacher_has_to_give_follows_from_the_arms(write, arms, answere
     write({"arms": arms})
     profile = params.load("mine")
     assert (profile.strategies, profile.scored) == (answered, scored)
-    assert profile.run("compare").strategies == answered
+    assert profile.run("compare").strategies == profile.run("attribution").strategies == answered
 
 
 def test_repairing_the_teachers_part_needs_its_responses(write):
