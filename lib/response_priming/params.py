@@ -232,7 +232,7 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> Self:
-        known = [*CONTROLS, *strategies(), SHUFFLED, *(f"{RELEASED}{name}" for name in strategies())]
+        known = known_arms()
         for where, arms in (("arms", self.arms), ("overrides", list(self.overrides))):
             for arm in arms:
                 if arm not in known:
@@ -308,6 +308,11 @@ class Strategy(TypedDict):
 def strategies() -> dict[str, Strategy]:
     """The strategies of params/prompts.yaml by name."""
     return cast("dict[str, Strategy]", _read_yaml(paths.PARAMS / "prompts.yaml")["strategies"])
+
+
+def known_arms() -> list[str]:
+    """All arms that a profile may name."""
+    return [*CONTROLS, *strategies(), SHUFFLED, *(f"{RELEASED}{name}" for name in strategies())]
 
 
 def is_primed(arm: str) -> bool:
