@@ -84,7 +84,10 @@ def test_an_unknown_profile_names_those_there_are():
             {"search": {"alpha_range": [0, 2]}},
             "search: alpha_range: alpha = 2.0: input should be less than or equal to 1",
         ),
-        ({"search": {"divergences": ["kl"]}}, "search: divergences: divergence = 'kl': input should be 'forward-kl'"),
+        (
+            {"search": {"divergences": ["kl"]}},
+            "search: divergences: divergence: 'kl' is none of forward-kl, reverse-kl",
+        ),
         ("distill: [1\n", "not YAML: "),
         ("- distill\n", "must be a mapping of sections, is a list"),
     ],

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from nbformat import v4
 
-from response_priming import losses, manifest, params, paths, preview, prose, report, verdicts
+from response_priming import losses, manifest, params, paths, preview, prose, report, sections, verdicts
 from response_priming.errors import InputError
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
@@ -188,7 +188,7 @@ def test_strategies_are_the_profiles_with_their_prefixes_word_for_word():
 
 
 def test_every_divergence_has_a_name_in_the_prose():
-    assert prose.DIVERGENCES.keys() == losses.DIVERGENCES.keys()
+    assert sections.DIVERGENCES.keys() == losses.DIVERGENCES.keys()
 
 
 def test_an_override_is_owned_up_to():

@@ -93,14 +93,6 @@ PROVENANCE = ["command", "renderer", "git_commit", "versions", "machine"]
 DISTILL = ["alpha", "kd_temperature", "learning_rate", "lora_r", "train_steps", "train_batch"]
 GENERATE = ["response_tokens", "top_k"]
 
-DIVERGENCES = {
-    "forward-kl": "the forward Kullback-Leibler divergence",
-    "reverse-kl": "the reverse Kullback-Leibler divergence",
-    "jsd": "the generalised Jensen-Shannon divergence",
-    "skew-kl": "the skew Kullback-Leibler divergence",
-    "skew-reverse-kl": "the skew reverse Kullback-Leibler divergence",
-}
-
 
 def variables(profile: params.Profile, renderer: str) -> dict[str, str]:
     """Every value that index.qmd may name: results, settings and provenance, as text."""
@@ -143,7 +135,7 @@ def settings(profile: params.Profile) -> dict[str, str]:
         "answer_tokens": str(profile.evaluate.answer_tokens),
         "passes": f"{distill.train_steps * distill.train_batch / trained:.1f}",
         "optimizer": {"adamw": "AdamW", "sgd": "SGD"}[distill.optimizer],
-        "divergence": DIVERGENCES[distill.divergence],
+        "divergence": sections.DIVERGENCES[distill.divergence],
         "problems_setting": _problems_setting(profile.problems),
         "models_setting": _models_setting(profile),
         "teacher_setting": _teacher_setting(profile),

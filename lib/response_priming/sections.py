@@ -32,6 +32,15 @@ RELEASED_TRAINING: dict[str, Any] = {
     "held_out": 0.0,
 }
 
+# Soft losses by name, in words for the prose; what they compute is in `losses.DIVERGENCES`.
+DIVERGENCES = {
+    "forward-kl": "the forward Kullback-Leibler divergence",
+    "reverse-kl": "the reverse Kullback-Leibler divergence",
+    "jsd": "the generalised Jensen-Shannon divergence",
+    "skew-kl": "the skew Kullback-Leibler divergence",
+    "skew-reverse-kl": "the skew reverse Kullback-Leibler divergence",
+}
+
 # What a search varies, and the parameter with its range or choices.
 SEARCHED = {
     "alpha": "alpha_range",
@@ -137,9 +146,7 @@ class Distill(Signal):
     repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see alignment.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
-    divergence: Literal["forward-kl", "reverse-kl", "jsd", "skew-kl", "skew-reverse-kl"] = Field(
-        "forward-kl", description="soft loss"
-    )
+    divergence: str = Field("forward-kl", description="soft loss")
     divergence_share: float = Field(
         0.5, gt=0, lt=1, description="jsd: beta; skew-*: share of the first distribution in the second (DistiLLM: 0.1)"
     )
@@ -173,6 +180,13 @@ class Distill(Signal):
         20, ge=1, description="optimiser steps between checkpoints, from which a killed run goes on"
     )
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
+
+    @field_validator("divergence")
+    @classmethod
+    def _divergence_is_known(cls, value: str) -> str:
+        if value not in DIVERGENCES:
+            raise ValueError(f"{value!r} is none of {', '.join(DIVERGENCES)}")
+        return value
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Self:
