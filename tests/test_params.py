@@ -59,7 +59,11 @@ def test_an_unknown_profile_names_those_there_are():
         ({"problems": {"n_train": 0.5}}, "problems.n_train = 0.5: input should be a valid integer"),
         ({"distill": {"alpha": 2}}, "distill.alpha = 2: input should be less than or equal to 1"),
         ({"distill": {"learning_rate": 0}}, "distill.learning_rate = 0: input should be greater than 0"),
-        ({"problems": {"dataset": "gsm9k"}}, "problems.dataset = 'gsm9k': input should be 'procedural' or 'gsm8k'"),
+        ({"problems": {"dataset": "gsm9k"}}, "problems.dataset = 'gsm9k': input should be 'procedural', 'gsm8k' or "),
+        (
+            {"problems": {"dataset": "local"}},
+            "problems: data_dir = None: dataset 'local' needs a folder with train.jsonl",
+        ),
         ({"generate": {"top_k": "most"}}, "generate.top_k: 'most' is neither a number from 1 nor 'all'"),
         ({"generate": {"top_k": 0}}, "generate.top_k: 0 is neither a number from 1 nor 'all'"),
         ({"generate": {"samples": 4}}, "generate: samples = 4 needs a temperature above 0; greedy samples are all "),

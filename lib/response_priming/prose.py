@@ -153,6 +153,11 @@ def _problems_setting(problems: sections.Problems) -> str:
             "The problems are those of GSM8K, grade-school word problems of two to eight steps: test problems from its "
             "test split, training problems from the beginning of its train split."
         )
+    if problems.dataset == "local":
+        return (
+            "The problems are read from a local folder, which is not part of the project: test problems from its "
+            "test.jsonl, training problems from the beginning of its train.jsonl."
+        )
     return (
         "The problems are made by a seeded generator, in the form of GSM8K: short stories that ask for one sum, or for "
         f"two in a row (a share of {problems.two_step_share:g} of them), over numbers from 2 to "
@@ -231,6 +236,11 @@ def _scale_limit(profile: params.Profile) -> str:
         return (
             "The student has 135 million parameters, and a model of this size answers next to nothing on GSM8K. The "
             "numbers of this page show that every stage runs on real problems; they cannot tell the arms apart."
+        )
+    if profile.problems.dataset == "local":
+        return (
+            "The student has 135 million parameters; whatever holds for it need not hold for larger ones, or for other "
+            "problems."
         )
     return (
         "The student has 135 million parameters. On GSM8K a model of this size answers next to nothing, which leaves "

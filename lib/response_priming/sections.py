@@ -70,8 +70,12 @@ class Section(BaseModel):
 class Problems(Section):
     """Where the problems come from, and how many."""
 
-    dataset: Literal["procedural", "gsm8k"] = Field("procedural", description="source of the problems")
-    data_dir: str | None = Field(None, description="folder with GSM8K's train.jsonl and test.jsonl; None: the hub")
+    dataset: Literal["procedural", "gsm8k", "local"] = Field(
+        "procedural", description="source of the problems; local: those of data_dir"
+    )
+    data_dir: str | None = Field(
+        None, description="folder with train.jsonl and test.jsonl, in GSM8K's form; None: the hub's GSM8K"
+    )
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
@@ -79,6 +83,12 @@ class Problems(Section):
     n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
     two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
+
+    @model_validator(mode="after")
+    def _local_problems_have_a_folder(self) -> Self:
+        if self.dataset == "local" and not self.data_dir:
+            raise ValueError("data_dir = None: dataset 'local' needs a folder with train.jsonl and test.jsonl")
+        return self
 
 
 class Model(Section):
