@@ -34,12 +34,13 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
     for (row, column), axes in np.ndenumerate(grid):
         name, region = names[row], regions[column]
         ends = {}
-        for arm in arms:
+        for place, arm in enumerate(arms):
             if (region, arm) in lines.index:
                 values = lines.loc[(region, arm), name].unstack("prompt").dropna(how="all")
                 look: dict[str, Any] = {"color": figures.color(arm)}
                 bands = np.array([attention_tables.interval(row) for row in values.to_numpy()])
-                line = {"marker": figures.marker(arm), "markersize": 3, "markevery": 0.2, "linewidth": 1.1}
+                line: dict[str, Any] = {"marker": figures.marker(arm), "markersize": 3, "linewidth": 1.1}
+                line["markevery"] = (0.2 * place / len(arms), 0.2)  # beside those of other arms, not upon them
                 axes.plot(values.index, values.mean(axis=1), **line, **look)
                 axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
                 ends[arm] = float(values.mean(axis=1).iloc[-1])

@@ -11,9 +11,9 @@ from pandas.io.formats.style import Styler
 
 from response_priming import params
 
-# Seaborn's colour-blind palette without its yellow, which is hardly visible on white, and distinct markers, so that no
-# figure relies on colour alone. Nine and ten of them: the first 90 arms differ in at least one of the two.
-_PALETTE = [sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7, 6)]
+# Seaborn's colour-blind palette with a dark grey for its yellow and pink, which are hardly visible on white, and
+# distinct markers, so that no figure relies on colour alone. Nine and ten: 90 arms differ in at least one of the two.
+_PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 
 TITLES = {
