@@ -81,7 +81,7 @@ search: $(NB)/search.ipynb ## search for training values on the validation split
 	@echo "The search: $(abspath $<); make paper gives it a page"
 
 lab: $(SETUP) ## JupyterLab, opened at notebooks/start.ipynb
-	$(BIN)/jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/start.ipynb
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/start.ipynb
 
 test: $(SETUP) lint ## all tests and static checks
 	$(BIN)/pytest

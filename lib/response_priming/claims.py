@@ -117,7 +117,7 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
 
 def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
     """The claims that rows of `tables.gains` decide."""
-    primed = gains[(gains["baseline"] == UNPRIMED) & ~gains["arm"].isin(params.CONTROLS)]
+    primed = gains[(gains["baseline"] == UNPRIMED) & gains["arm"].map(params.is_primed)]
     unprimed = gains[(gains["baseline"] == params.UNDISTILLED) & (gains["arm"] == UNPRIMED)]
     return {
         "priming": gain(primed),
@@ -129,7 +129,7 @@ def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
 def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
     """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
     right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    primed = [arm for arm in right if arm not in (*params.CONTROLS, UNPRIMED) and params.FINE_TUNED in right]
+    primed = [arm for arm in right if params.is_primed(arm) and params.FINE_TUNED in right]
     baseline = {"baseline": params.FINE_TUNED, "baseline_title": figures.title(params.FINE_TUNED)}
     rows = [
         {"arm": arm, "title": figures.title(arm), **baseline}

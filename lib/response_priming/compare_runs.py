@@ -195,8 +195,8 @@ def figure(found: pd.DataFrame) -> Figure:
     axes = drawing.subplots()
     for y, row in enumerate(found.to_dict("records")):
         look: dict[str, Any] = {
-            "color": figures.color(row["arm"], arms),
-            "marker": figures.marker(row["arm"], arms),
+            "color": figures.color(row["arm"]),
+            "marker": figures.marker(row["arm"]),
             "markersize": 7,
         }
         for side, place, fill in (("a", y - 0.18, look["color"]), ("b", y + 0.18, "white")):
