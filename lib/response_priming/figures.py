@@ -1,6 +1,5 @@
 """One style for every figure, one colour and marker for every arm."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +13,9 @@ from response_priming import params
 # Seaborn's colour-blind palette and distinct markers, so that no figure relies on colour alone.
 _PALETTE = sns.color_palette("colorblind")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
+
+# Of a table: column -> heading, and format, None for words.
+Columns = dict[str, tuple[str, Any]]
 
 TITLES = {
     params.UNDISTILLED: "Undistilled",
@@ -58,11 +60,22 @@ def marker(arm: str, arms: list[str]) -> str:
     return _MARKERS[arms.index(arm) % len(_MARKERS)]
 
 
-def printed(table: pd.DataFrame, name: str, columns: Mapping[str, tuple[str, Any]]) -> Styler:
-    """A table for the page: its `columns` (column -> heading and format), in that order, without an index."""
+def printed(table: pd.DataFrame, name: str, columns: Columns) -> Styler:
+    """A table for the page: its `columns` (column -> heading and format), in that order, without an index.
+
+    A column with a format holds numbers and is aligned right; one without holds words.
+    """
     style = table[list(columns)].style.hide(axis="index")
     style = style.format({key: form for key, (_, form) in columns.items() if form}, na_rep="", escape="html")
     style = style.format_index(lambda key: columns[str(key)][0], axis=1)
-    look: Any = [{"selector": cell, "props": "text-align: left; vertical-align: top"} for cell in ("th", "td")]
+    look: Any = [
+        {"selector": f".col{place}", "props": f"text-align: {'right' if form else 'left'}; vertical-align: top"}
+        for place, (_, form) in enumerate(columns.values())
+    ]
     # A fixed id instead of a random one, so that a second run writes the same page.
     return style.set_table_styles(look).set_uuid(name)
+
+
+def wrapping(name: str) -> str:
+    """A hyphenated name as a heading that may break after each hyphen, in every browser and in PDF."""
+    return name.replace("-", "-\u200b")
