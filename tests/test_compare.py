@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import compare, engines, manifest, params, paths, problems, prose, responses
+from response_priming import compare, engines, figures, manifest, params, paths, problems, prose, responses
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, grade
 
@@ -256,6 +256,7 @@ def test_loss_figure_shows_soft_loss_of_taught_arms_only(found):
     hard, soft = compare.loss_figure(found).axes
     assert len(hard.lines) == len(PROFILE.trained)
     assert len(soft.lines) == len(PROFILE.strategies)
+    assert {text.get_text() for text in soft.texts} == set(map(figures.title, PROFILE.strategies))
 
 
 def test_published_results_are_of_arms_that_a_profile_may_name():

@@ -82,6 +82,8 @@ class Audit:
         if name == "rules":
             table = table.pivot(index="title", columns="rule", values="accuracy").loc[table["title"].unique()]
             table = table.reset_index()
+        if name == "discrepancies":
+            table = table.replace("`", "", regex=True)  # code in Markdown, which a table's cell is not
         if "low" in table:
             scale = 1 if name == "tests" else 100
             table = table.assign(interval=list(map(verdicts.interval, scale * table["low"], scale * table["high"])))
@@ -143,11 +145,13 @@ def figure(found: Audit) -> Figure:
         at = np.arange(len(rules)) + offset
         look: dict[str, Any] = {"color": figures.color(arm, arms), "marker": figures.marker(arm, arms)}
         axes.hlines(at, 100 * points["low"], 100 * points["high"], color=look["color"], linewidth=1)
-        axes.plot(100 * points["accuracy"][1:], at[1:], linestyle="", markersize=5, label=figures.title(arm), **look)
+        axes.plot(100 * points["accuracy"][1:], at[1:], linestyle="", markersize=5, **look)
         axes.plot(100 * points["accuracy"][:1], at[:1], linestyle="", markersize=6, markerfacecolor="none", **look)
+        top = (100 * float(points["accuracy"].iloc[0]), -0.5)
+        name: dict[str, Any] = {"rotation": 40, "va": "bottom", "fontsize": 8, "color": look["color"]}
+        axes.annotate(figures.title(arm), top, (0, 2), textcoords="offset points", **name)
     axes.set_yticks(range(len(rules)), labels=["README", "marked in the log", *RULES])
     axes.set_ylim(len(rules) - 0.5, -0.5)
     axes.set_xlim(-1, 60)
     axes.set_xlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%)")
-    chart.legend(loc="outside right upper")
     return chart

@@ -1,5 +1,6 @@
 """How the page is cited: CITATION.cff as Quarto's metadata, and as a BibTeX entry that names the profile and commit."""
 
+import textwrap
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ def bibtex(profile: params.Profile) -> str:
         "version": str(about["version"]),
         "note": _note(profile),
     }
-    lines = "".join(f"  {key:7} = {{{value}}},\n" for key, value in fields.items())
+    lines = "".join(
+        textwrap.fill(f"  {key:7} = {{{value}}},", 76, subsequent_indent=" " * 14) + "\n"
+        for key, value in fields.items()
+    )
     return f"```bibtex\n@software{{responsepriming,\n{lines}}}\n```\n"
 
 

@@ -254,22 +254,22 @@ def accuracy_figure(found: Comparison) -> Figure:
 
 
 def loss_figure(found: Comparison) -> Figure:
-    """Hard and soft loss of every trained arm by optimiser step, means over seeds; a panel is left out where no arm has
-    that loss."""
+    """Hard and soft loss of every trained arm by optimiser step: means over seeds, and bands from the lowest to the
+    highest of them; a panel is left out where no arm has that loss."""
     arms = list(found.accuracy["arm"])
     panels = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
-    figure = Figure(figsize=(4 * len(panels) + 1.5, 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        means = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False, as_index=False)[name].mean()
-        for arm, curve in means.groupby("arm", sort=False):
-            look: dict[str, Any] = {
-                "color": figures.color(str(arm), arms),
-                "marker": figures.marker(str(arm), arms),
-                "markersize": 4,
-            }
-            axes.plot(curve["step"], curve[name], label=figures.title(str(arm)), markevery=0.1, **look)
+    figure = Figure(figsize=(7, 2.7 * len(panels) + 0.3), layout="constrained")
+    for axes, name in zip(figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels, strict=True):
+        steps = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False)[name].agg(["mean", "min", "max"])
+        ends = {}
+        for arm, curve in steps.groupby("arm", sort=False):
+            curve = curve.droplevel("arm")
+            look: dict[str, Any] = {"color": figures.color(str(arm), arms)}
+            axes.fill_between(curve.index, curve["min"], curve["max"], alpha=0.15, linewidth=0, **look)
+            axes.plot(curve["mean"], marker=figures.marker(str(arm), arms), markersize=4, markevery=0.1, **look)
+            ends[str(arm)] = (float(curve.index[-1]), float(curve["mean"].iloc[-1]))
         axes.set_title(f"{name.capitalize()} loss")
-        axes.set_xlabel("Optimiser step")
         axes.set_ylabel("Nats per response token")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+        figures.name_points(axes, ends, arms, gap=0.1)
+    figure.axes[-1].set_xlabel("Optimiser step")
     return figure

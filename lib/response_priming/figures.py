@@ -1,5 +1,6 @@
 """One style for every figure, one colour and marker for every arm."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -58,6 +59,41 @@ def color(arm: str, arms: list[str]) -> tuple[float, float, float]:
 def marker(arm: str, arms: list[str]) -> str:
     """The arm's marker; `arms` is the profile's list, whose order decides."""
     return _MARKERS[arms.index(arm) % len(_MARKERS)]
+
+
+def name_points(axes: Any, points: Mapping[str, tuple[float, float]], arms: list[str], *, gap: float) -> None:
+    """Name the arms at the right of the axes instead of in a legend, each joined to its point.
+
+    Args:
+        points: of each arm, e.g. the end of its line, in data coordinates; the axes' limits must be final.
+        arms: the profile's list, whose order decides on colours.
+        gap: least distance of two names, as a share of the axes' height.
+    """
+    ranked = sorted(points, key=lambda arm: points[arm][1])
+    places = apart([float(axes.transLimits.transform(points[arm])[1]) for arm in ranked], gap)
+    for arm, place in zip(ranked, places, strict=True):
+        axes.annotate(
+            title(arm),
+            points[arm],
+            (1.06, place),
+            textcoords="axes fraction",
+            color=color(arm, arms),
+            fontsize=8,
+            va="center",
+            # To the middle of the name's left side.
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.6}
+            | {"color": color(arm, arms)},
+        )
+
+
+def apart(wanted: list[float], gap: float) -> list[float]:
+    """Ascending places at least `gap` apart, near those wanted, around the same middle; not below 0 if they fit."""
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, places[-1] + gap) if places else place)
+    shift = sum(places) / len(places) - sum(wanted) / len(wanted) if places else 0.0
+    shift = min(shift, places[0]) if places and places[-1] - places[0] <= 1 else shift
+    return [place - shift for place in places]
 
 
 def printed(table: pd.DataFrame, name: str, columns: Columns) -> Styler:
