@@ -33,7 +33,7 @@ def bibtex(profile: params.Profile) -> str:
         textwrap.fill(f"  {key:7} = {{{value}}},", 76, subsequent_indent=" " * 14) + "\n"
         for key, value in fields.items()
     )
-    return f"```bibtex\n@software{{responsepriming,\n{lines}}}\n```\n"
+    return f"```\n@software{{responsepriming,\n{lines}}}\n```\n"
 
 
 def made_on(profile: params.Profile) -> date:
