@@ -7,6 +7,7 @@ folder. Weights are of what a reader has to load: images, styles and formulas ar
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pypandoc
 
 from response_priming import manifest
 
-REPEATS = 5
+REPEATS = 3
 RENDER = """
 import sys
 from pathlib import Path
@@ -30,22 +31,24 @@ report.render(params.load(sys.argv[2]))
 """
 
 
-def render_seconds(build: Path, scratch: Path) -> float:
-    """Seconds of one render of `build` below `scratch`."""
+def render_seconds(build: Path, scratch: Path) -> tuple[float, float]:
+    """Seconds of one render of `build` below `scratch`, and of the processors' time that it took."""
     folder = scratch / build.name
     folder.mkdir(parents=True)
     for made in build.iterdir():
         if made.name != "report":
             (folder / made.name).symlink_to(made.resolve())
-    start = time.perf_counter()
+    start, before = time.perf_counter(), os.times()
     subprocess.run([sys.executable, "-c", RENDER, str(scratch), build.name], check=True)
-    return round(time.perf_counter() - start, 2)
+    after = os.times()
+    busy = after.children_user - before.children_user + after.children_system - before.children_system
+    return round(time.perf_counter() - start, 2), round(busy, 2)
 
 
 def main(build: Path, results: Path) -> None:
     """Measure, print and write."""
     with tempfile.TemporaryDirectory() as scratch:
-        seconds = [render_seconds(build, Path(scratch) / str(number)) for number in range(REPEATS)]
+        runs = [render_seconds(build, Path(scratch) / str(number)) for number in range(REPEATS)]
         site = Path(scratch) / "0" / build.name / "report" / "_site"
         megabytes = {
             str(page.relative_to(site)): round(page.stat().st_size / 1e6, 3)
@@ -55,8 +58,10 @@ def main(build: Path, results: Path) -> None:
         "profile": build.name,
         "page_megabytes": megabytes,
         "heaviest_megabytes": max(megabytes.values()),
-        "median_render_seconds": statistics.median(seconds),
-        "render_seconds": seconds,
+        "median_render_seconds": statistics.median(wall for wall, _ in runs),
+        "median_processor_seconds": statistics.median(busy for _, busy in runs),
+        "runs": [{"render_seconds": wall, "processor_seconds": busy} for wall, busy in runs],
+        "load_average": os.getloadavg()[1],  # above the number of cores, other work slowed the renders
         "machine": manifest.provenance()["machine"],
         "versions": {"pandoc": str(pypandoc.get_pandoc_version()), "nbformat": version("nbformat")},
     }

@@ -141,6 +141,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
         self.hidden += tag in ("style", "script")
+        self.text += "\n" if tag == "br" else ""
         self.ids += [values["id"]] if "id" in values else []
         self.images += [values] if tag == "img" else []
         self.links += [values["href"]] if tag == "a" and "href" in values else []

@@ -242,10 +242,11 @@ def static_copy(notebook: Path, target: Path) -> None:
 
 
 def _bare(table: str, styled: str) -> str:
-    """The table without the styles before it, each column's alignment written into its cells.
+    """The table without the styles before it, with each column's alignment and line breaks written into its cells.
 
     Quarto loses an embedded table that has anything before or after it in its output (quarto-cli, issue 8927). A bare
     one it reads as its own, for PDF as well.
     """
+    table = re.sub(r">[^<>]+</td>", lambda cell: cell[0].replace("\n", "<br>"), table)
     right = "|".join(re.findall(r"\.(col\d+) {\s*text-align: right", styled)) or "none"
     return re.sub(rf'(<t[hd] [^>]*class="[^"]*\b(?:{right})\b[^"]*")', r'\1 style="text-align: right"', table)
