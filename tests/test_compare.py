@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import compare, engines, manifest, params, paths, problems, prose, responses
+from response_priming import compare, engines, figures, manifest, params, paths, problems, prose, responses
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, grade
 
@@ -102,7 +102,7 @@ def test_every_table_and_text_is_written(made):
     folder, found = made
     written = {file.name for file in (folder / "comparison").iterdir()}
     assert written == {"manifest.json", "variables.json"} | {f"{name}.csv" for name in compare.TABLES}
-    assert list(found.accuracy["arm"]) == list(found.rules["arm"]) == PROFILE.arms
+    assert list(found.accuracy["arm"]) == list(found.rules["arm"].unique()) == PROFILE.arms
     assert set(prose.COMPARISON) <= set(found.variables)
     assert "not run" not in found.variables.values()
 
@@ -257,6 +257,7 @@ def test_loss_figure_shows_soft_loss_of_taught_arms_only(found):
     hard, soft = compare.loss_figure(found).axes
     assert len(hard.lines) == len(PROFILE.trained)
     assert len(soft.lines) == len(PROFILE.strategies)
+    assert {text.get_text() for text in soft.texts} == set(map(figures.title, PROFILE.strategies))
 
 
 def test_published_results_are_of_arms_that_a_profile_may_name():
@@ -283,4 +284,5 @@ def test_notebook_shows_one_figure_or_table_in_each_labelled_cell():
 
 
 def test_rules_are_all_shown(found):
-    assert set(RULES) <= set(found.rules)
+    headings = found.shown("rules").to_string(delimiter="|").splitlines()[0].replace("\u200b", "").split("|")
+    assert headings == ["student", *RULES]

@@ -13,7 +13,21 @@ import pytest
 import yaml
 from nbformat import v4
 
-from response_priming import losses, manifest, params, paths, preview, prose, report, sections, verdicts
+from response_priming import (
+    citation,
+    downloads,
+    losses,
+    manifest,
+    params,
+    paths,
+    plan,
+    preview,
+    prose,
+    report,
+    sections,
+    verdicts,
+)
+from response_priming.attention_numbers import EVERY
 from response_priming.errors import InputError
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
@@ -55,7 +69,7 @@ def finish_run(root):
         cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
         write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", exploratory, *cells)
     for folder in prose.RESULTS.keys() - {"attention"}:
-        write_variables(root / "laptop" / folder, {key: f"value of {key}" for key in prose.RESULTS[folder]})
+        write_results(root / "laptop" / folder, {key: f"value of {key}" for key in prose.RESULTS[folder]})
     write_attention(root / "laptop" / "attention", {key: f"value of {key}" for key in prose.ATTENTION})
 
 
@@ -66,13 +80,20 @@ def write_attention(folder, values):
     with manifest.writing(folder, {}) as aside:
         (aside / "variables.json").write_text(json.dumps(values))
         np.savez(aside / "explorer.npz", **{f"{key}/0": value for key, value in about.items()}, **{"none/0": maps})
-        for name in ("metrics", "tests", "divergent"):
+        for name in ("tests", "divergent"):
             pd.DataFrame({"layer": [0], "head": [0]}).to_parquet(aside / f"{name}.parquet")
+        rows = pd.DataFrame({"prompt": [0, 1], "layer": 0, "head": 0, "region": "prompt", "arm": "none", "seed": 0})
+        rows.assign(**{key: [1.0, 3.0] for key in EVERY}).to_parquet(aside / "metrics.parquet")
 
 
-def write_variables(folder, values):
+def write_results(folder, values):
+    """What the stages compare, audit and claims leave: variables and tables."""
     with manifest.writing(folder, {}) as aside:
         (aside / "variables.json").write_text(json.dumps(values))
+        for source in downloads.COPIED:
+            stage, name = source.split("/")
+            if stage == folder.name:
+                (aside / f"{name}.csv").write_text("arm,n\nnone,200\n")
 
 
 @pytest.fixture
@@ -121,6 +142,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         values = dict(attrs)
         self.hidden += tag in ("style", "script")
+        self.text += "\n" if tag == "br" else ""
         self.ids += [values["id"]] if "id" in values else []
         self.images += [values] if tag == "img" else []
         self.links += [values["href"]] if tag == "a" and "href" in values else []
@@ -196,6 +218,38 @@ def test_an_override_is_owned_up_to():
     assert "lora dropout 0.2" in prose.settings(differing)["overrides_setting"]
 
 
+def test_quarto_is_asked_for_what_its_users_expect():
+    config = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text())
+    html, typst = config["format"]["html"], config["format"]["typst"]
+    assert set(html["theme"]) == {"light", "dark"}
+    assert html["respect-user-color-scheme"]
+    assert html["html-math-method"] == "mathml"
+    assert html["code-fold"] == "show"
+    assert all(html[f"{kind}-hover"] for kind in ("citations", "crossrefs", "footnotes"))
+    assert typst["citeproc"]
+    assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*.csv"]
+    assert config["execute"] == {"enabled": False}
+
+
+def test_no_theme_or_style_asks_the_network_for_a_font():
+    config = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text())
+    for named in config["format"]["html"]["theme"].values():
+        for theme in [named] if isinstance(named, str) else named:
+            assert theme == "default" or (paths.REPORT / theme).is_file()
+    for file in [*paths.REPORT.glob("*.scss"), *paths.REPORT.glob("*.css")]:
+        assert "http" not in file.read_text()
+
+
+@pytest.mark.parametrize("executed", [(), ("search",), ("repair-ladder", "search")])
+def test_the_prose_says_where_the_ladder_and_the_search_are(monkeypatch, executed):
+    found = [node for node in plan.extras(PROFILE) if node.stage in executed]
+    monkeypatch.setattr(plan, "executed_extras", lambda _: found)
+    said = prose.extras(PROFILE)
+    for stage, goal in (("repair-ladder", "make ladder"), ("search", "make search")):
+        assert (f"*{plan.PAGES[stage]}*" in said) == (stage in executed)
+        assert (f"`{goal} PROFILE=laptop`" in said) == (stage not in executed)
+
+
 # --- staging ---
 
 
@@ -205,6 +259,17 @@ def test_stage_lists_the_profiles_notebooks_for_quarto():
     listed = [entry["notebook"] for entry in config["manuscript"]["notebooks"]]
     assert listed == [f"{stem}.ipynb" for stem in report.notebook_titles(PROFILE)]
     assert config["project"]["type"] == "manuscript"
+
+
+@pytest.mark.usefixtures("build")
+def test_quarto_and_the_page_cite_the_same_work():
+    about = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
+    assert config["author"] == [{"name": {"literal": author["name"]}} for author in about["authors"]]
+    assert config["date"] == citation.made_on(PROFILE).isoformat()
+    entry = " ".join((report.stage(PROFILE) / "_citation.md").read_text().split())
+    for said in (about["title"], about["authors"][0]["name"], config["date"][:4], config["citation"]["note"]):
+        assert said in entry
 
 
 @pytest.mark.usefixtures("build")
@@ -226,6 +291,27 @@ def test_staged_notebooks_hold_neither_widgets_nor_progress_bars(build):
     after, kept = staged.cells[1].outputs
     assert after.text.strip() == "next"
     assert kept.text == said.text
+
+
+def test_a_staged_table_is_nothing_but_a_table_whose_cells_say_how_they_are_aligned(build):
+    styled = (
+        pd.DataFrame({"arm": ["none"], "n": [200]})
+        .style.hide(axis="index")
+        .set_table_styles([{"selector": ".col1", "props": "text-align: right"}])
+    )
+    output = v4.new_output("display_data", data={"text/html": styled.to_html()})
+    write_notebook(build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("table", outputs=[output]))
+    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4).cells[1].outputs[0]
+    html = staged.data["text/html"]
+    assert html.startswith("<table")
+    assert html.endswith("</table>")
+    cells = re.findall(r"<t[hd] ([^>]*)>(\w+)", html)
+    assert {text: "text-align: right" in tag for tag, text in cells} == {
+        "arm": False,
+        "none": False,
+        "n": True,
+        "200": True,
+    }
 
 
 def test_a_missing_notebook_is_named(build):
@@ -255,7 +341,7 @@ def test_a_failed_staging_leaves_what_was_there(build):
 
 
 def test_nothing_is_left_unresolved(page):
-    text = Page(page.read_text()).text
+    text = Page(page.read_text()).text.replace("@software", "")
     assert CELL in text
     for mark in ("{{<", "@", ":::", "```", "???", "{#", "{=html}"):
         assert mark not in text.replace(CELL, "")
@@ -341,6 +427,32 @@ def test_every_notebook_has_a_page_that_the_manuscript_links(page):
         assert all(image.get("alt") for image in Page((page.parent / "notebooks" / f"{stem}.html").read_text()).images)
 
 
+def test_every_notebook_can_be_downloaded_from_the_page_and_from_its_own(page):
+    links = Page(page.read_text()).links
+    for stem in report.notebook_titles(PROFILE):
+        assert f"notebooks/{stem}.ipynb" in links
+        assert f"{stem}.ipynb" in Page((page.parent / "notebooks" / f"{stem}.html").read_text()).links
+        nbformat.validate(nbformat.read(page.parent / "notebooks" / f"{stem}.ipynb", as_version=4))
+
+
+def test_every_table_of_results_can_be_downloaded(page):
+    files = {file.name for file in (page.parent / downloads.FOLDER).iterdir()}
+    assert len(files) == len(downloads.COPIED) + len(downloads.ATTENTION)
+    assert {f"{downloads.FOLDER}/{name}" for name in files} <= set(Page(page.read_text()).links)
+
+
+def test_the_page_says_how_to_cite_it(page):
+    text = Page(page.read_text()).text
+    assert "How to cite" in text
+    assert "@software{" in text
+    assert "Profile laptop, commit" in text
+
+
+def test_no_page_is_heavy(page):
+    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+        assert file.stat().st_size < 3e6
+
+
 def test_citations_appear_in_the_references(page):
     html = page.read_text()
     assert 'id="ref-goyal2024"' in html
@@ -356,7 +468,7 @@ def test_rendering_again_changes_nothing_until_a_result_does(build):
     before = page.stat().st_ino
     assert report.render(PROFILE) == page
     assert page.stat().st_ino == before
-    write_variables(build / "comparison", {key: f"newer {key}" for key in prose.COMPARISON})
+    write_results(build / "comparison", {key: f"newer {key}" for key in prose.COMPARISON})
     assert "newer primed_gain" in report.render(PROFILE).read_text()
 
 

@@ -137,7 +137,7 @@ def test_interval_repeats_with_its_seed():
 def test_identical_arms_gain_nothing_and_stay_finite():
     same = np.array([[True, False, True]])
     found = tables.paired(same, same, seed=0)
-    assert found == dict.fromkeys(tables.PAIRED, 0) | {"p": 1}
+    assert found == dict.fromkeys(tables.PAIRED, 0) | {"n": 3, "seeds": 1, "p": 1}
 
 
 # --- several seeds ---
@@ -189,9 +189,18 @@ def test_gains_read_the_seed_column(scores):
 
 
 def test_rules_table_has_an_accuracy_for_every_rule(scores):
-    table = tables.rules(scores).set_index("arm")
-    assert set(RULES) <= set(table)
-    assert (table.loc["none", list(RULES)] == 0.5).all()
+    table = tables.rules(scores)
+    assert list(zip(table["arm"], table["rule"], strict=True)) == [(arm, rule) for arm in scores for rule in RULES]
+    rows = table[table["arm"] == "none"]
+    assert (rows["accuracy"] == 0.5).all()
+    assert (rows["low"] < 0.5).all()
+    assert (rows["high"] > 0.5).all()
+
+
+def test_every_table_of_accuracies_or_differences_says_n_seeds_and_interval(scores):
+    for table in (tables.accuracy(scores, RULE, {}), tables.gains(scores, RULE, seed=0), tables.rules(scores)):
+        assert {"n", "seeds", "low", "high"} <= set(table)
+        assert (table["n"] == len(scores["none"])).all()
 
 
 def test_samples_are_the_first_problems_with_every_arm(scores):

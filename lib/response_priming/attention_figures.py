@@ -43,47 +43,16 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
                 line["markevery"] = (0.2 * place / len(arms), 0.2)  # beside those of other arms, not upon them
                 axes.plot(values.index, values.mean(axis=1), **line, **look)
                 axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
-                ends[arm] = float(values.mean(axis=1).iloc[-1])
+                ends[arm] = (float(values.index[-1]), float(values.mean(axis=1).iloc[-1]))
         axes.set_title(REGION_TITLES[region] if row == 0 else "", fontsize=10)
         label = EVERY[name].replace(" the ", "\nthe ")
         axes.set_ylabel(label if column == 0 else "", fontsize=9)
         axes.tick_params(labelsize=8, labelleft=True)
         if column == len(regions) - 1:
-            _name_lines(axes, ends)
+            figures.name_points(axes, ends, gap=0.13)
     for axes in grid[-1]:
         axes.set_xlabel(f"Layer (n = {metrics['prompt'].nunique()} prompts)", fontsize=9)
     return figure
-
-
-def _name_lines(axes: Any, ends: dict[str, float]) -> None:
-    """The arms at the right of their lines, in the order of the lines' ends and apart enough to read."""
-    ranked = sorted(ends, key=lambda arm: ends[arm])
-    low, high = axes.get_ylim()
-    wanted = [(ends[arm] - low) / (high - low) for arm in ranked]
-    gap = min(0.13, 1.1 / max(1, len(ranked)))  # many names stand closer, so that they stay beside their panel
-    for arm, place in zip(ranked, _apart(wanted, gap), strict=True):
-        axes.annotate(
-            figures.title(arm),
-            (1, (ends[arm] - low) / (high - low)),
-            (1.06, place),
-            xycoords="axes fraction",
-            textcoords="axes fraction",
-            color=figures.color(arm),
-            fontsize=8,
-            va="center",
-            # From the line's end to the middle of the name's left side.
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.6}
-            | {"color": figures.color(arm)},
-        )
-
-
-def _apart(wanted: list[float], gap: float) -> list[float]:
-    """Ascending places at least `gap` apart, near those wanted, around the same middle."""
-    places: list[float] = []
-    for place in wanted:
-        places.append(max(place, places[-1] + gap) if places else place)
-    shift = np.mean(places) - np.mean(wanted) if places else 0.0
-    return [float(place - shift) for place in places]
 
 
 def shown_heads(run: params.AttentionRun, analysis: Analysis) -> list[Head]:
@@ -170,7 +139,7 @@ def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel("Variance of a weight across arms, mean over positions", fontsize=9)
     axes.tick_params(axis="x", labelsize=8)
-    axes.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside upper right", ncols=4, frameon=False)
     return figure
 
 
@@ -184,14 +153,19 @@ def accuracy_figure(changes: pd.DataFrame, names: Iterable[str] = PAPER) -> Figu
     moved = changes.assign(**{name: changes[name].abs() for name in names})
     moved = moved.groupby(["arm", "seed", "accuracy"], sort=False)[names].mean().reset_index()
     figure = Figure(figsize=(7, 2.6 * ((len(names) + 1) // 2)), layout="constrained")
-    for axes, name in zip(figure.subplots((len(names) + 1) // 2, 2, squeeze=False).flat, names, strict=False):
+    grid = figure.subplots((len(names) + 1) // 2, 2, squeeze=False, sharey=True)
+    for place, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
+        first = {}
         for arm, points in moved.groupby("arm", sort=False):
             x, y = points[name].to_numpy(), 100 * points["accuracy"].to_numpy()
             axes.plot(x, y, figures.marker(str(arm)), color=figures.color(str(arm)), markersize=6)
-            axes.annotate(figures.title(str(arm)), (x[0], y[0]), (5, 3), textcoords="offset points", fontsize=7)
-        axes.margins(x=0.35, y=0.15)
+            first[str(arm)] = (float(x[0]), float(y[0]))
+        axes.margins(x=0.1, y=0.15)
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(f"Change of: {EVERY[name][0].lower()}{EVERY[name][1:]}", fontsize=8)
-        axes.set_ylabel("Accuracy (%)", fontsize=8)
+        axes.set_ylabel("" if place % 2 else "Accuracy (%)", fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.autoscale_view()
+        if place % 2 or name == names[-1]:  # accuracy, the height of a point, is the same in every panel
+            figures.name_points(axes, first, gap=0.11)
     return figure

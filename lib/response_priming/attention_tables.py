@@ -19,6 +19,15 @@ from response_priming.verdicts import NOT_RUN, SIGNIFICANT, UNPRIMED
 
 HEAD = ["prompt", "region", "layer", "head"]
 TESTED = ["region", "metric", "unprimed", "difference", "low", "high", "p_prompts", "p_holm", "p_students"]
+TESTS: figures.Columns = {
+    "region": ("region", None),
+    "metric": ("number", None),
+    "unprimed": ("unprimed", "{:.4f}"),
+    "difference": ("difference", "{:+.4f}"),
+    "interval": ("95 % interval", "{}"),
+    "p_holm": ("p (prompts)", verdicts.p_value),
+    "p_students": ("p (students)", verdicts.p_value),
+}
 
 
 def against(metrics: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -102,23 +111,16 @@ def means(metrics: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
 
 def shown_means(table: pd.DataFrame) -> Styler:
     """`means` as the paper prints it."""
-    return _shown(table, "attention").format(precision=4, na_rep="")
+    columns: figures.Columns = {name: (name.lower(), None) for name in ("Region", "Student")}
+    columns |= {str(name): (str(name), "{:.4f}") for name in table if name not in columns}
+    return figures.printed(table, "attention", columns)
 
 
 def shown_tests(tests: pd.DataFrame) -> Styler:
     """`primed` as the paper prints it."""
     ends = zip(tests["low"], tests["high"], strict=True)
     intervals = ["" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}" for low, high in ends]
-    table = tests.assign(metric=tests["metric"].map(EVERY), low=intervals).drop(columns=["high", "p_prompts"])
-    headings = {"metric": "number", "low": "95 % interval", "p_holm": "p (prompts)", "p_students": "p (students)"}
-    formats: dict[Any, Any] = dict.fromkeys(("unprimed", "difference"), "{:.4f}")
-    formats |= dict.fromkeys(("p (prompts)", "p (students)"), verdicts.p_value)
-    return _shown(table.rename(columns=headings), "attention-test").format(formats, na_rep="")
-
-
-def _shown(table: pd.DataFrame, name: str) -> Styler:
-    # A fixed id instead of a random one, so that a second run writes the same page.
-    return table.style.hide(axis="index").set_uuid(name)
+    return figures.printed(tests.assign(metric=tests["metric"].map(EVERY), interval=intervals), "attention-test", TESTS)
 
 
 def _published() -> dict[str, dict[str, float]]:

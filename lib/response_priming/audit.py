@@ -20,37 +20,39 @@ from response_priming import discrepancies, figures, manifest, params, paths, re
 from response_priming.extraction import RULES
 
 # For each table as the paper prints it: column -> heading and format.
-COLUMNS: dict[str, dict[str, tuple[str, Any]]] = {
+COLUMNS: dict[str, figures.Columns] = {
     "published": {
         "title": ("student", None),
         "readme": ("README", "{:.2%}"),
-        "readme_count": ("README, correct", "{:.0f}"),
-        "readme_share": ("the same, of n", "{:.2%}"),
-        "graded": ("marked correct in the log", "{:.0f}"),
-        "correct": ("recount, correct", "{:.0f}"),
-        "accuracy": ("recount", "{:.1%}"),
-        "interval": ("95 % interval", None),
-        "boxed": ("with a boxed number", "{:.0f}"),
+        "readme_count": ("its count", "{:.0f}"),
+        "readme_share": ("count / n", "{:.2%}"),
+        "graded": ("marked in the log", "{:.0f}"),
+        "correct": ("recount", "{:.0f}"),
+        "accuracy": ("recount / n", "{:.1%}"),
+        "interval": ("95 % interval", "{}"),
+        "boxed": ("boxed", "{:.0f}"),
     },
-    "rules": {"title": ("student", None)} | {rule: (rule, "{:.1%}") for rule in ("readme", "graded", *RULES)},
+    "rules": {"title": ("student", None)} | {
+        rule: (figures.wrapping(rule), "{:.1%}") for rule in ("readme", "graded", *RULES)
+    },
     "decomposition": {
         "title": ("student", None),
         "accuracy": ("accuracy", "{:.1%}"),
         "boxed_share": ("boxed", "{:.1%}"),
-        "boxed_right": ("accuracy if boxed", "{:.1%}"),
-        "unboxed_right": ("accuracy if not", "{:.1%}"),
-        "cap": ("cap (tokens)", "{:.0f}"),
-        "capped_share": ("ran into the cap", "{:.1%}"),
+        "boxed_right": ("if boxed", "{:.1%}"),
+        "unboxed_right": ("if not", "{:.1%}"),
+        "cap": ("cap", "{:.0f}"),
+        "capped_share": ("capped", "{:.1%}"),
         "finished": ("finished", "{:.0f}"),
-        "finished_right": ("accuracy if finished", "{:.1%}"),
-        "gain": ("gain over none (points)", "{:+.1f}"),
-        "boxing_points": ("of it from boxing more", "{:+.1f}"),
+        "finished_right": ("if finished", "{:.1%}"),
+        "gain": ("gain (points)", "{:+.1f}"),
+        "boxing_points": ("by boxing", "{:+.1f}"),
     },
     "tests": {
         "title": ("student", None),
         "baseline_title": ("compared with", None),
         "points": ("gain (points)", "{:+.1f}"),
-        "interval": ("95 % interval", None),
+        "interval": ("95 % interval", "{}"),
         "relative": ("relative gain", "{:+.1%}"),
         "wins": ("wins", "{:.0f}"),
         "losses": ("losses", "{:.0f}"),
@@ -80,6 +82,8 @@ class Audit:
         if name == "rules":
             table = table.pivot(index="title", columns="rule", values="accuracy").loc[table["title"].unique()]
             table = table.reset_index()
+        if name == "discrepancies":
+            table = table.replace("`", "", regex=True)  # code in Markdown, which a table's cell is not
         if "low" in table:
             scale = 1 if name == "tests" else 100
             table = table.assign(interval=list(map(verdicts.interval, scale * table["low"], scale * table["high"])))
@@ -141,11 +145,13 @@ def figure(found: Audit) -> Figure:
         at = np.arange(len(rules)) + offset
         look: dict[str, Any] = {"color": figures.color(arm), "marker": figures.marker(arm)}
         axes.hlines(at, 100 * points["low"], 100 * points["high"], color=look["color"], linewidth=1)
-        axes.plot(100 * points["accuracy"][1:], at[1:], linestyle="", markersize=5, label=figures.title(arm), **look)
+        axes.plot(100 * points["accuracy"][1:], at[1:], linestyle="", markersize=5, **look)
         axes.plot(100 * points["accuracy"][:1], at[:1], linestyle="", markersize=6, markerfacecolor="none", **look)
+        top = (100 * float(points["accuracy"].iloc[0]), -0.5)
+        name: dict[str, Any] = {"rotation": 40, "va": "bottom", "fontsize": 8, "color": look["color"]}
+        axes.annotate(figures.title(arm), top, (0, 2), textcoords="offset points", **name)
     axes.set_yticks(range(len(rules)), labels=["README", "marked in the log", *RULES])
     axes.set_ylim(len(rules) - 0.5, -0.5)
     axes.set_xlim(-1, 60)
     axes.set_xlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%)")
-    chart.legend(loc="outside right upper")
     return chart

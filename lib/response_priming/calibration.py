@@ -21,6 +21,16 @@ from statsmodels.stats.proportion import proportion_confint
 
 from response_priming import figures, verdicts
 
+COLUMNS: figures.Columns = {
+    "title": ("student", None),
+    "logprob_correct": ("right (nats)", "{:.3f}"),
+    "logprob_incorrect": ("wrong (nats)", "{:.3f}"),
+    "auroc": ("AUROC", "{:.1%}"),
+    "interval": ("95 % interval", "{}"),
+    "p": ("p", verdicts.p_value),
+    "calibration_error": ("calibration error", "{:.1%}"),
+}
+
 
 def table(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
     """One row an arm: the columns of `separation`, and `calibration_error`."""
@@ -89,20 +99,8 @@ def calibration_error(answers: pd.DataFrame, rule: str) -> float:
 def shown(found: pd.DataFrame) -> Styler:
     """The table as the paper prints it."""
     ends = zip(100 * found["auroc_low"], 100 * found["auroc_high"], strict=True)
-    names = {
-        "title": "student",
-        "logprob_correct": "right (nats)",
-        "logprob_incorrect": "wrong (nats)",
-        "auroc": "AUROC",
-        "interval": "95 % interval",
-        "p": "p",
-        "calibration_error": "calibration error",
-    }
     intervals = ["" if np.isnan(low) else verdicts.interval(low, high) for low, high in ends]
-    table = found.assign(interval=intervals)[list(names)].rename(columns=names)
-    formats: Any = dict.fromkeys(("right (nats)", "wrong (nats)"), "{:.3f}")
-    formats |= {"AUROC": "{:.1%}", "calibration error": "{:.1%}", "p": verdicts.p_value}
-    return table.style.hide(axis="index").format(formats, na_rep="").set_uuid("calibration")
+    return figures.printed(found.assign(interval=intervals), "calibration", COLUMNS)
 
 
 # --- figures ---

@@ -31,7 +31,7 @@ SUPPORTED, UNSUPPORTED, UNTESTABLE = VERDICTS = ("supported", "not supported", "
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
 BEST = "ground-truth"
 METRICS = ("entropy", "diagonal")
-COLUMNS: dict[str, tuple[str, Any]] = {
+COLUMNS: figures.Columns = {
     "claim": ("claim of the paper", None),
     "audit": ("what its logs say", None),
     "here": ("measured here", None),

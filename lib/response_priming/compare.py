@@ -22,22 +22,39 @@ from response_priming.errors import InputError
 from response_priming.extraction import RULES
 
 TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses")
-HEADINGS: dict[Any, str] = {
-    "baseline_title": "compared with",
-    "points": "gain (points)",
-    "relative": "relative gain",
-    "mean_tokens": "mean tokens",
-    "accuracy_answered": "accuracy if answered",
-    "p_holm": "p (Holm)",
-    "covers": "interval covers",
+SHARE, TEXT, WORDS = "{:.1%}", "{}", None  # a format is of numbers, aligned right; words have none
+ACCURACY: figures.Columns = {
+    "n": ("n", "{:.0f}"),
+    "seeds": ("seeds", "{:.0f}"),
+    "correct": ("correct", "{:.0f}"),
+    "accuracy": ("accuracy", SHARE),
+    "interval": ("95 % interval", TEXT),
+    "covers": ("interval covers", WORDS),
+    "spread": ("spread", SHARE),
+    "answered": ("answered", SHARE),
+    "accuracy_answered": ("if answered", SHARE),
+    "finished": ("finished", SHARE),
+    "mean_tokens": ("tokens", "{:.1f}"),
 }
-SHARES = ("accuracy", "spread", "answered", "finished", "accuracy_answered", "published", *RULES)
-FORMATS: dict[Any, Any] = dict.fromkeys(SHARES, "{:.1%}") | {
-    "points": "{:+.1f}",
-    "relative": "{:+.1%}",
-    "mean_tokens": "{:.1f}",
-    "p": verdicts.p_value,
-    "p_holm": verdicts.p_value,
+# For each table as the paper prints it: column -> heading and format.
+COLUMNS: dict[str, figures.Columns] = {
+    "accuracy": {"title": ("student", WORDS), **ACCURACY, "published": ("published", SHARE)},
+    "gains": {
+        "title": ("student", WORDS),
+        "baseline_title": ("compared with", WORDS),
+        "points": ("gain (points)", "{:+.1f}"),
+        "interval": ("95 % interval", TEXT),
+        "relative": ("relative gain", "{:+.1%}"),
+        "relative_interval": ("95 % interval", TEXT),
+        "wins": ("wins", "{:.0f}"),
+        "losses": ("losses", "{:.0f}"),
+        "p": ("p", verdicts.p_value),
+        "p_holm": ("p (Holm)", verdicts.p_value),
+    },
+    "rules": {"title": ("student", WORDS)} | {rule: (figures.wrapping(rule), SHARE) for rule in RULES},
+    "teacher": {"title": ("strategy", WORDS), **ACCURACY},
+    "samples": {key: (key, WORDS) for key in ("question", "answer")}
+    | {"title": ("student", WORDS), "response": ("response", WORDS), "correct": ("correct", WORDS)},
 }
 
 
@@ -55,27 +72,27 @@ class Comparison:
 
     def shown(self, name: str) -> Styler:
         """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
-        table: pd.DataFrame = getattr(self, name).drop(columns=["arm", "baseline", "differ"], errors="ignore")
-        intervals = (
-            ("95 % interval", "", 1 if name == "gains" else 100),
-            ("95 % interval (relative)", "relative_", 100),
-        )
-        for heading, prefix, scale in intervals:
+        table: pd.DataFrame = getattr(self, name)
+        columns = COLUMNS[name]
+        for prefix in ("", "relative_"):
             if f"{prefix}low" in table:
-                at = list(table).index(f"{prefix}low")
-                low, high = (scale * table.pop(f"{prefix}{end}") for end in ("low", "high"))
-                table.insert(at, heading, list(map(verdicts.interval, low, high)))
-        if "seeds" in table and (table["seeds"] == 1).all():
-            table = table.drop(columns=["seeds", "spread", "covers"])
+                scale = 1 if (name, prefix) == ("gains", "") else 100
+                ends = (scale * table[f"{prefix}{end}"] for end in ("low", "high"))
+                table = table.assign(**{f"{prefix}interval": list(map(verdicts.interval, *ends))})
+        if "covers" in table and (table["seeds"] == 1).all():
+            columns = {key: column for key, column in columns.items() if key not in ("seeds", "spread", "covers")}
+        if name == "rules":
+            table = by_rule(table)
         if name == "samples":
-            table["correct"] = table["correct"].map({True: "yes", False: "no"})
+            table = table.assign(correct=table["correct"].map({True: "yes", False: "no"}))
             table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
-        style = table.style.format({key: FORMATS.get(key) for key in table}, na_rep="", escape="html")
-        headings = HEADINGS | {"title": "strategy" if name == "teacher" else "student"}
-        style = style.format_index(lambda key: headings.get(key, str(key)), axis=1).hide(axis="index")
-        look: Any = [{"selector": cell, "props": "text-align: left; white-space: pre-wrap"} for cell in ("th", "td")]
-        # A fixed id instead of a random one, so that a second run writes the same page.
-        return style.set_table_styles(look).set_uuid(name)
+        return figures.printed(table, name, columns)
+
+
+def by_rule(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table with a row an arm and rule as one with a row an arm, and the accuracies by rule in columns."""
+    table = rows.pivot(index="title", columns="rule", values="accuracy").loc[rows["title"].unique()]
+    return table.reset_index()
 
 
 def compare(run: params.CompareRun) -> Comparison:
@@ -237,21 +254,21 @@ def accuracy_figure(found: Comparison) -> Figure:
 
 
 def loss_figure(found: Comparison) -> Figure:
-    """Hard and soft loss of every trained arm by optimiser step, means over seeds; a panel is left out where no arm has
-    that loss."""
+    """Hard and soft loss of every trained arm by optimiser step: means over seeds, and bands from the lowest to the
+    highest of them; a panel is left out where no arm has that loss."""
     panels = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
-    figure = Figure(figsize=(4 * len(panels) + 1.5, 3.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        means = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False, as_index=False)[name].mean()
-        for arm, curve in means.groupby("arm", sort=False):
-            look: dict[str, Any] = {
-                "color": figures.color(str(arm)),
-                "marker": figures.marker(str(arm)),
-                "markersize": 4,
-            }
-            axes.plot(curve["step"], curve[name], label=figures.title(str(arm)), markevery=0.1, **look)
+    figure = Figure(figsize=(7, 2.7 * len(panels) + 0.3), layout="constrained")
+    for axes, name in zip(figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels, strict=True):
+        steps = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False)[name].agg(["mean", "min", "max"])
+        ends = {}
+        for arm, curve in steps.groupby("arm", sort=False):
+            curve = curve.droplevel("arm")
+            look: dict[str, Any] = {"color": figures.color(str(arm))}
+            axes.fill_between(curve.index, curve["min"], curve["max"], alpha=0.15, linewidth=0, **look)
+            axes.plot(curve["mean"], marker=figures.marker(str(arm)), markersize=4, markevery=0.1, **look)
+            ends[str(arm)] = (float(curve.index[-1]), float(curve["mean"].iloc[-1]))
         axes.set_title(f"{name.capitalize()} loss")
-        axes.set_xlabel("Optimiser step")
         axes.set_ylabel("Nats per response token")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
+        figures.name_points(axes, ends, gap=0.1)
+    figure.axes[-1].set_xlabel("Optimiser step")
     return figure

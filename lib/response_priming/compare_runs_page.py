@@ -3,7 +3,6 @@
 import io
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -197,7 +196,7 @@ def _claims(a: FinishedRun, b: FinishedRun) -> list[str]:
         "The verdict on each claim of the paper, as each run's own notebook gives it, by its own rule. "
         f"{ABSENT}: no verdict on the comparison that is shown here."
     )
-    columns: Mapping[str, tuple[str, Any]] = {"claim": ("claim of the paper", None)} | SIDES
+    columns: figures.Columns = {"claim": ("claim of the paper", None)} | SIDES
     return [
         "# Claims of the paper",
         f"{_of('verdict', len(both), changed)}." if len(both) else "Only one of them has verdicts.",
@@ -205,6 +204,6 @@ def _claims(a: FinishedRun, b: FinishedRun) -> list[str]:
     ]
 
 
-def _table(name: str, found: pd.DataFrame, columns: Mapping[str, tuple[str, Any]], caption: str) -> str:
+def _table(name: str, found: pd.DataFrame, columns: figures.Columns, caption: str) -> str:
     shown = preview.table(figures.printed(found, name, columns).to_html())
     return preview.figure(f"tbl-{name}", str(shown), caption)

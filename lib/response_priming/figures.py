@@ -16,6 +16,9 @@ from response_priming import params
 _PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 
+# Of a table: column -> heading, and format, None for words.
+Columns = dict[str, tuple[str, Any]]
+
 TITLES = {
     params.UNDISTILLED: "Undistilled",
     params.FINE_TUNED: "Fine-tuned",
@@ -65,11 +68,57 @@ def _place(arm: str) -> int:
     return known.index(arm) if arm in known else len(known)
 
 
-def printed(table: pd.DataFrame, name: str, columns: Mapping[str, tuple[str, Any]]) -> Styler:
-    """A table for the page: its `columns` (column -> heading and format), in that order, without an index."""
+def name_points(axes: Any, points: Mapping[str, tuple[float, float]], *, gap: float) -> None:
+    """Name the arms at the right of the axes instead of in a legend, each joined to its point.
+
+    Args:
+        points: of each arm, e.g. the end of its line, in data coordinates; the axes' limits must be final.
+        gap: least distance of two names, as a share of the axes' height; less where many names would not fit.
+    """
+    ranked = sorted(points, key=lambda arm: points[arm][1])
+    heights = [float(axes.transLimits.transform(points[arm])[1]) for arm in ranked]
+    places = apart(heights, min(gap, 1.1 / max(1, len(ranked))))
+    for arm, place in zip(ranked, places, strict=True):
+        axes.annotate(
+            title(arm),
+            points[arm],
+            (1.06, place),
+            textcoords="axes fraction",
+            color=color(arm),
+            fontsize=8,
+            va="center",
+            # To the middle of the name's left side.
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.6}
+            | {"color": color(arm)},
+        )
+
+
+def apart(wanted: list[float], gap: float) -> list[float]:
+    """Ascending places at least `gap` apart, near those wanted, around the same middle; not below 0 if they fit."""
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, places[-1] + gap) if places else place)
+    shift = sum(places) / len(places) - sum(wanted) / len(wanted) if places else 0.0
+    shift = min(shift, places[0]) if places and places[-1] - places[0] <= 1 else shift
+    return [place - shift for place in places]
+
+
+def printed(table: pd.DataFrame, name: str, columns: Columns) -> Styler:
+    """A table for the page: its `columns` (column -> heading and format), in that order, without an index.
+
+    A column with a format holds numbers and is aligned right; one without holds words.
+    """
     style = table[list(columns)].style.hide(axis="index")
     style = style.format({key: form for key, (_, form) in columns.items() if form}, na_rep="", escape="html")
     style = style.format_index(lambda key: columns[str(key)][0], axis=1)
-    look: Any = [{"selector": cell, "props": "text-align: left; vertical-align: top"} for cell in ("th", "td")]
+    look: Any = [
+        {"selector": f".col{place}", "props": f"text-align: {'right' if form else 'left'}; vertical-align: top"}
+        for place, (_, form) in enumerate(columns.values())
+    ]
     # A fixed id instead of a random one, so that a second run writes the same page.
     return style.set_table_styles(look).set_uuid(name)
+
+
+def wrapping(name: str) -> str:
+    """A hyphenated name as a heading that may break after each hyphen, in every browser and in PDF."""
+    return name.replace("-", "-\u200b")

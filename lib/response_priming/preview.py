@@ -7,7 +7,10 @@ Of Quarto's Markdown this knows what index.qmd uses and pandoc lacks: `{{< var K
 
 import base64
 import html
+import os
 import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ import nbformat
 import pypandoc
 import yaml
 
-from response_priming import paths
+from response_priming import downloads, paths
 from response_priming.errors import InputError
 
 SHORTCODE = re.compile(r"\{\{<\s*(?P<name>\w+)\s+(?P<value>\S+)\s*>\}\}")
@@ -41,6 +44,7 @@ _OPTIONS = (
 )
 # A state of a bar, from the start of its line to the next one's; a cursor that moves up; what is overwritten by blanks.
 _PROGRESS = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*[\r\n]*|\x1b\[A|\r *(?=\r|$)")
+_TABLE = re.compile(r"<table.*</table>", re.DOTALL)
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -156,7 +160,7 @@ def _content(cell: Cell, where: str) -> str:
 
 def table(content: str) -> str | None:
     """The table in some HTML, inside a box that scrolls sideways; None where it has none."""
-    found = re.search(r"<table.*</table>", content, re.DOTALL)
+    found = _TABLE.search(content)
     return f'<div class="scroll" tabindex="0">{found[0]}</div>' if found else None
 
 
@@ -173,7 +177,8 @@ def _img(kind: str, encoded: str, alt: str) -> str:
 
 
 def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
-    """Render the staged manuscript and a page for each notebook; every page carries all that it shows.
+    """Render the staged manuscript and a page for each notebook; every page carries all that it shows. Beside them are
+    what they offer to download: the notebooks, and the results.
 
     Args:
         folder: staged sources (see `report.stage`).
@@ -183,15 +188,25 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
     variables = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
     text = expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables)
     head, front, body = text.split("---\n", 2)
-    links = "\n".join(f"- [{title}](notebooks/{stem}.html)" for stem, title in titles.items())
+    links = "\n".join(
+        f"- [{title}](notebooks/{stem}.html) ([download](notebooks/{stem}.ipynb))" for stem, title in titles.items()
+    )
     text = f"{head}---\n{front}---\n{NOTE}\n{body}\n\n# Notebooks {{.unnumbered}}\n\n{links}\n"
     options = ("--citeproc", "--toc", "--toc-depth=2", "--number-sections", "--variable=toc-title:Contents")
     pandoc(text, "markdown", folder, site / "index.html", *options)
     (site / "notebooks").mkdir()
-    back = '--variable=include-before:<p class="back"><a href="../index.html">Back to the manuscript</a></p>'
-    for stem, title in titles.items():
-        page = notebook_for_pandoc(folder / f"{stem}.ipynb")
-        pandoc(page, "ipynb", folder, site / "notebooks" / f"{stem}.html", f"--metadata=pagetitle:{title}", back)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # pandoc is a process of its own
+        list(pool.map(lambda stem: _write_notebook(folder, site / "notebooks", stem, titles[stem]), titles))
+    shutil.copytree(folder / downloads.FOLDER, site / downloads.FOLDER)
+
+
+def _write_notebook(folder: Path, pages: Path, stem: str, title: str) -> None:
+    links = (
+        f'<a href="../index.html">Back to the manuscript</a> \u00b7 <a href="{stem}.ipynb">Download this notebook</a>'
+    )
+    options = (f"--metadata=pagetitle:{title}", f'--variable=include-before:<p class="back">{links}</p>')
+    pandoc(notebook_for_pandoc(folder / f"{stem}.ipynb"), "ipynb", folder, pages / f"{stem}.html", *options)
+    shutil.copyfile(folder / f"{stem}.ipynb", pages / f"{stem}.ipynb")
 
 
 def notebook_for_pandoc(notebook: Path) -> str:
@@ -214,8 +229,9 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
         target: the page.
         options: of pandoc, beside those that every page has.
     """
-    arguments = [*_OPTIONS, "--metadata=lang:en", *options]
-    page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments, cworkdir=str(folder))
+    # Not pypandoc's `cworkdir`, which changes the folder of the whole process, and so of other threads.
+    arguments = [*_OPTIONS, f"--resource-path={folder}", "--metadata=lang:en", *options]
+    page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments)
     # A formula wider than a phone scrolls, so the keyboard must be able to reach it.
     page = page.replace('<math display="block"', '<math tabindex="0" display="block"')
     target.write_text(page, encoding="utf-8")
@@ -223,7 +239,7 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
 
 def static_copy(notebook: Path, target: Path) -> None:
     """Copy a notebook without what a page cannot show: widgets (Quarto would load their scripts from the network) and
-    progress bars, which leave an output for every state that they were in."""
+    progress bars, which leave an output for every state that they were in. Tables become nothing but a table."""
     content = _read(notebook)
     content.metadata.pop("widgets", None)
     for cell in content.cells:
@@ -232,5 +248,18 @@ def static_copy(notebook: Path, target: Path) -> None:
             for output in cell.outputs:
                 if output.output_type == "stream":
                     output.text = _PROGRESS.sub("", output.text)
+                elif found := _TABLE.search(output.get("data", {}).get("text/html", "")):
+                    output.data["text/html"] = _bare(found[0], output.data["text/html"])
             cell.outputs = [output for output in cell.outputs if output.output_type != "stream" or output.text.strip()]
     nbformat.write(content, target)
+
+
+def _bare(table: str, styled: str) -> str:
+    """The table without the styles before it, with each column's alignment and line breaks written into its cells.
+
+    Quarto loses an embedded table that has anything before or after it in its output (quarto-cli, issue 8927). A bare
+    one it reads as its own, for PDF as well.
+    """
+    table = re.sub(r">[^<>]+</td>", lambda cell: cell[0].replace("\n", "<br>"), table)
+    right = "|".join(re.findall(r"\.(col\d+) {\s*text-align: right", styled)) or "none"
+    return re.sub(rf'(<t[hd] [^>]*class="[^"]*\b(?:{right})\b[^"]*")', r'\1 style="text-align: right"', table)

@@ -6,7 +6,7 @@ A sentence that is not true of every profile is made here, so that one manuscrip
 import itertools
 import json
 
-from response_priming import figures, manifest, params, paths, sections, verdicts
+from response_priming import citation, figures, manifest, params, paths, plan, sections, verdicts
 
 # Keys that the stages compare and attention-visualize write into their variables.json.
 COMPARISON = [
@@ -89,7 +89,7 @@ AUDIT = [
 ]
 CLAIMS = ["claims_total", "claims_supported", "claims_not_supported", "claims_not_testable_here"]
 RESULTS = {"comparison": COMPARISON, "attention": ATTENTION, "audit": AUDIT, "claims": CLAIMS}
-PROVENANCE = ["command", "renderer", "git_commit", "versions", "machine"]
+PROVENANCE = ["command", "renderer", "git_commit", "made_on", "versions", "machine", "extras"]
 DISTILL = ["alpha", "kd_temperature", "learning_rate", "lora_r", "train_steps", "train_batch"]
 GENERATE = ["response_tokens", "top_k"]
 
@@ -120,7 +120,24 @@ def _provenance(profile: params.Profile) -> dict[str, str]:
         "git_commit": (made["git_commit"] or "unknown")[:12],
         "versions": f"Python {made['python']}, {packages}",
         "machine": made["machine"],
+        "made_on": citation.made_on(profile).isoformat(),
+        "extras": extras(profile),
     }
+
+
+def extras(profile: params.Profile) -> str:
+    """Where two measurements are that the page does without: in notebooks of their own, where somebody ran them."""
+    executed = {node.stage for node in plan.executed_extras(profile)}
+    measured = "{} is measured in the notebook *{}*, which is linked with the others."
+    absent = "{} was not measured for this page; `make {} PROFILE={}` does, and the page then links its notebook."
+    asked = {
+        "repair-ladder": ("What each deviation of the released code costs", "ladder"),
+        "search": ("Which training values are best on validation problems", "search"),
+    }
+    return " ".join(
+        measured.format(what, plan.PAGES[stage]) if stage in executed else absent.format(what, goal, profile.name)
+        for stage, (what, goal) in asked.items()
+    )
 
 
 def settings(profile: params.Profile) -> dict[str, str]:

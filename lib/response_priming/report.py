@@ -15,6 +15,8 @@ import yaml
 
 from response_priming import (
     attention,
+    citation,
+    downloads,
     explorer,
     figures,
     manifest,
@@ -28,7 +30,7 @@ from response_priming import (
 from response_priming.errors import InputError
 
 # What staging adds to the sources: the manuscript may name these although report/ has none of them.
-GENERATED = frozenset({"_strategies.md", "pipeline.svg"})
+GENERATED = frozenset({"_citation.md", "_downloads.md", "_strategies.md", "pipeline.svg"})
 
 
 def stage(profile: params.Profile) -> Path:
@@ -44,7 +46,10 @@ def stage(profile: params.Profile) -> Path:
             shutil.copytree(paths.REPORT, aside, dirs_exist_ok=True)
             for notebook in _notebooks(profile):
                 preview.static_copy(notebook, aside / notebook.name)
-            (aside / "_strategies.md").write_text(prose.strategies_table(profile), encoding="utf-8")
+            texts = {"strategies": prose.strategies_table(profile), "citation": citation.bibtex(profile)}
+            texts["downloads"] = downloads.write(profile, aside)
+            for name, text in texts.items():
+                (aside / f"_{name}.md").write_text(text, encoding="utf-8")
             pipeline_figure.draw().savefig(aside / "pipeline.svg")
             values = prose.variables(profile, renderer="Quarto" if quarto() else "pandoc preview")
             _write_yaml(aside / "_variables.yml", values)
@@ -87,7 +92,7 @@ def _run_quarto(command: str, folder: Path, output: Path) -> None:
 
 def _recipe(profile: params.Profile) -> dict[str, Any]:
     build = paths.BUILD / profile.name
-    sources = [path for path in sorted(paths.REPORT.rglob("*")) if path.is_file()]
+    sources = [paths.ROOT / "CITATION.cff", *(path for path in sorted(paths.REPORT.rglob("*")) if path.is_file())]
     parameters = {
         "profile": profile.model_dump(),
         "quarto": quarto(),
@@ -121,11 +126,11 @@ def _notebooks(profile: params.Profile) -> list[Path]:
 
 
 def _quarto_config(profile: params.Profile) -> dict[str, Any]:
-    """report/_quarto.yml with the profile's notebooks, which Quarto gives a page each."""
+    """report/_quarto.yml with the profile's notebooks, which Quarto gives a page each, and how to cite the page."""
     config: dict[str, Any] = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text(encoding="utf-8"))
     titles = notebook_titles(profile).items()
     config["manuscript"]["notebooks"] = [{"notebook": f"{stem}.ipynb", "title": title} for stem, title in titles]
-    return config
+    return config | citation.metadata(profile)
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:

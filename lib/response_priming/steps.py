@@ -43,6 +43,17 @@ _UNIT = r"(?:[A-Za-z]{2,})?(?:[ \t]+(?!x\b|X\b)[A-Za-z]+){0,2}"
 _TERM = rf"(?:\([ \t]*)*{_HERE}?-?{_NUMBER}(?:[ \t]*\))*{_UNIT}(?:[ \t]*\))*"
 _SIDE = rf"{_TERM}(?:[ \t]*[-+*/][ \t]*{_TERM})*"
 _EQUATION = re.compile(rf"{_SIDE}(?:[ \t]*=[ \t]*{_HERE}?[ \t]*{_SIDE})+")
+
+COLUMNS: figures.Columns = {
+    "title": ("student", None),
+    "responses": ("responses", "{:.0f}"),
+    "with_steps": ("with steps", "{:.1%}"),
+    "steps": ("steps", "{:.0f}"),
+    "right": ("steps right", "{:.1%}"),
+    "interval": ("95 % interval", "{}"),
+    "right_despite": ("answer right, a step wrong", "{:.1%}"),
+    "wrong_though": ("answer wrong, steps right", "{:.1%}"),
+}
 # An operand beside an equation that is no number, or the half of one: `x + 3 = 7`, `7:50 + 30 = 8:20`, `3 = 2x`. A
 # bullet or a number that opens a line is neither.
 _CUT_BEFORE = re.compile(r"(?:[\w)%][ \t]*[-+*/^]|\^)[ \t]*$|[\w.]$|\d:$")
@@ -182,16 +193,4 @@ def shown(found: pd.DataFrame) -> Styler:
     """The table as the paper prints it."""
     ends = zip(100 * found["low"], 100 * found["high"], strict=True)
     intervals = ["" if np.isnan(low) else verdicts.interval(low, high) for low, high in ends]
-    names = {
-        "title": "student",
-        "responses": "responses",
-        "with_steps": "with steps",
-        "steps": "steps",
-        "right": "steps right",
-        "interval": "95 % interval",
-        "right_despite": "answer right, a step wrong",
-        "wrong_though": "answer wrong, steps right",
-    }
-    table = found.assign(interval=intervals)[list(names)].rename(columns=names)
-    shares: list[Any] = [names[key] for key in ("with_steps", "right", "right_despite", "wrong_though")]
-    return table.style.hide(axis="index").format("{:.1%}", subset=shares, na_rep="").set_uuid("steps")
+    return figures.printed(found.assign(interval=intervals), "steps", COLUMNS)

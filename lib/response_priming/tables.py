@@ -51,7 +51,8 @@ def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.Dat
     return table.assign(p_holm=multipletests(table["p"], method="holm")[1] if rows else [])
 
 
-PAIRED = ("points", "low", "high", "relative", "relative_low", "relative_high", "wins", "losses", "differ", "p")
+RELATIVE = ("relative", "relative_low", "relative_high")
+PAIRED = ("n", "seeds", "points", "low", "high", *RELATIVE, "wins", "losses", "differ", "p")
 
 
 def _unprimed(arm: str) -> str:
@@ -65,12 +66,13 @@ def paired(new: Any, old: Any, *, seed: int) -> dict[str, Any]:
     Paired are the answers to one problem of the two students with one seed, which began from the same LoRA weights and
     took the problems in the same order; a baseline of one student meets the student of every seed.
 
-    `points`: difference in percentage points. `relative`: the same as a share of the baseline's accuracy, infinite
-    where that is 0 and the difference is not. `low`, `high`, `relative_low`, `relative_high`: their 95 % intervals by a
-    percentile bootstrap (9,999 resamples; unlike BCa it exists even where all pairs are equal) that draws problems anew
-    and, of several seeds, seeds as well. `wins`, `losses`: how often only the arm's, or only the baseline's, student
-    solves a problem, all seeds together. `differ`: the problems on which the two students of a seed differ, and `p`:
-    McNemar's exact test on these; of several seeds the fewest and the largest p, so p is small if every seed's is.
+    `n`: problems; `seeds`: students of the arm. `points`: difference in percentage points. `relative`: the same as a
+    share of the baseline's accuracy, infinite where that is 0 and the difference is not. `low`, `high`, `relative_low`,
+    `relative_high`: their 95 % intervals by a percentile bootstrap (9,999 resamples; unlike BCa it exists even where
+    all pairs are equal) that draws problems anew and, of several seeds, seeds as well. `wins`, `losses`: how often only
+    the arm's, or only the baseline's, student solves a problem, all seeds together. `differ`: the problems on which the
+    two students of a seed differ, and `p`: McNemar's exact test on these; of several seeds the fewest and the largest
+    p, so p is small if every seed's is.
     """
     old = np.broadcast_to(old, new.shape)
 
@@ -89,15 +91,19 @@ def paired(new: Any, old: Any, *, seed: int) -> dict[str, Any]:
     tests = [mcnemar([[0, won], [lost, 0]], exact=True).pvalue for won, lost in zip(wins, losses, strict=True)]
     values = map(float, (points, low, high, relative, relative_low, relative_high))
     counts = map(int, (wins.sum(), losses.sum(), (wins + losses).min()))
-    return dict(zip(PAIRED, (*values, *counts, float(max(tests))), strict=True))
+    size = new.shape[1], new.shape[0]
+    return dict(zip(PAIRED, (*size, *values, *counts, float(max(tests))), strict=True))
 
 
 def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Accuracy of every arm by every extraction rule."""
-    return pd.DataFrame(
-        {"arm": arm, "title": figures.title(arm)} | {rule: answers[f"{rule}-correct"].mean() for rule in RULES}
+    """One row an arm and extraction rule: the counts and the accuracy of `scoring.summary`, with its interval."""
+    kept = ("n", "seeds", "correct", "accuracy", "low", "high")
+    rows = (
+        {"arm": arm, "title": figures.title(arm), "rule": rule, **scoring.summary(answers, rule)}
         for arm, answers in scores.items()
+        for rule in RULES
     )
+    return pd.DataFrame(rows)[["arm", "title", "rule", *kept]]
 
 
 def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:

@@ -1,0 +1,73 @@
+"""How heavy the preview's pages are, and how long its first render takes, from starting Python to the finished site.
+
+    python benchmarks/page.py build/laptop benchmarks/results/page.json
+
+The executed notebooks and results of a finished profile are rendered anew, each time by a new process into an empty
+folder. Weights are of what a reader has to load: images, styles and formulas are inside the page.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pypandoc
+
+from response_priming import manifest
+
+REPEATS = 3
+RENDER = """
+import sys
+from pathlib import Path
+from response_priming import params, paths, report
+paths.BUILD = Path(sys.argv[1])
+report.quarto = lambda: None
+report.render(params.load(sys.argv[2]))
+"""
+
+
+def render_seconds(build: Path, scratch: Path) -> tuple[float, float]:
+    """Seconds of one render of `build` below `scratch`, and of the processors' time that it took."""
+    folder = scratch / build.name
+    folder.mkdir(parents=True)
+    for made in build.iterdir():
+        if made.name != "report":
+            (folder / made.name).symlink_to(made.resolve())
+    start, before = time.perf_counter(), os.times()
+    subprocess.run([sys.executable, "-c", RENDER, str(scratch), build.name], check=True)
+    after = os.times()
+    busy = after.children_user - before.children_user + after.children_system - before.children_system
+    return round(time.perf_counter() - start, 2), round(busy, 2)
+
+
+def main(build: Path, results: Path) -> None:
+    """Measure, print and write."""
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = [render_seconds(build, Path(scratch) / str(number)) for number in range(REPEATS)]
+        site = Path(scratch) / "0" / build.name / "report" / "_site"
+        megabytes = {
+            str(page.relative_to(site)): round(page.stat().st_size / 1e6, 3)
+            for page in (site / "index.html", *sorted((site / "notebooks").glob("*.html")))
+        }
+    found = {
+        "profile": build.name,
+        "page_megabytes": megabytes,
+        "heaviest_megabytes": max(megabytes.values()),
+        "median_render_seconds": statistics.median(wall for wall, _ in runs),
+        "median_processor_seconds": statistics.median(busy for _, busy in runs),
+        "runs": [{"render_seconds": wall, "processor_seconds": busy} for wall, busy in runs],
+        "load_average": os.getloadavg()[1],  # above the number of cores, other work slowed the renders
+        "machine": manifest.provenance()["machine"],
+        "versions": {"pandoc": str(pypandoc.get_pandoc_version()), "nbformat": version("nbformat")},
+    }
+    results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
