@@ -99,8 +99,8 @@ class SeedsRun(Run):
         """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
         return self.seeds[:1] if arm == UNDISTILLED else self.seeds
 
-    def adapter_of(self, arm: str, seed: int) -> Path:
-        """Where the adapter of a trained arm is read from."""
+    def student_of(self, arm: str, seed: int) -> Path:
+        """Where a trained arm's student is read from: an adapter, or all weights."""
         return self.build / "students" / arm / f"seed-{seed}"
 
     def scores_of(self, arm: str, seed: int) -> Path:
@@ -266,7 +266,7 @@ class Profile(Section):
 
     @property
     def trained(self) -> list[str]:
-        """The arms that have an adapter."""
+        """The arms that are trained."""
         return [arm for arm in self.arms if arm != UNDISTILLED]
 
     def distill_of(self, arm: str) -> Distill:

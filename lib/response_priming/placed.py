@@ -17,7 +17,7 @@ class _Placed(params.SeedsRun):
         """Where this run writes."""
         return self.place
 
-    def adapter_of(self, arm: str, seed: int) -> Path:
+    def student_of(self, arm: str, seed: int) -> Path:
         """Where the student is."""
         return self.place / "students" / arm / f"seed-{seed}"
 

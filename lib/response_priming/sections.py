@@ -155,7 +155,7 @@ class Distill(Signal):
     lora_targets: list[str] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1, description="adapted projections"
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the LoRA weights")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of what is trained")
     learning_rate: float = Field(1.0e-3, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
     weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")

@@ -141,6 +141,6 @@ def test_vllm_runs_an_adapter(prompts, tmp_path):
         model, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     ).save_pretrained(tmp_path)
     wanted, found = (
-        dict(opened(name, adapter=tmp_path).score(prompts[:1], top_k=TOP_K))[0] for name in ("transformers", "vllm")
+        dict(opened(name, student=tmp_path).score(prompts[:1], top_k=TOP_K))[0] for name in ("transformers", "vllm")
     )
     assert np.allclose(found.top_logprobs[:, 0], wanted.top_logprobs[:, 0], atol=0.05)
