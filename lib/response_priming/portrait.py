@@ -35,8 +35,8 @@ def write(
         }
     )
     asked = data.held_out[:SAMPLES]
-    # Sharded weights are not there to be decoded with.
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    # FSDP2 gathers weights for each forward pass; else sharded ones are not there to be decoded with.
+    sharded = (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2) or trainer.is_deepspeed_enabled
     answers = [""] * len(asked) if sharded else _answers(run, trainer.model, tokenizer, asked)
     samples = [
         {"problem_id": problem.id, "question": problem.question, "wanted": problem.worked, "answer": answer}

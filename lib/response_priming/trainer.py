@@ -61,7 +61,7 @@ class DistillTrainer(Trainer):
             eval_dataset=cast("Any", data.validation),
             data_collator=lambda batch: alignment.collate(list(itertools.chain(*batch)), pad),
             optimizer_cls_and_kwargs=optimizer_of(run),
-            callbacks=[_Progress(self, run.train_steps), *callbacks],
+            callbacks=[_Progress(self, run.train_steps, shown=arguments.process_index == 0), *callbacks],
         )
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
@@ -183,6 +183,7 @@ def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=not cpu,
         use_cpu=cpu,
         seed=seed,
@@ -211,9 +212,9 @@ def peak_mib() -> float:
 class _Progress(TrainerCallback):
     """Shows progress, validates after the last step, and lets no gradient that is not finite reach the weights."""
 
-    def __init__(self, trainer: DistillTrainer, steps: int) -> None:
+    def __init__(self, trainer: DistillTrainer, steps: int, *, shown: bool) -> None:
         self.trainer = trainer
-        self.bar = tqdm(total=steps, unit="step", mininterval=2, leave=False)
+        self.bar = tqdm(total=steps, unit="step", mininterval=2, leave=False, disable=not shown)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._advance()
