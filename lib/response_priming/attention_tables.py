@@ -47,7 +47,7 @@ def primed(metrics: pd.DataFrame, arms: list[str], *, seed: int) -> pd.DataFrame
 
     The table is empty where the run lacks the unprimed arm or any primed one.
     """
-    groups = {"unprimed": [UNPRIMED], "primed": [arm for arm in arms if arm not in (*params.CONTROLS, UNPRIMED)]}
+    groups = {"unprimed": [UNPRIMED], "primed": list(filter(params.is_primed, arms))}
     if UNPRIMED not in arms or not groups["primed"]:
         return pd.DataFrame(columns=TESTED).astype(dict.fromkeys(TESTED[2:], float))
     means = metrics.groupby(["region", "arm", "seed", "prompt"], sort=False)[list(EVERY)].mean()

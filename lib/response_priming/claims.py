@@ -129,7 +129,7 @@ def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
 def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
     """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
     right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    primed = [arm for arm in right if arm not in (*params.CONTROLS, UNPRIMED) and params.FINE_TUNED in right]
+    primed = [arm for arm in right if params.is_primed(arm) and params.FINE_TUNED in right]
     baseline = {"baseline": params.FINE_TUNED, "baseline_title": figures.title(params.FINE_TUNED)}
     rows = [
         {"arm": arm, "title": figures.title(arm), **baseline}

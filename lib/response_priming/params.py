@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar, NotRequired, Self, TypedDict, cast
+from typing import Any, ClassVar, NotRequired, Self, TypedDict, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,7 @@ from response_priming.sections import (
     Rule,
     Search,
     Section,
+    Seeds,
     Signal,
     first_problem,
 )
@@ -91,9 +92,7 @@ class PromptSignalsRun(GenerateRun):
 class SeedsRun(Run):
     """What all notebooks about students share: every trained arm has one student for each seed."""
 
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="training seeds (initial LoRA weights, data order): one student each"
-    )
+    seeds: Seeds = Field([0], description="training seeds (initial LoRA weights, data order): one student each")
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
@@ -106,12 +105,6 @@ class SeedsRun(Run):
     def scores_of(self, arm: str, seed: int) -> Path:
         """Where the answers of an arm's student are read from."""
         return self.build / "scores" / arm / f"seed-{seed}"
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: must be different numbers")
-        return self
 
 
 class ArmRun(Model, Problems, SeedsRun):
@@ -154,7 +147,7 @@ class CompareRun(Evaluate, Problems, ArmsRun):
     @property
     def strategies(self) -> list[str]:
         """The strategies whose responses some of the arms learn from."""
-        return load(self.profile).model_copy(update={"arms": self.arms}).strategies
+        return answered_for(self.profile, self.arms)
 
 
 class AttentionRun(Attention, Model, Problems, ArmsRun):
@@ -200,8 +193,8 @@ class AttributionRun(Attribution, Model, Problems, Run):
 
     @property
     def strategies(self) -> list[str]:
-        """The arms that learn from a teacher; each is named after its strategy."""
-        return [arm for arm in self.arms if arm not in CONTROLS]
+        """The strategies whose responses some of the arms learn from."""
+        return answered_for(self.profile, self.arms)
 
 
 RUNS: dict[str, type[Run]] = {
@@ -218,7 +211,7 @@ class Profile(Section):
 
     name: str
     seed: int = cast("Any", Run.model_fields["seed"])
-    seeds: list[Annotated[int, Field(ge=0)]] = cast("Any", SeedsRun.model_fields["seeds"])
+    seeds: Seeds = cast("Any", SeedsRun.model_fields["seeds"])
     arms: list[str] = cast("Any", ArmsRun.model_fields["arms"])
     problems: Problems = Problems()
     model: Model = Model()
@@ -239,8 +232,6 @@ class Profile(Section):
             for arm in arms:
                 if arm not in known:
                     raise ValueError(f"{where}: unknown arm {arm!r}; known: {', '.join(known)}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: must be different numbers")
         if len(set(self.arms)) < len(self.arms) or not self.arms:
             raise ValueError("arms: must be one or more different names")
         for arm in (*self.arms, *self.overrides):
@@ -310,6 +301,11 @@ class Strategy(TypedDict):
 def strategies() -> dict[str, Strategy]:
     """The strategies of params/prompts.yaml by name."""
     return cast("dict[str, Strategy]", _read_yaml(paths.PARAMS / "prompts.yaml")["strategies"])
+
+
+def answered_for(profile: str, arms: list[str]) -> list[str]:
+    """The strategies under which the teacher answers for these arms, were they the profile's."""
+    return load(profile).model_copy(update={"arms": arms}).strategies
 
 
 def is_primed(arm: str) -> bool:

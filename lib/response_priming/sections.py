@@ -5,7 +5,7 @@ Defaults live here alone; they are the `laptop` profile, and every other profile
 
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Repair = Literal[
     "pairing", "prefix-offset", "bos", "eos", "teacher-answers", "positions", "template", "truncation"
@@ -45,6 +45,15 @@ Rule = Literal[
     "hash", "boxed-first", "boxed-last", "last-number", "published", "published-corrected",
     "lm-eval-strict", "lm-eval-flexible", "math-verify",
 ]  # fmt: skip
+
+
+def _differ(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{seeds} must be different numbers")
+    return seeds
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -233,9 +242,7 @@ class Ladder(Section):
 
     ladder_strategy: str = Field("ground-truth", description="strategy of every rung")
     ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
-    ladder_seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="training seeds of every rung"
-    )
+    ladder_seeds: Seeds = Field([0], description="training seeds of every rung")
 
 
 class Search(Section):
