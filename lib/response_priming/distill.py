@@ -161,7 +161,8 @@ def _attempt(job: _Job, micro_batch: int) -> None:
     )
     if checkpoint is None:
         portrait.write(run, trainer, tokenizer, data, job.work)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with contextlib.closing(trainer.progress.bar):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(job.folder))
     portrait.write(run, trainer, tokenizer, data, job.folder)
     if trainer.is_world_process_zero():

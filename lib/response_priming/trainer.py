@@ -54,6 +54,7 @@ class DistillTrainer(Trainer):
         self.run, self.micro_batch = run, micro_batch
         arguments = _arguments(run, seed, micro_batch, folder, cpu=next(model.parameters()).device.type == "cpu")
         arguments.eval_on_start = not resumed
+        self.progress = _Progress(self, run.train_steps, shown=arguments.process_index == 0)
         super().__init__(
             model=model,
             args=arguments,
@@ -61,7 +62,7 @@ class DistillTrainer(Trainer):
             eval_dataset=cast("Any", data.validation),
             data_collator=lambda batch: alignment.collate(list(itertools.chain(*batch)), pad),
             optimizer_cls_and_kwargs=optimizer_of(run),
-            callbacks=[_Progress(self, run.train_steps, shown=arguments.process_index == 0), *callbacks],
+            callbacks=[self.progress, *callbacks],
         )
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
@@ -233,9 +234,6 @@ class _Progress(TrainerCallback):
         if logs and "hard" in logs:
             self.bar.set_postfix({key: f"{logs[key]:.3f}" for key in ("hard", "soft")}, refresh=False)
             self._advance()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.bar.close()
 
     def _advance(self) -> None:
         self.bar.update(self.trainer.state.global_step - self.bar.n)
