@@ -119,9 +119,10 @@ class ArmRun(Model, Problems, SeedsRun):
 
 
 class DistillRun(Distill, ArmRun):
-    """Parameters of notebooks/distill.ipynb."""
+    """Parameters of notebooks/distill.ipynb. `watched`: whether that notebook shows what became of the student."""
 
     stage = "distill"
+    watched: ClassVar[bool] = True
 
 
 class EvaluateRun(Evaluate, ArmRun):

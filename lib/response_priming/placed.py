@@ -23,7 +23,9 @@ class _Placed(params.SeedsRun):
 
 
 class DistillRun(_Placed, params.DistillRun):
-    """A training below `place`."""
+    """A training below `place`, of which nothing but the student and the loss on held-out solutions is looked at."""
+
+    watched = False
 
 
 class EvaluateRun(_Placed, params.EvaluateRun):

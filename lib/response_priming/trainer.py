@@ -53,7 +53,7 @@ class DistillTrainer(Trainer):
         """
         self.run, self.micro_batch = run, micro_batch
         arguments = _arguments(run, seed, micro_batch, folder, cpu=next(model.parameters()).device.type == "cpu")
-        arguments.eval_on_start = not resumed
+        arguments.eval_on_start = run.watched and not resumed
         self.progress = _Progress(self, run.train_steps, shown=arguments.process_index == 0)
         super().__init__(
             model=model,
@@ -228,7 +228,8 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         state, control = self.trainer.state, self.trainer.control
-        control.should_evaluate |= state.global_step == state.max_steps
+        if state.global_step == state.max_steps:
+            control.should_evaluate = self.trainer.run.watched
 
     def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
         if logs and "hard" in logs:
