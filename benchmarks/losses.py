@@ -3,15 +3,12 @@
     python benchmarks/losses.py            # all, each measurement in a process of its own; writes results/losses.md
 
 Hidden 4,096, vocabulary 128,256, bf16, the head frozen as with LoRA; forward and backward. Memory is the most that a
-process took on top of hidden states, head and signal; it is measured at hidden 256, for the vocabulary decides it and a
-CPU takes minutes otherwise (hidden 4,096 adds 62 MiB to each loss at 8,192 tokens, the gradient it returns). `torch`
-makes all logits at once; `liger` (liger-kernel's LigerFusedLinearJSDLoss, which makes teacher logits from the teacher's
-hidden states) runs where it is installed.
+process took on top of hidden states, head and signal, in a process for each; for time, the losses take turns in one.
+`torch` makes all logits at once; `liger` (liger-kernel's LigerFusedLinearJSDLoss, which makes teacher logits from the
+teacher's hidden states) runs where it is installed. Takes about a quarter of an hour and 20 GiB.
 """
 
-import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,52 +25,61 @@ WIDTH, VOCABULARY, K = 4096, 128_256, 64
 RESULTS = Path(__file__).parent / "results" / "losses.md"
 KINDS = ("fused, top 64", "torch, top 64", "fused, dense", "torch, dense", "liger, dense")
 OBJECTIVE = Objective(0.5, 2.0, "jsd")
-TOKENS_TIMED, REPEATS = 128, 3
-TOKENS = (1024, 2048)
+TOKENS, LARGEST, TIMED, REPEATS = (1024, 2048), 8192, 512, 4
 
 
-def rss_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+def resident(key: str) -> float:
+    """MiB of this process: `VmRSS` now, `VmHWM` at most so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 2**10
 
 
 def main() -> None:
     if len(sys.argv) == 3:
-        print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))
+        print(memory(sys.argv[1], int(sys.argv[2])))
         return
-    rows = {}
-    for kind in KINDS:
-        for tokens in (TOKENS_TIMED, *TOKENS, *([8192] if kind.startswith("fused") else [])):
-            rows[kind, tokens] = in_process(kind, tokens)
-            print(kind, tokens, rows[kind, tokens], flush=True)
-    RESULTS.write_text(report(rows))
+    seconds = times()
+    print(seconds, flush=True)
+    mib = {}
+    for kind in seconds:
+        for tokens in (*TOKENS, *([LARGEST] if kind.startswith("fused") else [])):
+            command = [sys.executable, __file__, kind, str(tokens)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            mib[kind, tokens] = float(done.stdout.splitlines()[-1])
+            print(kind, tokens, mib[kind, tokens], flush=True)
+    RESULTS.write_text(report(seconds, mib))
 
 
-def in_process(kind: str, tokens: int) -> dict[str, float] | None:
-    done = subprocess.run([sys.executable, __file__, kind, str(tokens)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(done.stderr.strip().splitlines()[-1])
-        return None
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
-def measure(kind: str, tokens: int) -> dict[str, float]:
-    """Seconds (median where timed) and MiB on top of the inputs."""
+def inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    width = WIDTH if tokens == TOKENS_TIMED else 256
-    hidden = torch.randn(tokens, width, dtype=torch.bfloat16)
-    head = torch.empty(VOCABULARY, width, dtype=torch.bfloat16).normal_(0, 0.02)
-    step = STEPS[kind](hidden.requires_grad_(), head)
-    before = rss_mib()
-    repeats = REPEATS if tokens == TOKENS_TIMED else 1
-    seconds = []
-    for _ in range(repeats):
-        start = time.monotonic()
-        step()
-        seconds.append(time.monotonic() - start)
-        hidden.grad = None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before
-    return {"seconds": statistics.median(seconds), "mib": peak}
+    hidden = torch.randn(tokens, WIDTH, dtype=torch.bfloat16)
+    return hidden.requires_grad_(), torch.empty(VOCABULARY, WIDTH, dtype=torch.bfloat16).normal_(0, 0.02)
+
+
+def times() -> dict[str, float]:
+    """Seconds of a step by kind, median."""
+    hidden, head = inputs(TIMED)
+    steps, found = {}, {}
+    for kind, prepare in STEPS.items():
+        try:
+            steps[kind] = prepare(hidden, head)
+        except ImportError as error:
+            print(f"{kind}: {error}")
+    for _ in range(REPEATS):
+        for kind, step in steps.items():
+            start = time.monotonic()
+            step()
+            found.setdefault(kind, []).append(time.monotonic() - start)
+            hidden.grad = None
+    return {kind: statistics.median(values) for kind, values in found.items()}
+
+
+def memory(kind: str, tokens: int) -> float:
+    """MiB that a step takes on top of its inputs."""
+    step = STEPS[kind](*inputs(tokens))
+    before = resident("VmRSS")
+    step()
+    return resident("VmHWM") - before
 
 
 def targets(tokens: int, dense: bool) -> Targets:
@@ -134,25 +140,23 @@ STEPS: dict[str, Callable[[torch.Tensor, torch.Tensor], Callable[[], None]]] = d
 )
 
 
-def report(rows: dict[tuple[str, int], dict[str, float] | None]) -> str:
+def report(seconds: dict[str, float], mib: dict[tuple[str, int], float]) -> str:
+    few, more = TOKENS
     lines = [
         "# The fused objective beside dense torch",
         "",
         f"`python benchmarks/losses.py`, hidden {WIDTH:,}, vocabulary {VOCABULARY:,}, bf16, {platform.machine()} CPU, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}. Seconds: forward and backward, median of "
-        f"{REPEATS}. MiB on top of the inputs, at hidden 256. *: not run, the line through 1,024 and 2,048 tokens.",
+        f"{REPEATS}. MiB on top of the inputs. *: not run, the line through {few:,} and {more:,} tokens.",
         "",
-        f"| loss | s at {TOKENS_TIMED} tokens | MiB at {TOKENS[0]:,} | MiB at {TOKENS[1]:,} | MiB at 8,192 |",
+        f"| loss | s at {TIMED} tokens | MiB at {few:,} | MiB at {more:,} | MiB at {LARGEST:,} |",
         "|---|---|---|---|---|",
     ]
-    for kind in KINDS:
-        found = [rows.get((kind, tokens)) for tokens in (TOKENS_TIMED, *TOKENS, 8192)]
-        if any(row is None for row in found[:3]):
-            lines.append(f"| {kind} | does not run here | | | |")
-            continue
-        mib = [row["mib"] for row in found[1:] if row]
-        largest = f"{mib[2]:,.0f}" if len(mib) == 3 else f"{mib[1] + 6 * (mib[1] - mib[0]):,.0f}*"
-        lines.append(f"| {kind} | {found[0]['seconds']:.2f} | {mib[0]:,.0f} | {mib[1]:,.0f} | {largest} |")  # type: ignore[index]
+    for kind, value in seconds.items():
+        a, b = mib[kind, few], mib[kind, more]
+        line = f"{b + (LARGEST - more) / (more - few) * (b - a):,.0f}*"
+        largest = f"{mib[kind, LARGEST]:,.0f}" if (kind, LARGEST) in mib else line
+        lines.append(f"| {kind} | {value:.2f} | {a:,.0f} | {b:,.0f} | {largest} |")
     return "\n".join(lines) + "\n"
 
 

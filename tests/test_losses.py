@@ -192,7 +192,8 @@ def test_a_rest_of_a_millionth_is_as_exact_as_any_other():
         found = loss_of(student, targets_of(teacher, 1), objective, torch.float32).soft
         ids = targets_of(teacher, 1).top_ids
         p, q = (softened(lumped(logits, ids), 10.0) for logits in (teacher, student))
-        assert torch.allclose(found.double(), 100 * reference(p, q, "forward-kl", 0.5), rtol=1e-4, atol=1e-5)
+        rounding = 100 * torch.finfo(torch.float32).eps  # T^2 times that of the probabilities
+        assert torch.allclose(found.double(), 100 * reference(p, q, "forward-kl", 0.5), rtol=1e-4, atol=rounding)
 
 
 def test_lumping_tokens_together_never_raises_the_divergence():

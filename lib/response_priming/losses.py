@@ -132,8 +132,7 @@ def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: Objective
     if logits.shape[-1] > teacher.shape[-1]:
         assert targets.tail_logprobs is not None
         teacher = torch.cat([teacher, targets.tail_logprobs.to(logits.dtype)[:, None]], -1)
-    student = logits.log_softmax(-1)
-    softened = [(part / objective.temperature).log_softmax(-1) for part in (teacher.clamp(SMALLEST_LOGPROB), student)]
+    softened = [(part / objective.temperature).log_softmax(-1) for part in (teacher.clamp(SMALLEST_LOGPROB), logits)]
     soft = objective.temperature**2 * DIVERGENCES[objective.divergence](softened[0], softened[1], objective.share)
     return hard, torch.where(targets.scored, soft, 0.0)
 
