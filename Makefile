@@ -4,8 +4,8 @@
 
 PROFILE ?= laptop
 PYTHON ?= python3
-B := build/$(PROFILE)
-NB := $(B)/notebooks
+BUILD := build/$(PROFILE)
+NB := $(BUILD)/notebooks
 
 # The active conda environment of environment.yml, or .venv, which is made and kept in step with the lock.
 ifeq ($(origin BIN),undefined)
@@ -32,44 +32,47 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper ladder search attribution plan lab test test-engines test-harness lint lock clean FORCE
+.PHONY: help paper ladder search attribution compare plan lab test test-engines test-harness lint lock clean FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-paper: $(B)/report/_site/index.html ## the paper: every stale notebook, then the page
+paper: $(BUILD)/report/_site/index.html ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
 
 # The plan is looked at by every goal that builds results, and by no other. It also says which notebook needs which.
-ifneq ($(filter paper ladder search attribution plan $(B)/%,$(or $(MAKECMDGOALS),help)),)
-include $(B)/plan/plan.mk
+ifneq ($(filter paper ladder search attribution plan $(BUILD)/%,$(or $(MAKECMDGOALS),help)),)
+include $(BUILD)/plan/plan.mk
 endif
 
-$(B)/plan/plan.mk: FORCE | $(SETUP)
+$(BUILD)/plan/plan.mk: FORCE | $(SETUP)
 	@$(BIN)/response-priming plan $(PROFILE)
 
 attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the teacher (a quarter of an hour on two cores)
 	@echo "The attribution: $(abspath $<); make paper gives it a page"
 
+compare: $(SETUP) ## two runs side by side: A=laptop B=single-gpu; instead of a profile, a run's folder
+	@$(BIN)/response-priming compare-runs "$(A)" "$(B)"
+
 plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'
 
 # Nothing runs before the data and the models are known to be there.
-$(B)/plan/ready: $(B)/plan/inputs.json
+$(BUILD)/plan/ready: $(BUILD)/plan/inputs.json
 	@$(BIN)/response-priming check $(PROFILE) > $@
 
-$(NB)/generate-%.ipynb: $(B)/plan/generate-%.json | $(B)/plan/ready
+$(NB)/generate-%.ipynb: $(BUILD)/plan/generate-%.json | $(BUILD)/plan/ready
 	@$(call RUN,generate) --strategy $*
-$(NB)/distill-%.ipynb: $(B)/plan/distill-%.json | $(B)/plan/ready
+$(NB)/distill-%.ipynb: $(BUILD)/plan/distill-%.json | $(BUILD)/plan/ready
 	@$(call RUN,distill) --arm $*
-$(NB)/evaluate-%.ipynb: $(B)/plan/evaluate-%.json | $(B)/plan/ready
+$(NB)/evaluate-%.ipynb: $(BUILD)/plan/evaluate-%.json | $(BUILD)/plan/ready
 	@$(call RUN,evaluate) --arm $*
-$(NB)/prompt-signals-%.ipynb: $(B)/plan/prompt-signals-%.json | $(B)/plan/ready
+$(NB)/prompt-signals-%.ipynb: $(BUILD)/plan/prompt-signals-%.json | $(BUILD)/plan/ready
 	@$(call RUN,prompt-signals) --strategy $*
-$(NB)/%.ipynb: $(B)/plan/%.json | $(B)/plan/ready
+$(NB)/%.ipynb: $(BUILD)/plan/%.json | $(BUILD)/plan/ready
 	@$(call RUN,$*)
-$(B)/report/_site/index.html: $(B)/plan/report.json $(NB)/claims.ipynb
+$(BUILD)/report/_site/index.html: $(BUILD)/plan/report.json $(NB)/claims.ipynb
 	@$(BIN)/response-priming report $(PROFILE)
 
 ladder: $(NB)/repair-ladder.ipynb ## what each deviation of the released code costs (some 20 minutes on two cores)
@@ -78,7 +81,7 @@ search: $(NB)/search.ipynb ## search for training values on the validation split
 	@echo "The search: $(abspath $<); make paper gives it a page"
 
 lab: $(SETUP) ## JupyterLab, opened at notebooks/start.ipynb
-	$(BIN)/jupyter lab --notebook-dir=notebooks --LabApp.default_url=/lab/tree/start.ipynb
+	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/start.ipynb
 
 test: $(SETUP) lint ## all tests and static checks
 	$(BIN)/pytest
@@ -123,4 +126,4 @@ lock: ## resolve pyproject.toml again into requirements.lock
 	./setup.sh --lock $(PYTHON) requirements.lock
 
 clean: ## remove the profile's results
-	rm -rf $(B)
+	rm -rf $(BUILD)

@@ -2,14 +2,15 @@
 
     python benchmarks/distill.py           # writes results/distill.md; TRL's line where trl is installed
 
-The embedded model, LoRA as in profile laptop, 8 sequences of 70 prompt and 30 response tokens. `plain` is the Hugging
-Face trainer with the model's own loss; `gkd` TRL's GKDTrainer, off-policy, which cannot use a cached signal and holds
-its teacher (here the same model) in memory. Trainers take turns; a step is the median over steps and repeats.
+The embedded model, LoRA as in profile laptop, 8 sequences of 70 prompt and 30 response tokens. `kd` is stage distill's
+step with a signal, `fine-tuned` the same without one; `plain` is the Hugging Face trainer with the model's own loss;
+`gkd` TRL's GKDTrainer, off-policy, which cannot use a cached signal and holds its teacher (here the same model) in
+memory. Trainers take turns; a step is the median over steps and repeats.
 """
 
+import functools
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import transformers
 from peft import get_peft_model
@@ -29,8 +31,9 @@ from response_priming import curriculum, engines, manifest, models, params, path
 from response_priming.losses import IGNORED
 from response_priming.trainer import DistillTrainer
 
+SIGNAL = ("scored", "top_ids", "top_logprobs", "tail_logprobs")
 RESULTS = Path(__file__).parent / "results" / "distill.md"
-PROMPT, RESPONSE, K, BATCH, STEPS, REPEATS, VOCABULARY = 70, 30, 64, 8, 4, 2, 49_152
+PROMPT, RESPONSE, K, BATCH, STEPS, REPEATS, VOCABULARY = 70, 30, 64, 8, 5, 3, 49_152
 
 
 class Clock(TrainerCallback):
@@ -72,9 +75,10 @@ class Same(list[Any]):
     """As many items as asked for, all the same."""
 
 
-def ours(folder: Path, clock: Clock) -> None:
+def ours(folder: Path, clock: Clock, *, signal: bool = True) -> None:
     model, _ = student.load(run_of())
-    data = curriculum.Curriculum(Same([[example()]] * 32), [], {})  # type: ignore[arg-type]
+    row = example() if signal else {key: value for key, value in example().items() if key not in SIGNAL}
+    data = curriculum.Curriculum(Same([[row]] * 32), [], {})  # type: ignore[arg-type]
     DistillTrainer(
         run_of(), data, model=model, pad=2, seed=0, micro_batch=BATCH, folder=folder, callbacks=[clock]
     ).train()
@@ -131,7 +135,12 @@ def gkd(folder: Path, clock: Clock) -> None:
 
 
 def seconds() -> dict[str, float]:
-    ways: dict[str, Callable[[Path, Clock], None]] = {"ours": ours, "plain": plain, "gkd": gkd}
+    ways: dict[str, Callable[[Path, Clock], None]] = {
+        "kd": ours,
+        "fine-tuned": functools.partial(ours, signal=False),
+        "plain": plain,
+        "gkd": gkd,
+    }
     clocks = {name: Clock() for name in ways}
     for _ in range(REPEATS):
         for name, way in list(ways.items()):
@@ -144,33 +153,37 @@ def seconds() -> dict[str, float]:
     return {name: statistics.median(clocks[name].seconds) for name in ways}
 
 
-def peak_mib(count: int) -> float:
-    """The most memory that preparing and reading `count` responses once, and three steps, take."""
-    done = subprocess.run([sys.executable, __file__, str(count)], capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
-
-
-def child(count: int) -> None:
+def memory(count: int) -> dict[str, int]:
+    """What a process that prepares and reads `count` responses takes; the student comes on top, whatever the count."""
     with tempfile.TemporaryDirectory() as place:
-        paths.BUILD = Path(place)
-        params.Run.explored = False  # type: ignore[assignment,method-assign]
-        run = run_of(n_train=count, largest_operand=300, train_steps=3)
-        tokenizer = models.tokenizer("embedded")
-        with manifest.writing(run.build / "responses" / "none", {}) as aside:
-            asked = problems.load(run, "train", count, seed=run.seed)
-            for first in range(0, count, 250):
-                rows = [answered(problem, tokenizer) for problem in asked[first : first + 250]]
-                responses.write_shard(aside / responses.shard_name(first), rows, vocabulary=VOCABULARY)
-            import pandas as pd
+        for task in ("write", "read"):
+            command = [sys.executable, __file__, task, str(count), place]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
-            pd.DataFrame({"kept": [True] * count}).to_parquet(aside / responses.KEPT)
-        model, _ = student.load(run)
-        data = curriculum.prepare(run, tokenizer)
-        for place_ in range(len(data.items)):
-            data.items[place_]
-        trainer = DistillTrainer(run, data, model=model, pad=2, seed=0, micro_batch=BATCH, folder=Path(place) / "work")
-        trainer.train()
-    print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10))
+
+def child(task: str, count: int, place: str) -> None:
+    paths.BUILD = Path(place)
+    params.Run.explored = False  # type: ignore[assignment,method-assign]
+    run, tokenizer = run_of(n_train=count, largest_operand=300), models.tokenizer("embedded")
+    if task == "write":
+        write(run, tokenizer)
+        return
+    items = curriculum.prepare(run, tokenizer).items
+    for index in range(len(items)):
+        items[index]
+    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps({key: int(lines[key].split()[0]) // 2**10 for key in ("RssAnon", "RssFile")}))
+
+
+def write(run: params.DistillRun, tokenizer: Any) -> None:
+    with manifest.writing(run.build / "responses" / "none", {}) as aside:
+        asked = problems.load(run, "train", run.n_train, seed=run.seed)
+        for first in range(0, len(asked), 250):
+            rows = [answered(problem, tokenizer) for problem in asked[first : first + 250]]
+            responses.write_shard(aside / responses.shard_name(first), rows, vocabulary=VOCABULARY)
+        pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(aside / responses.KEPT)
 
 
 def answered(problem: problems.Problem, tokenizer: Any) -> responses.Answered:
@@ -190,12 +203,12 @@ def answered(problem: problems.Problem, tokenizer: Any) -> responses.Answered:
 
 
 def main() -> None:
-    if len(sys.argv) == 2:
-        child(int(sys.argv[1]))
+    if len(sys.argv) == 4:
+        child(sys.argv[1], int(sys.argv[2]), sys.argv[3])
         return
-    memory = {count: peak_mib(count) for count in (1000, 4000)}
-    print(memory, flush=True)
     found = seconds()
+    print(found, flush=True)
+    taken = {count: memory(count) for count in (1000, 4000)}
     lines = [
         "# The cost of a distillation step",
         "",
@@ -203,13 +216,19 @@ def main() -> None:
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads, torch {torch.__version__}, transformers "
         f"{transformers.__version__}. Median of {REPEATS} x {STEPS - 1} steps, trainers in turn.",
         "",
-        "| trainer | s a step | beside plain |",
-        "|---|---|---|",
-        *(f"| {name} | {value:.2f} | {value / found['plain']:.2f} |" for name, value in found.items()),
+        "| trainer | s a step | beside fine-tuned | beside plain |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {value:.2f} | {value / found['fine-tuned']:.2f} | {value / found['plain']:.2f} |"
+            for name, value in found.items()
+        ),
         "",
-        "Peak memory (MiB) of `distill` by number of responses: "
-        + ", ".join(f"{count:,}: {value:,.0f}" for count, value in memory.items())
-        + ".",
+        "Memory (MiB) of a process that has prepared and read all responses, of its own and of mapped files, which the "
+        "system drops when it needs room:",
+        "",
+        "| responses | own | mapped |",
+        "|---|---|---|",
+        *(f"| {count:,} | {mib['RssAnon']} | {mib['RssFile']} |" for count, mib in taken.items()),
     ]
     RESULTS.write_text("\n".join(lines) + "\n")
 

@@ -36,7 +36,7 @@ def test_each_panel_has_every_arms_line_and_a_band_where_prompts_vary(prompts, b
     assert len(figure.axes) == 2 * len(PAPER)
     entropy = metrics.query("region == 'prompt'").groupby(["arm", "layer"])["entropy"].mean()
     for arm, line in zip(ARMS, figure.axes[0].lines, strict=True):
-        assert mpl.colors.to_rgb(line.get_color()) == pytest.approx(figures.color(arm, ARMS))
+        assert mpl.colors.to_rgb(line.get_color()) == pytest.approx(figures.color(arm))
         assert line.get_ydata() == pytest.approx(entropy[arm].to_numpy())
     drawn_bands = [
         np.isfinite(band.get_paths()[0].vertices).all() for band in figure.axes[0].collections if band.get_paths()
@@ -133,7 +133,7 @@ def test_every_student_is_a_point_of_its_accuracy():
         for seed in (0, 1)
         for layer, change in enumerate((-2.0, 4.0))
     ]
-    figure = drawn.accuracy_figure(pd.DataFrame(rows), ARMS)
+    figure = drawn.accuracy_figure(pd.DataFrame(rows))
     points = [line.get_xydata() for line in figure.axes[0].lines]
     assert [tuple(point) for one in points for point in one] == [(3.0, 10.0), (3.0, 20.0)] * 3
     assert {text.get_text() for text in figure.axes[0].texts} == set(map(figures.title, ARMS[1:]))

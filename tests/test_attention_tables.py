@@ -82,6 +82,7 @@ def test_one_prompt_cannot_be_tested():
 
 @pytest.mark.parametrize("arms", [["undistilled"], ["undistilled", "teacher"], ["undistilled", "none", "fine-tuned"]])
 def test_without_both_kinds_of_student_there_is_no_test(arms):
+    arms = [*arms, "constant-prefix", "shuffled", "published-teacher"]  # none of them is primed
     found = tables.primed(some_metrics(arms), arms, seed=0)
     assert found.empty
     assert list(found) == tables.TESTED

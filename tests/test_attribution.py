@@ -145,7 +145,7 @@ def test_figures_and_table_show_every_strategy(run):
     result = attribution.attribute(run)
     shown = attribution_tables.table(result, run.strategies)
     assert len(shown) == len(run.strategies)
-    axes = attribution_tables.shares_figure(result, run.strategies, run.arms).axes[-1]
+    axes = attribution_tables.shares_figure(result, run.strategies).axes[-1]
     assert [label.get_text() for label in axes.get_xticklabels()] == list(attribution.REGIONS)
     assert len(attribution_tables.deletion_figure(result, run.strategies).axes) == len(run.strategies)
 

@@ -40,6 +40,23 @@ def test_the_best_of_several_primed_arms_is_taken():
     assert verdict == SUPPORTED
 
 
+UNPRIMED_ARMS = ["constant-prefix", "shuffled", "published-none", "published-teacher"]
+
+
+def test_controls_and_arms_as_released_are_no_gain_of_priming():
+    lead = [(arm, "none", 30, 20, 40, 0.001) for arm in UNPRIMED_ARMS]
+    found = claims.gain_claims(gains(("teacher", "none", 2, -3, 7, 0.8), *lead), 0.55)
+    assert found["priming"][0].startswith("teacher over none")
+    assert found["priming"][1] == UNSUPPORTED
+    assert claims.gain_claims(gains(*lead), 0.55)["priming"] == claims.ABSENT
+
+
+def test_only_primed_arms_are_set_against_the_fine_tuned_one():
+    answers = pd.DataFrame({"problem_id": ["a", "b"], "seed": 0, "hash-correct": [True, False]})
+    scores = dict.fromkeys([*ARMS, *UNPRIMED_ARMS], answers)
+    assert list(claims.over_fine_tuning(scores, "hash", seed=0)["arm"]) == ["teacher", "ground-truth", "confidence"]
+
+
 @pytest.mark.parametrize(
     ("points", "low", "high", "p", "verdict"),
     [

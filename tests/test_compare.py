@@ -44,7 +44,8 @@ def write_scores(arm, ids=None, **changed):
 def write_student(arm):
     steps = np.arange(1, 25)
     soft = 2 / steps if arm in params.strategies() else np.nan
-    with manifest.writing(paths.BUILD / "laptop" / "students" / arm / "seed-0", {}) as folder:
+    recipe = manifest.recipe("distill", {"arm": arm}, [], code="distill")
+    with manifest.writing(paths.BUILD / "laptop" / "students" / arm / "seed-0", recipe) as folder:
         losses = pd.DataFrame({"step": steps, "loss": 1.5 / steps, "hard": 1 / steps, "soft": soft})
         losses.to_parquet(folder / "losses.parquet", index=False)
 

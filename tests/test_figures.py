@@ -1,20 +1,52 @@
+from itertools import combinations
+
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 from response_priming import figures, params
 
-ARMS = [params.UNDISTILLED, params.FINE_TUNED, *params.strategies(), params.SHUFFLED, "published-teacher"]
+ARMS = params.known_arms()
+# Colour blindness in linear RGB (Machado, Oliveira and Fernandes 2009, doi 10.1109/TVCG.2009.113, severity 1.0).
+SIGHT = {
+    "all cones": np.eye(3),
+    "no red cones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green cones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no blue cones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = TO_XYZ.sum(axis=1)
 
 
-@pytest.mark.parametrize("look", [figures.color, figures.marker])
-def test_every_arm_looks_different(look):
-    assert len({look(arm, ARMS) for arm in ARMS}) == len(ARMS)
+def test_every_arm_that_a_profile_may_name_looks_different():
+    assert len({(figures.color(arm), figures.marker(arm)) for arm in ARMS}) == len(ARMS)
 
 
-def test_more_arms_than_colours_still_have_one():
-    arms = [str(number) for number in range(40)]
-    assert figures.color("39", arms) in {figures.color(arm, arms) for arm in arms[:39]}
-    assert figures.marker("39", arms) in {figures.marker(arm, arms) for arm in arms[:39]}
+def test_the_papers_arms_and_two_more_strategies_differ_in_colour_and_in_marker():
+    paper, looks = params.load("laptop").arms, (figures.color, figures.marker)
+    assert all(len({look(arm) for arm in ARMS[: len(paper) + 2]}) == len(paper) + 2 for look in looks)
+
+
+def test_forty_strategies_still_look_different(monkeypatch):
+    many = {f"strategy-{number}": params.Strategy(title="", prefix="", source="") for number in range(40)}
+    monkeypatch.setattr(params, "strategies", lambda: many)
+    assert len({(figures.color(arm), figures.marker(arm)) for arm in params.known_arms()}) == len(params.known_arms())
+
+
+def seen(color, sight):
+    """CIELAB of a colour as somebody with this sight sees it."""
+    linear = np.array([part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color])
+    ratio = TO_XYZ @ np.clip(np.array(SIGHT[sight]) @ linear, 0, 1) / WHITE
+    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colours_differ_for_the_colour_blind(sight):
+    colors = {figures.color(arm) for arm in ARMS}
+    assert len(colors) > 8
+    apart = [np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in combinations(colors, 2)]
+    assert min(apart) > 10  # CIELAB units; 2.3 is a just noticeable difference
 
 
 def test_every_arm_has_a_title_of_its_own():

@@ -125,6 +125,24 @@ def test_an_extra_notebook_is_executed_alone_and_the_next_paper_has_its_page(pro
     assert project.stale() == set()
 
 
+def test_two_runs_are_set_side_by_side(project):
+    shutil.copytree(project.build, project.root / "before" / "tiny", ignore=shutil.ignore_patterns("students"))
+    done = project.make("compare", "A=tiny", "B=before/tiny")
+    assert done.returncode == 0, done.stderr
+    page = project.root / "build" / "compare-runs" / "tiny-tiny" / "index.html"
+    assert done.stdout == f"The comparison: {page}\n"
+    assert "students/teacher/seed-0" in page.read_text()  # it is missing, and named
+    assert project.stale() == set()
+
+
+def test_comparison_of_one_run_says_how_to_name_two(project):
+    done = project.make("compare", "A=tiny")
+    line, *rest = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line == "response-priming: A or B is missing: name two runs, as in `make compare A=laptop B=single-gpu`"
+    assert all(other.startswith("make") for other in rest)
+
+
 def test_second_make_paper_runs_nothing(project):
     assert project.stale() == set()
     assert "[" not in project.make("paper").stdout
@@ -228,6 +246,7 @@ def test_help_names_every_goal_and_profile(project):
         "make test-harness",
         "make lab",
         "make plan",
+        "make compare",
         "make clean",
         "gsm8k-laptop",
         "single-gpu",

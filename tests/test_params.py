@@ -59,7 +59,11 @@ def test_an_unknown_profile_names_those_there_are():
         ({"problems": {"n_train": 0.5}}, "problems.n_train = 0.5: input should be a valid integer"),
         ({"distill": {"alpha": 2}}, "distill.alpha = 2: input should be less than or equal to 1"),
         ({"distill": {"learning_rate": 0}}, "distill.learning_rate = 0: input should be greater than 0"),
-        ({"problems": {"dataset": "gsm9k"}}, "problems.dataset = 'gsm9k': input should be 'procedural' or 'gsm8k'"),
+        ({"problems": {"dataset": "gsm9k"}}, "problems.dataset = 'gsm9k': input should be 'procedural', 'gsm8k' or "),
+        (
+            {"problems": {"dataset": "local"}},
+            "problems: data_dir = None: dataset 'local' needs a folder with train.jsonl",
+        ),
         ({"generate": {"top_k": "most"}}, "generate.top_k: 'most' is neither a number from 1 nor 'all'"),
         ({"generate": {"top_k": 0}}, "generate.top_k: 0 is neither a number from 1 nor 'all'"),
         ({"generate": {"samples": 4}}, "generate: samples = 4 needs a temperature above 0; greedy samples are all "),
@@ -85,7 +89,10 @@ def test_an_unknown_profile_names_those_there_are():
             {"search": {"alpha_range": [0, 2]}},
             "search: alpha_range: alpha = 2.0: input should be less than or equal to 1",
         ),
-        ({"search": {"divergences": ["kl"]}}, "search: divergences: divergence = 'kl': input should be 'forward-kl'"),
+        (
+            {"search": {"divergences": ["kl"]}},
+            "search: divergences: divergence: 'kl' is none of forward-kl, reverse-kl",
+        ),
         ("distill: [1\n", "not YAML: "),
         ("- distill\n", "must be a mapping of sections, is a list"),
     ],
@@ -168,7 +175,7 @@ def test_what_the_teacher_has_to_give_follows_from_the_arms(write, arms, answere
     write({"arms": arms})
     profile = params.load("mine")
     assert (profile.strategies, profile.scored) == (answered, scored)
-    assert profile.run("compare").strategies == answered
+    assert profile.run("compare").strategies == profile.run("attribution").strategies == answered
 
 
 def test_repairing_the_teachers_part_needs_its_responses(write):

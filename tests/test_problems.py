@@ -166,8 +166,15 @@ def test_a_bad_file_is_refused_in_one_line(gsm8k, lines, problem):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"test.jsonl: no such file; a GSM8K folder holds train.jsonl and test.jsonl"):
+    with pytest.raises(InputError, match=r"test.jsonl: no such file; the folder holds train.jsonl and test.jsonl"):
         problems.load(sections.Problems(dataset="gsm8k", data_dir=str(tmp_path)), "test", 1, seed=0)
+
+
+def test_local_problems_are_read_and_known_by_their_content(gsm8k, tmp_path):
+    gsm8k([json.dumps(record(1))])
+    source = sections.Problems(dataset="local", data_dir=str(tmp_path))
+    assert problems.load(source, "test", 1, seed=0) == gsm8k([json.dumps(record(1))], "test")
+    assert problems.fingerprint(source) != "procedural"
 
 
 def test_a_changed_file_changes_the_fingerprint(gsm8k, tmp_path):

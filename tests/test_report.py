@@ -13,7 +13,7 @@ import pytest
 import yaml
 from nbformat import v4
 
-from response_priming import losses, manifest, params, paths, preview, prose, report, verdicts
+from response_priming import losses, manifest, params, paths, preview, prose, report, sections, verdicts
 from response_priming.errors import InputError
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
@@ -188,7 +188,7 @@ def test_strategies_are_the_profiles_with_their_prefixes_word_for_word():
 
 
 def test_every_divergence_has_a_name_in_the_prose():
-    assert prose.DIVERGENCES.keys() == losses.DIVERGENCES.keys()
+    assert sections.DIVERGENCES.keys() == losses.DIVERGENCES.keys()
 
 
 def test_an_override_is_owned_up_to():
@@ -457,3 +457,12 @@ def test_a_cell_that_shows_nothing_is_named(tmp_path, label, kind):
 def test_a_figure_without_svg_is_shown_as_png(tmp_path):
     write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", data={"image/png": PNG}))
     assert f"data:image/png;base64,{PNG}" in preview.expand("{{< embed nb.ipynb#fig-a >}}", Path(tmp_path), {})
+
+
+def test_problems_of_a_folder_are_not_passed_off_as_others(tmp_path):
+    local = sections.Problems(dataset="local", data_dir=str(tmp_path))
+    settings = prose.settings(PROFILE.model_copy(update={"problems": local}))
+    texts = settings["problems_setting"] + settings["scale_limit"]
+    assert "local folder" in texts
+    assert "GSM8K" not in texts
+    assert "generator" not in texts

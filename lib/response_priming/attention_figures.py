@@ -24,7 +24,7 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
     """Numbers across layers: a row a number, a column a region, a line an arm named at its right end.
 
     Lines are means over heads, seeds and then prompts; bands are 95 % t-intervals over prompts. `arms` is the
-    profile's list, for colours and order; arms that `metrics` lacks are left out.
+    profile's list, for their order; arms that `metrics` lacks are left out.
     """
     names = list(names)
     regions = list(dict.fromkeys(metrics["region"]))
@@ -34,12 +34,14 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
     for (row, column), axes in np.ndenumerate(grid):
         name, region = names[row], regions[column]
         ends = {}
-        for arm in arms:
+        for place, arm in enumerate(arms):
             if (region, arm) in lines.index:
                 values = lines.loc[(region, arm), name].unstack("prompt").dropna(how="all")
-                look: dict[str, Any] = {"color": figures.color(arm, arms)}
+                look: dict[str, Any] = {"color": figures.color(arm)}
                 bands = np.array([attention_tables.interval(row) for row in values.to_numpy()])
-                axes.plot(values.index, values.mean(axis=1), linewidth=1.1, **look)
+                line: dict[str, Any] = {"marker": figures.marker(arm), "markersize": 3, "linewidth": 1.1}
+                line["markevery"] = (0.2 * place / len(arms), 0.2)  # beside those of other arms, not upon them
+                axes.plot(values.index, values.mean(axis=1), **line, **look)
                 axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
                 ends[arm] = float(values.mean(axis=1).iloc[-1])
         axes.set_title(REGION_TITLES[region] if row == 0 else "", fontsize=10)
@@ -47,30 +49,31 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
         axes.set_ylabel(label if column == 0 else "", fontsize=9)
         axes.tick_params(labelsize=8, labelleft=True)
         if column == len(regions) - 1:
-            _name_lines(axes, ends, arms)
+            _name_lines(axes, ends)
     for axes in grid[-1]:
         axes.set_xlabel(f"Layer (n = {metrics['prompt'].nunique()} prompts)", fontsize=9)
     return figure
 
 
-def _name_lines(axes: Any, ends: dict[str, float], arms: list[str]) -> None:
+def _name_lines(axes: Any, ends: dict[str, float]) -> None:
     """The arms at the right of their lines, in the order of the lines' ends and apart enough to read."""
     ranked = sorted(ends, key=lambda arm: ends[arm])
     low, high = axes.get_ylim()
     wanted = [(ends[arm] - low) / (high - low) for arm in ranked]
-    for arm, place in zip(ranked, _apart(wanted, 0.13), strict=True):
+    gap = min(0.13, 1.1 / max(1, len(ranked)))  # many names stand closer, so that they stay beside their panel
+    for arm, place in zip(ranked, _apart(wanted, gap), strict=True):
         axes.annotate(
             figures.title(arm),
             (1, (ends[arm] - low) / (high - low)),
             (1.06, place),
             xycoords="axes fraction",
             textcoords="axes fraction",
-            color=figures.color(arm, arms),
+            color=figures.color(arm),
             fontsize=8,
             va="center",
             # From the line's end to the middle of the name's left side.
             arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.6}
-            | {"color": figures.color(arm, arms)},
+            | {"color": figures.color(arm)},
         )
 
 
@@ -171,7 +174,7 @@ def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
     return figure
 
 
-def accuracy_figure(changes: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:
+def accuracy_figure(changes: pd.DataFrame, names: Iterable[str] = PAPER) -> Figure:
     """How far each student's most divergent heads are from the first arm's, against its accuracy.
 
     `changes`: `attention_tables.with_accuracy`. A panel a number; x is the mean over heads of the change's absolute
@@ -184,7 +187,7 @@ def accuracy_figure(changes: pd.DataFrame, arms: list[str], names: Iterable[str]
     for axes, name in zip(figure.subplots((len(names) + 1) // 2, 2, squeeze=False).flat, names, strict=False):
         for arm, points in moved.groupby("arm", sort=False):
             x, y = points[name].to_numpy(), 100 * points["accuracy"].to_numpy()
-            axes.plot(x, y, figures.marker(str(arm), arms), color=figures.color(str(arm), arms), markersize=6)
+            axes.plot(x, y, figures.marker(str(arm)), color=figures.color(str(arm)), markersize=6)
             axes.annotate(figures.title(str(arm)), (x[0], y[0]), (5, 3), textcoords="offset points", fontsize=7)
         axes.margins(x=0.35, y=0.15)
         axes.locator_params(axis="x", nbins=4)

@@ -60,12 +60,12 @@ def _mean(values: pd.Series) -> str:
     return f"{values.mean():.2f} ({low:.2f} to {high:.2f})" if len(values) > 1 else f"{values.mean():.2f}"
 
 
-def shares_figure(result: Attributions, strategies: list[str], arms: list[str]) -> Figure:
+def shares_figure(result: Attributions, strategies: list[str]) -> Figure:
     """Share of attribution per region, a panel a method and a bar a strategy, with 95 % t-interval over problems; white
-    diamonds are the region's share of the prompt's tokens. `arms` is the profile's list, for colours."""
+    diamonds are the region's share of the prompt's tokens."""
     figure, panels = plt.subplots(len(METHODS), 1, figsize=(8, 5.6), sharex=True, layout="constrained")
     parts = shares(result.tokens)
-    palette = [figures.color(strategy, arms) for strategy in strategies]
+    palette = [figures.color(strategy) for strategy in strategies]
     style = {"data": parts, "x": "region", "order": REGIONS, "hue": "strategy", "hue_order": strategies}
     for axes, method in zip(panels, METHODS, strict=True):
         bars = {"palette": palette, "errorbar": interval, "capsize": 0.2, "err_kws": {"lw": 1}}

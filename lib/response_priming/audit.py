@@ -139,7 +139,7 @@ def figure(found: Audit) -> Figure:
     for offset, arm in zip(np.linspace(-0.25, 0.25, len(arms)), arms, strict=True):
         points = table[table["arm"] == arm].set_index("rule").loc[rules]
         at = np.arange(len(rules)) + offset
-        look: dict[str, Any] = {"color": figures.color(arm, arms), "marker": figures.marker(arm, arms)}
+        look: dict[str, Any] = {"color": figures.color(arm), "marker": figures.marker(arm)}
         axes.hlines(at, 100 * points["low"], 100 * points["high"], color=look["color"], linewidth=1)
         axes.plot(100 * points["accuracy"][1:], at[1:], linestyle="", markersize=5, label=figures.title(arm), **look)
         axes.plot(100 * points["accuracy"][:1], at[:1], linestyle="", markersize=6, markerfacecolor="none", **look)

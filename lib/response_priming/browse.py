@@ -42,6 +42,7 @@ def _as_html(answer: pd.Series, rule: str) -> str:
     found = "no number" if pd.isna(answer[rule]) else answer[rule]
     ended = "ended by itself" if answer["finished"] else "cut at the limit"
     about = f"{answer['problem_id']}: {verdict}; {rule} finds {found}, right is {answer['answer']}; {ended}"
-    style = "white-space: pre-wrap; line-height: 1.4"
-    parts = (answer["question"], answer["response"])
-    return f"<b>{escape(about)}</b>" + "".join(f'<pre style="{style}">{escape(part)}</pre>' for part in parts)
+    style = "white-space: pre-wrap; line-height: 1.4; margin: 0 0 0.8em"
+    parts = {"Question": answer["question"], "Response": answer["response"]}
+    shown = (f'<small>{name}</small><pre style="{style}">{escape(part)}</pre>' for name, part in parts.items())
+    return f"<b>{escape(about)}</b><br>" + "".join(shown)

@@ -116,7 +116,7 @@ def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
     for axes, arm in zip(panels.flat, arms, strict=False):
         found = reliability(scores[arm], rule)
         errors = [100 * (found["accuracy"] - found["low"]), 100 * (found["high"] - found["accuracy"])]
-        look: dict[str, Any] = {"color": figures.color(arm, arms), "marker": figures.marker(arm, arms)}
+        look: dict[str, Any] = {"color": figures.color(arm), "marker": figures.marker(arm)}
         axes.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
         axes.errorbar(100 * found["confidence"], 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
         axes.set_title(figures.title(arm))

@@ -117,7 +117,7 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
 
 def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
     """The claims that rows of `tables.gains` decide."""
-    primed = gains[(gains["baseline"] == UNPRIMED) & ~gains["arm"].isin(params.CONTROLS)]
+    primed = gains[(gains["baseline"] == UNPRIMED) & gains["arm"].map(params.is_primed)]
     unprimed = gains[(gains["baseline"] == params.UNDISTILLED) & (gains["arm"] == UNPRIMED)]
     return {
         "priming": gain(primed),

@@ -164,6 +164,19 @@ def report(profile: ProfileName) -> None:
     typer.echo(f"[report] {paths.shown(report_stage.render(loaded))}")
 
 
+@app.command("compare-runs")
+def compare_runs(
+    a: Annotated[str, typer.Argument(help="A profile, or the folder of a run.")] = "",
+    b: Annotated[str, typer.Argument(help="Another one.")] = "",
+) -> None:
+    """Set two finished runs side by side, with the parameters that differ, in build/compare-runs/A-B/index.html."""
+    if not (a and b):
+        raise InputError("A or B is missing: name two runs, as in `make compare A=laptop B=single-gpu`")
+    from response_priming import compare_runs_page
+
+    typer.echo(f"The comparison: {compare_runs_page.write(a, b)}")
+
+
 @app.command()
 def audit(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the released response logs.")],

@@ -219,8 +219,8 @@ def accuracy_figure(found: Comparison) -> Figure:
     for y, row in enumerate(table.to_dict("records")):
         x, low, high, printed = (100 * row[key] for key in ("accuracy", "low", "high", "published"))
         look: dict[str, Any] = {
-            "color": figures.color(row["arm"], arms),
-            "marker": figures.marker(row["arm"], arms),
+            "color": figures.color(row["arm"]),
+            "marker": figures.marker(row["arm"]),
             "markersize": 7,
         }
         axes.errorbar(x, y, xerr=[[x - low], [high - x]], capsize=3, **look)
@@ -239,15 +239,14 @@ def accuracy_figure(found: Comparison) -> Figure:
 def loss_figure(found: Comparison) -> Figure:
     """Hard and soft loss of every trained arm by optimiser step, means over seeds; a panel is left out where no arm has
     that loss."""
-    arms = list(found.accuracy["arm"])
     panels = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
     figure = Figure(figsize=(4 * len(panels) + 1.5, 3.2), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         means = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False, as_index=False)[name].mean()
         for arm, curve in means.groupby("arm", sort=False):
             look: dict[str, Any] = {
-                "color": figures.color(str(arm), arms),
-                "marker": figures.marker(str(arm), arms),
+                "color": figures.color(str(arm)),
+                "marker": figures.marker(str(arm)),
                 "markersize": 4,
             }
             axes.plot(curve["step"], curve[name], label=figures.title(str(arm)), markevery=0.1, **look)

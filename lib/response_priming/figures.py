@@ -11,8 +11,9 @@ from pandas.io.formats.style import Styler
 
 from response_priming import params
 
-# Seaborn's colour-blind palette and distinct markers, so that no figure relies on colour alone.
-_PALETTE = sns.color_palette("colorblind")
+# Seaborn's colour-blind palette with a dark grey for its yellow and pink, which are hardly visible on white, and
+# distinct markers, so that no figure relies on colour alone. Nine and ten: 90 arms differ in at least one of the two.
+_PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 
 TITLES = {
@@ -48,14 +49,20 @@ def title(arm: str) -> str:
     return TITLES.get(arm) or params.strategies()[arm]["title"]
 
 
-def color(arm: str, arms: list[str]) -> tuple[float, float, float]:
-    """The arm's colour; `arms` is the profile's list, whose order decides."""
-    return tuple(_PALETTE[arms.index(arm) % len(_PALETTE)])
+def color(arm: str) -> tuple[float, float, float]:
+    """The arm's or strategy's colour, the same in every figure of every profile."""
+    return tuple(_PALETTE[_place(arm) % len(_PALETTE)])
 
 
-def marker(arm: str, arms: list[str]) -> str:
-    """The arm's marker; `arms` is the profile's list, whose order decides."""
-    return _MARKERS[arms.index(arm) % len(_MARKERS)]
+def marker(arm: str) -> str:
+    """The arm's or strategy's marker, the same in every figure of every profile."""
+    return _MARKERS[_place(arm) % len(_MARKERS)]
+
+
+def _place(arm: str) -> int:
+    known = params.known_arms()
+    # An earlier run may have a strategy that has gone since.
+    return known.index(arm) if arm in known else len(known)
 
 
 def printed(table: pd.DataFrame, name: str, columns: Mapping[str, tuple[str, Any]]) -> Styler:

@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
 from tqdm import tqdm
 
-from response_priming import distill, evaluate, figures, manifest, params, placed, sections, verdicts
+from response_priming import distill, evaluate, manifest, params, placed, sections, verdicts
 
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
@@ -110,11 +110,12 @@ def figure(table: pd.DataFrame) -> Figure:
     """Accuracy and share of finished answers of every rung, the undistilled student at the top."""
     figure = Figure(figsize=(9, 0.9 + 0.36 * len(table)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, name, label in zip(panels, ("accuracy", "finished"), ("Accuracy (%)", "Finished (%)"), strict=True):
+    shown = (("accuracy", "Accuracy (%)", "C0"), ("finished", "Finished (%)", "C1"))
+    for axes, (name, label, color) in zip(panels, shown, strict=True):
         for y, row in enumerate(table.to_dict("records")):
             x, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
             ends = [[max(x - low, 0)], [max(high - x, 0)]]
-            axes.errorbar(x, y, xerr=ends, capsize=3, color=figures.color(name, ["accuracy", "finished"]), marker="o")
+            axes.errorbar(x, y, xerr=ends, capsize=3, color=color, marker="o")
         axes.plot(100 * table[name], range(len(table)), color="0.8", zorder=0)
         axes.set(xlim=(-2, 102), xlabel=label)
     panels[0].set_yticks(range(len(table)), labels=list(table["title"]))

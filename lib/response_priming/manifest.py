@@ -18,6 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -197,9 +198,10 @@ def _sync(path: Path) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Git commit, package versions and machine of this process."""
+    """Git commit, package versions, machine and time (UTC) of this process."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True, check=False)
     return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         "git_commit": git.stdout.strip() or None,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -131,24 +131,28 @@ class EvaluateRun(Evaluate, ArmRun):
     stage = "evaluate"
 
 
-class ArmsRun(SeedsRun):
-    """What the notebooks that look at all arms together share."""
+class NamedArms(Run):
+    """What the notebooks that look at several arms share."""
 
     arms: list[str] = Field(
         ["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"],
         description="arms, in the order of tables and figures",
     )
 
+    @property
+    def strategies(self) -> list[str]:
+        """The strategies whose responses some of the arms learn from."""
+        return load(self.profile).model_copy(update={"arms": self.arms}).strategies
+
+
+class ArmsRun(NamedArms, SeedsRun):
+    """What the notebooks that look at the students of several arms share."""
+
 
 class CompareRun(Evaluate, Problems, ArmsRun):
     """Parameters of notebooks/compare.ipynb."""
 
     stage = "compare"
-
-    @property
-    def strategies(self) -> list[str]:
-        """The strategies whose responses some of the arms learn from."""
-        return answered_for(self.profile, self.arms)
 
 
 class AttentionRun(Attention, Model, Problems, ArmsRun):
@@ -183,19 +187,13 @@ class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
     worked_examples: int = cast("Any", Generate.model_fields["worked_examples"])
 
 
-class AttributionRun(Attribution, Model, Problems, Run):
+class AttributionRun(Attribution, Model, Problems, NamedArms):
     """Parameters of notebooks/attribution.ipynb."""
 
     stage = "attribution"
-    arms: list[str] = cast("Any", ArmsRun.model_fields["arms"])
     teacher: str = cast("Any", Generate.model_fields["teacher"])
     teacher_revision: str | None = cast("Any", Generate.model_fields["teacher_revision"])
     worked_examples: int = cast("Any", Generate.model_fields["worked_examples"])
-
-    @property
-    def strategies(self) -> list[str]:
-        """The strategies whose responses some of the arms learn from."""
-        return answered_for(self.profile, self.arms)
 
 
 RUNS: dict[str, type[Run]] = {
@@ -228,7 +226,7 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> Self:
-        known = [*CONTROLS, *strategies(), SHUFFLED, *(f"{RELEASED}{name}" for name in strategies())]
+        known = known_arms()
         for where, arms in (("arms", self.arms), ("overrides", list(self.overrides))):
             for arm in arms:
                 if arm not in known:
@@ -304,9 +302,9 @@ def strategies() -> dict[str, Strategy]:
     return cast("dict[str, Strategy]", _read_yaml(paths.PARAMS / "prompts.yaml")["strategies"])
 
 
-def answered_for(profile: str, arms: list[str]) -> list[str]:
-    """The strategies under which the teacher answers for these arms, were they the profile's."""
-    return load(profile).model_copy(update={"arms": arms}).strategies
+def known_arms() -> list[str]:
+    """All arms that a profile may name."""
+    return [*CONTROLS, *strategies(), SHUFFLED, *(f"{RELEASED}{name}" for name in strategies())]
 
 
 def is_primed(arm: str) -> bool:

@@ -113,7 +113,7 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
 
     def draw(match: re.Match[str]) -> str:
         picture = _img("svg+xml", base64.b64encode((folder / match["file"]).read_bytes()).decode(), match["alt"])
-        return _figure(match["label"], picture, f"{named[match['label']]}: {match['caption']}")
+        return figure(match["label"], picture, f"{named[match['label']]}: {match['caption']}")
 
     def fill(match: re.Match[str]) -> str:
         if match["name"] == "var":
@@ -125,13 +125,13 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
         caption = REFERENCE.sub(refer, cell.options[f"{label[:3]}-cap"])
         stem = Path(notebook).stem
         source = f"[Source: [{stem}](notebooks/{stem}.html)]{{.source}}"
-        return _figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption} {source}")
+        return figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption} {source}")
 
     text = TABLE_CAPTION.sub(lambda match: f": {named[match['label']]}: {match['caption']} {{#{match['label']}}}", text)
     return IMAGE.sub(draw, SHORTCODE.sub(fill, REFERENCE.sub(refer, text)))
 
 
-def _figure(label: str, content: str, caption: str) -> str:
+def figure(label: str, content: str, caption: str) -> str:
     """A figure or table between raw HTML, its caption still Markdown; a table's caption stands above it."""
     shown = [_raw(content)]
     words = [_raw("<figcaption>"), caption, _raw("</figcaption>")]
@@ -149,10 +149,15 @@ def _content(cell: Cell, where: str) -> str:
     for output in cell.outputs:
         if "fig-cap" in cell.options and (picture := image(output, cell.options["fig-alt"])):
             return picture
-        table = re.search(r"<table.*</table>", output.get("data", {}).get("text/html", ""), re.DOTALL)
-        if "tbl-cap" in cell.options and table:
-            return f'<div class="scroll" tabindex="0">{table[0]}</div>'
+        if "tbl-cap" in cell.options and (shown := table(output.get("data", {}).get("text/html", ""))):
+            return shown
     raise InputError(f"{where}: the executed cell shows no {'figure' if 'fig-cap' in cell.options else 'table'}")
+
+
+def table(content: str) -> str | None:
+    """The table in some HTML, inside a box that scrolls sideways; None where it has none."""
+    found = re.search(r"<table.*</table>", content, re.DOTALL)
+    return f'<div class="scroll" tabindex="0">{found[0]}</div>' if found else None
 
 
 def image(output: Any, alt: str) -> str | None:
@@ -181,12 +186,12 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
     links = "\n".join(f"- [{title}](notebooks/{stem}.html)" for stem, title in titles.items())
     text = f"{head}---\n{front}---\n{NOTE}\n{body}\n\n# Notebooks {{.unnumbered}}\n\n{links}\n"
     options = ("--citeproc", "--toc", "--toc-depth=2", "--number-sections", "--variable=toc-title:Contents")
-    _pandoc(text, "markdown", folder, site / "index.html", *options)
+    pandoc(text, "markdown", folder, site / "index.html", *options)
     (site / "notebooks").mkdir()
     back = '--variable=include-before:<p class="back"><a href="../index.html">Back to the manuscript</a></p>'
     for stem, title in titles.items():
         page = notebook_for_pandoc(folder / f"{stem}.ipynb")
-        _pandoc(page, "ipynb", folder, site / "notebooks" / f"{stem}.html", f"--metadata=pagetitle:{title}", back)
+        pandoc(page, "ipynb", folder, site / "notebooks" / f"{stem}.html", f"--metadata=pagetitle:{title}", back)
 
 
 def notebook_for_pandoc(notebook: Path) -> str:
@@ -200,7 +205,15 @@ def notebook_for_pandoc(notebook: Path) -> str:
     return str(nbformat.writes(content))
 
 
-def _pandoc(text: str, source: str, folder: Path, target: Path, *options: str) -> None:
+def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) -> None:
+    """Write one page that carries all that it shows, in the look of preview.css.
+
+    Args:
+        text: in pandoc's format `source`.
+        folder: where the style sheets are.
+        target: the page.
+        options: of pandoc, beside those that every page has.
+    """
     arguments = [*_OPTIONS, "--metadata=lang:en", *options]
     page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments, cworkdir=str(folder))
     # A formula wider than a phone scrolls, so the keyboard must be able to reach it.

@@ -2,8 +2,8 @@
 
 `procedural` makes seeded one- and two-step word problems in GSM8K's form. Its three splits share neither a story
 template nor an operand pair, so a student cannot answer a test problem by recalling a training problem.
-`gsm8k` reads GSM8K (Cobbe et al. 2021, arXiv 2110.14168) from the hub or from a folder of JSON lines; there the
-validation split is cut from the end of train, because GSM8K has none.
+`gsm8k` reads GSM8K (Cobbe et al. 2021, arXiv 2110.14168) from the hub or from a folder of JSON lines, `local` whatever
+such a folder holds; there the validation split is cut from the end of train, because GSM8K has none.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from response_priming import paths
 from response_priming.errors import InputError
 from response_priming.sections import Problems
 
@@ -49,7 +50,7 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
         return procedural(split, limit, seed=seed, largest=source.largest_operand, two_step_share=source.two_step_share)
     stem = "test" if split == "test" else "train"
     if source.data_dir:
-        records, origin = read_jsonl(Path(source.data_dir) / f"{stem}.jsonl"), source.data_dir
+        records, origin = read_jsonl(paths.ROOT / source.data_dir / f"{stem}.jsonl"), source.data_dir
     else:
         records, origin = _from_hub(stem, source.dataset_revision), "openai/gsm8k"
     if limit > len(records):
@@ -64,7 +65,7 @@ def fingerprint(source: Problems) -> str:
         return "procedural"
     if not source.data_dir:
         return f"openai/gsm8k@{source.dataset_revision}"
-    files = [Path(source.data_dir) / f"{stem}.jsonl" for stem in ("train", "test")]
+    files = [paths.ROOT / source.data_dir / f"{stem}.jsonl" for stem in ("train", "test")]
     return " ".join(hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files if file.exists())
 
 
@@ -81,7 +82,7 @@ def _gsm8k_problem(problem_id: str, record: dict[str, str], origin: str) -> Prob
 def read_jsonl(path: Path) -> list[dict[str, str]]:
     """GSM8K records of one file; every line must be an object with string fields `question` and `answer`."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file; a GSM8K folder holds train.jsonl and test.jsonl")
+        raise InputError(f"{path}: no such file; the folder holds train.jsonl and test.jsonl")
     records = []
     # Not by `splitlines`: a JSON string may hold line separators other than a line feed.
     with path.open(encoding="utf-8") as lines:

@@ -93,14 +93,6 @@ PROVENANCE = ["command", "renderer", "git_commit", "versions", "machine"]
 DISTILL = ["alpha", "kd_temperature", "learning_rate", "train_steps", "train_batch"]
 GENERATE = ["response_tokens", "top_k"]
 
-DIVERGENCES = {
-    "forward-kl": "the forward Kullback-Leibler divergence",
-    "reverse-kl": "the reverse Kullback-Leibler divergence",
-    "jsd": "the generalised Jensen-Shannon divergence",
-    "skew-kl": "the skew Kullback-Leibler divergence",
-    "skew-reverse-kl": "the skew reverse Kullback-Leibler divergence",
-}
-
 
 def variables(profile: params.Profile, renderer: str) -> dict[str, str]:
     """Every value that index.qmd may name: results, settings and provenance, as text."""
@@ -143,7 +135,7 @@ def settings(profile: params.Profile) -> dict[str, str]:
         "answer_tokens": str(profile.evaluate.answer_tokens),
         "passes": f"{distill.train_steps * distill.train_batch / trained:.1f}",
         "optimizer": {"adamw": "AdamW", "sgd": "SGD"}[distill.optimizer],
-        "divergence": DIVERGENCES[distill.divergence],
+        "divergence": sections.DIVERGENCES[distill.divergence],
         "problems_setting": _problems_setting(profile.problems),
         "models_setting": _models_setting(profile),
         "teacher_setting": _teacher_setting(profile),
@@ -161,6 +153,11 @@ def _problems_setting(problems: sections.Problems) -> str:
         return (
             "The problems are those of GSM8K, grade-school word problems of two to eight steps: test problems from its "
             "test split, training problems from the beginning of its train split."
+        )
+    if problems.dataset == "local":
+        return (
+            "The problems are read from a local folder, which is not part of the project: test problems from its "
+            "test.jsonl, training problems from the beginning of its train.jsonl."
         )
     return (
         "The problems are made by a seeded generator, in the form of GSM8K: short stories that ask for one sum, or for "
@@ -250,6 +247,11 @@ def _scale_limit(profile: params.Profile) -> str:
         return (
             "The student has 135 million parameters, and a model of this size answers next to nothing on GSM8K. The "
             "numbers of this page show that every stage runs on real problems; they cannot tell the arms apart."
+        )
+    if profile.problems.dataset == "local":
+        return (
+            "The student has 135 million parameters; whatever holds for it need not hold for larger ones, or for other "
+            "problems."
         )
     return (
         "The student has 135 million parameters. On GSM8K a model of this size answers next to nothing, which leaves "

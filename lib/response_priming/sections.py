@@ -32,6 +32,15 @@ RELEASED_TRAINING: dict[str, Any] = {
     "held_out": 0.0,
 }
 
+# Soft losses by name, in words for the prose; what they compute is in `losses.DIVERGENCES`.
+DIVERGENCES = {
+    "forward-kl": "the forward Kullback-Leibler divergence",
+    "reverse-kl": "the reverse Kullback-Leibler divergence",
+    "jsd": "the generalised Jensen-Shannon divergence",
+    "skew-kl": "the skew Kullback-Leibler divergence",
+    "skew-reverse-kl": "the skew reverse Kullback-Leibler divergence",
+}
+
 # What a search varies, and the parameter with its range or choices.
 SEARCHED = {
     "alpha": "alpha_range",
@@ -70,8 +79,12 @@ class Section(BaseModel):
 class Problems(Section):
     """Where the problems come from, and how many."""
 
-    dataset: Literal["procedural", "gsm8k"] = Field("procedural", description="source of the problems")
-    data_dir: str | None = Field(None, description="folder with GSM8K's train.jsonl and test.jsonl; None: the hub")
+    dataset: Literal["procedural", "gsm8k", "local"] = Field(
+        "procedural", description="source of the problems; local: those of data_dir"
+    )
+    data_dir: str | None = Field(
+        None, description="folder with train.jsonl and test.jsonl, in GSM8K's form; None: the hub's GSM8K"
+    )
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
@@ -79,6 +92,12 @@ class Problems(Section):
     n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
     two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
+
+    @model_validator(mode="after")
+    def _local_problems_have_a_folder(self) -> Self:
+        if self.dataset == "local" and not self.data_dir:
+            raise ValueError("data_dir = None: dataset 'local' needs a folder with train.jsonl and test.jsonl")
+        return self
 
 
 class Model(Section):
@@ -146,9 +165,7 @@ class Distill(Signal):
     repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see alignment.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
-    divergence: Literal["forward-kl", "reverse-kl", "jsd", "skew-kl", "skew-reverse-kl"] = Field(
-        "forward-kl", description="soft loss"
-    )
+    divergence: str = Field("forward-kl", description="soft loss")
     divergence_share: float = Field(
         0.5, gt=0, lt=1, description="jsd: beta; skew-*: share of the first distribution in the second (DistiLLM: 0.1)"
     )
@@ -182,6 +199,13 @@ class Distill(Signal):
         20, ge=1, description="optimiser steps between checkpoints, from which a killed run goes on"
     )
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
+
+    @field_validator("divergence")
+    @classmethod
+    def _divergence_is_known(cls, value: str) -> str:
+        if value not in DIVERGENCES:
+            raise ValueError(f"{value!r} is none of {', '.join(DIVERGENCES)}")
+        return value
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Self:

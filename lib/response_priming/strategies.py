@@ -109,6 +109,5 @@ def plot_certainty(answered: pd.DataFrame, axes: list[Axes]) -> None:
 
 
 def _palette(answered: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
-    known = list(params.strategies())
     pairs = answered[["strategy", "title"]].drop_duplicates().itertuples(index=False)
-    return {str(title): figures.color(str(strategy), known) for strategy, title in pairs}
+    return {str(title): figures.color(str(strategy)) for strategy, title in pairs}

@@ -15,7 +15,11 @@ UNPRIMED = params.UNPRIMED
 SIGNIFICANT = 0.05
 # With fewer problems on which two arms disagree, McNemar's exact p cannot fall below 0.05: 2 * 0.5 ** 5 = 0.0625.
 FEWEST_DISAGREEMENTS = 6
-DATASETS = {"procedural": "procedural one- and two-step word problems", "gsm8k": "GSM8K"}
+DATASETS = {
+    "procedural": "procedural one- and two-step word problems",
+    "gsm8k": "GSM8K",
+    "local": "the word problems of a folder",
+}
 MODELS = {"embedded": "SmolLM2-135M-Instruct (4-bit weights)"}
 
 
