@@ -62,7 +62,7 @@ def save_adapters(run: params.AttentionRun) -> None:
         torch.manual_seed(number)
         config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=targets, init_lora_weights=False)
         student = get_peft_model(model, config)
-        with manifest.writing(run.adapter_of(arm, 0), {"parameters": {"student": run.student}}) as aside:
+        with manifest.writing(run.student_of(arm, 0), {"parameters": {"student": run.student}}) as aside:
             student.save_pretrained(str(aside))
         model = student.unload()
 
@@ -106,8 +106,7 @@ def main() -> None:
     attention.analyse(run)
     stage = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     stage["explorer_mib"] = (run.output / "attention" / "explorer.npz").stat().st_size / 2**20
-    model, tokenizer = capture.load(run)
-    who = capture.students(run)
+    ((model, who),), tokenizer = capture.load(run)
     texts = attention._texts(run, tokenizer, model.config)[:TEXTS]
     ways = {"side by side": side_by_side, "one by one": one_by_one}
     memory = {name: peak(way, model, who, texts[0]) for name, way in ways.items()}

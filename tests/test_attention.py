@@ -25,7 +25,7 @@ def save_adapter(run, arm, seed, student):
     torch.manual_seed(10 * seed + len(arm))
     config = LoraConfig(r=2, target_modules=["q_proj", "k_proj"], init_lora_weights=False)
     recipe = {"stage": "distill", "parameters": {"student": str(student), "student_revision": None}}
-    with manifest.writing(run.adapter_of(arm, seed), recipe) as aside:
+    with manifest.writing(run.student_of(arm, seed), recipe) as aside:
         get_peft_model(model, config).save_pretrained(str(aside))
 
 
@@ -75,7 +75,7 @@ def test_numbers_are_those_of_the_librarys_maps_with_the_students_adapter(run):
     found = attention.analyse(run).metrics.query(
         "arm == 'teacher' and seed == 1 and prompt == 2 and region == 'prompt'"
     )
-    model, tokenizer = capture.load(run)
+    ((model, _),), tokenizer = capture.load(run)
     model.set_adapter("teacher-1")
     problem = problems.load(run, "test", 3, seed=run.seed)[2]
     prompt = priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))
@@ -168,7 +168,7 @@ def test_an_adapter_of_another_student_is_refused(make):
 
 def test_an_adapter_of_another_architecture_is_refused(make):
     run = make(attention_prompts=1)
-    file = run.adapter_of("teacher", 1) / "adapter_model.safetensors"
+    file = run.student_of("teacher", 1) / "adapter_model.safetensors"
     narrower = save({key: value[..., :3].contiguous() for key, value in load_file(file).items()})
     refused = pytest.raises(InputError, match=r"teacher/seed-1: no adapter that fits this run's student: .*size")
     with other_content(file, narrower), refused as error:

@@ -211,8 +211,6 @@ def test_checks_are_areas_between_curves_and_the_rank_correlation(occlusion, agr
     assert checks["gap"] == 0.1
 
 
-def test_the_interval_is_the_t_interval():
-    low, high = attribution_tables.interval(pd.Series([1.0, 2.0, 3.0]))
-    assert (low, high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)
-    assert np.isnan(attribution_tables.interval(pd.Series([1.0]))).all()
+def test_strategies_are_those_with_responses_whatever_the_arms_are_called():
     assert params.AttributionRun().strategies == ["none", "teacher", "ground-truth", "confidence"]
+    assert params.AttributionRun(arms=["shuffled", "published-none", "confidence"]).strategies == ["none", "confidence"]

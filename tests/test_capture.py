@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from response_priming import capture
+from response_priming import attention, capture, manifest, models
 from response_priming.errors import InputError
 from response_priming.reading import Reading, Text
 
@@ -90,6 +90,69 @@ def test_an_implementation_without_maps_is_named():
     model.set_attn_implementation("sdpa")
     with pytest.raises(InputError, match="LlamaAttention: returns no attention maps; needs attention set to eager"):
         captured(model, WHO[:1])
+
+
+# --- students on different weights ---
+
+
+def save_full(folder, seed):
+    model = tiny.llama()
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    model.save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+
+
+@pytest.fixture
+def kinds(make_run):
+    """A run with the undistilled student, and an arm of LoRA, of QLoRA and of all weights, two seeds each."""
+    pytest.importorskip("bitsandbytes")
+    arms = {"undistilled": None, "none": "lora", "teacher": "full", "confidence": "qlora"}
+    run = make_run("attention-visualize", arms=list(arms), seeds=[0, 1], attention_prompts=1, explorer_prompts=1)
+    for number, (arm, seed) in enumerate(capture.students(run)[1:]):
+        recipe = {"parameters": {"student": run.student, "adapter": arms[arm]}}
+        with manifest.writing(run.student_of(arm, seed), recipe) as aside:
+            if arms[arm] == "full":
+                save_full(aside, number)
+            else:
+                get_peft_model(tiny.llama(), lora(number)).save_pretrained(str(aside))
+    return run
+
+
+def layer_types(model):
+    return {type(module.get_base_layer()).__name__ for module in model.modules() if hasattr(module, "get_base_layer")}
+
+
+def test_students_on_the_same_weights_are_loaded_once_and_the_largest_group_comes_last(kinds):
+    groups, _ = capture.load(kinds)
+    assert [who for _, who in groups] == [
+        [("teacher", 0)],
+        [("teacher", 1)],
+        [("confidence", 0), ("confidence", 1)],
+        [("undistilled", 0), ("none", 0), ("none", 1)],
+    ]
+    assert [layer_types(model) for model, _ in groups] == [set(), set(), {"Linear4bit"}, {"Linear"}]
+
+
+def test_every_kind_of_student_reads_as_it_does_alone(kinds):
+    groups, _ = capture.load(kinds)
+    found = []
+    capture.visit_groups(groups, capture.students(kinds), TOKENS, found.append, skip=0)
+    assert len(found) == tiny.LAYERS
+    folders = capture.folders_of(kinds)
+    for row, student in enumerate(capture.students(kinds)):
+        alone, _ = models.load_adapted(kinds.student, folders.get(student), dtype=kinds.dtype, device="cpu")
+        expected = torch.cat(library_maps(alone, 1))
+        assert torch.allclose(torch.stack(found)[:, row], expected, atol=1e-5), student
+
+
+def test_the_stage_measures_every_kind_of_student(kinds):
+    metrics = attention.analyse(kinds).metrics
+    entropies = metrics.groupby(["arm", "seed"])["entropy"].mean()
+    assert set(entropies.index) == set(capture.students(kinds))
+    assert entropies.nunique() == len(entropies)
 
 
 class Peak(TorchDispatchMode):

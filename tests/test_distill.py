@@ -1,16 +1,19 @@
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from response_priming import alignment, distill, engines, manifest, models, paths, responses
+from response_priming import alignment, distill, engines, manifest, models, params, paths, responses
 from response_priming.errors import InputError
 from response_priming.trainer import DistillTrainer
 
@@ -356,11 +359,11 @@ distill.train(run)
 """
 
 
-def train_in_a_process(run, folder, *launcher, kill_at=-1):
-    """Train in processes of their own, from a store in `folder`; returns how they ended."""
+def train_in_a_process(run, folder, kill_at):
+    """Train in a process of its own, from a store in `folder`; returns how it ended."""
     (folder / "run.json").write_text(run.model_dump_json())
     (folder / "train.py").write_text(TRAIN)
-    command = [*(launcher or [sys.executable]), str(folder / "train.py"), str(folder), str(kill_at)]
+    command = [sys.executable, str(folder / "train.py"), str(folder), str(kill_at)]
     return subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
 
 
@@ -371,7 +374,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_adapter_to_the_bit(run
         monkeypatch.setattr(paths, "BUILD", tmp_path / place)
         write_store(run)
         if place == "b":
-            killed = train_in_a_process(run, paths.BUILD, kill_at=5)
+            killed = train_in_a_process(run, paths.BUILD, 5)
             assert killed.returncode == -9, killed.stderr
             checkpoints = run.output / "students/none/.seed-3.checkpoints"
             assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
@@ -385,19 +388,78 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_adapter_to_the_bit(run
     pd.testing.assert_frame_equal(made[0][2], made[1][2])
 
 
-def test_two_processes_make_the_adapter_of_one(run, tmp_path, monkeypatch, whole):
-    run = changed(run, seeds=[0])
-    monkeypatch.setattr(paths, "BUILD", tmp_path / "two")
-    write_store(run)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    ended = train_in_a_process(run, paths.BUILD, *launcher)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    curve = pd.read_parquet(run.output / "students/none/seed-0/losses.parquet").assign(seed=0)
-    pd.testing.assert_frame_equal(curve[WHAT], whole[WHAT], rtol=1e-4)
-    two = adapter(run)
-    monkeypatch.setattr(paths, "BUILD", tmp_path)
-    one = adapter(run)
-    assert all(torch.allclose(two[key], one[key], rtol=1e-3, atol=1e-5) for key in one)
+# --- several processes ---
+
+FSDP = """
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+num_machines: 1
+num_processes: 2
+mixed_precision: 'no'
+fsdp_config: {fsdp_version: 2, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP, fsdp_state_dict_type: FULL_STATE_DICT}
+"""
+# FSDP2 itself shards on CPU too, but `accelerate` takes it up for accelerators alone.
+SHARDED = """
+from accelerate import state
+from accelerate.utils import DistributedType
+
+begin = state.AcceleratorState.__init__
+
+def with_fsdp(self, *arguments, fsdp_plugin=None, **keywords):
+    begin(self, *arguments, fsdp_plugin=fsdp_plugin, **keywords)
+    if fsdp_plugin is not None:
+        self.distributed_type = state.PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        self.fsdp_plugin = fsdp_plugin
+
+state.AcceleratorState.__init__ = with_fsdp
+
+from response_priming.cli import main
+
+try:
+    main()
+finally:
+    print(state.PartialState().distributed_type)
+"""
+
+
+def launch(run, project, *arguments):
+    """Train the run by `accelerate launch`, as the arm of profile laptop in a copy of the project."""
+    for name in ("lib", "params"):
+        shutil.copytree(paths.ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    sections = {name: params.Profile.model_fields[name].annotation for name in ("problems", "model", "distill")}
+    profile = {name: run.model_dump(include=set(section.model_fields)) for name, section in sections.items()}
+    (project / "params" / "laptop.yaml").write_text(yaml.safe_dump(profile | {"arms": [run.arm]}))
+    command = [Path(sys.executable).parent / "accelerate", "launch", *arguments, "distill", "--arm", run.arm]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(project / "lib")}
+    ended = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return ended.stdout
+
+
+@pytest.mark.parametrize("way", ["replicated", "sharded"])
+def test_two_processes_of_accelerate_launch_make_the_student_of_one(run, tmp_path, monkeypatch, way):
+    run = changed(run, held_out=0.25, evaluate_every=2, save_every=2)
+    made = []
+    for place in ("one", "two"):
+        monkeypatch.setattr(paths, "BUILD", tmp_path / place / "build")
+        write_store(run)
+        if place == "two" and way == "replicated":
+            options = ["--multi_gpu", "--num_processes", "2", "--module"]
+            launch(run, tmp_path / place, *options, "response_priming")
+        elif place == "two":
+            config, script = tmp_path / "fsdp.yaml", tmp_path / "sharded.py"
+            config.write_text(FSDP)
+            script.write_text(SHARDED)
+            said = launch(run, tmp_path / place, "--config_file", config, script)
+            assert said.split() == ["DistributedType.FSDP"] * 2
+        curve = distill.train(run)[WHAT]  # in the second place this finds what is there
+        tables = [curve, distill.validation(run), distill.by_position(run), distill.samples(run)]
+        student = PeftModel.from_pretrained(tiny.llama(), run.output / "students/none/seed-0")
+        made.append((tables, dict(student.named_parameters())))
+    (one, alone), (two, together) = made
+    for left, right in zip(one, two, strict=True):
+        pd.testing.assert_frame_equal(left, right, rtol=1e-4)
+    assert all(torch.allclose(alone[name], together[name], rtol=1e-3, atol=1e-5) for name in alone)
 
 
 @pytest.mark.usefixtures("store")

@@ -1,9 +1,13 @@
+import sys
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import engines, sections
+from response_priming import engines, manifest, sections, vllm_engine
 from response_priming.errors import InputError
 
 
@@ -19,6 +23,26 @@ def test_an_engine_that_is_not_installed_names_what_installs_it(monkeypatch, nam
         InputError, match=rf"^engine = '{name}': {package} is not installed: pip install '\.\[{extra}\]'$"
     ):
         engines.open_engine(name, engines.Setup("embedded"))
+
+
+@pytest.mark.parametrize(("adapter", "quantization"), [("full", "none"), ("lora", "none"), ("qlora", "nf4")])
+def test_vllm_starts_what_a_student_was_trained_on(monkeypatch, tiny_model, tmp_path, adapter, quantization):
+    started = []
+    monkeypatch.setattr(vllm_engine, "_start", lambda setup, rank: started.append((setup, rank)))
+    request = SimpleNamespace(LoRARequest=lambda *about: about)
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", request)
+    student = tmp_path / "student"
+    with manifest.writing(student, {"parameters": {"adapter": adapter}}) as aside:
+        if adapter == "full":
+            tiny.save_model(aside)
+        else:
+            (aside / "adapter_config.json").write_text('{"r": 4}')
+    setup = engines.Setup(str(tiny_model), revision="abc", device="cpu", student=student)
+    engine = vllm_engine.VllmEngine.open(setup)
+    ((found, rank),) = started
+    base = (str(student), None) if adapter == "full" else (str(tiny_model), "abc")
+    assert (found.model, found.revision, found.quantization, found.student) == (*base, quantization, None)
+    assert (rank, engine.lora is None) == ((None, True) if adapter == "full" else (4, False))
 
 
 @pytest.mark.parametrize("name", sections.Generate.model_fields["engine"].annotation.__args__)

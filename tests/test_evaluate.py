@@ -41,7 +41,7 @@ def loaded(tmp_path, monkeypatch):
     adapters = []
 
     def open_engine(_, setup):
-        adapters.append(setup.adapter)
+        adapters.append(setup.student)
         return Engine()
 
     monkeypatch.setattr(paths, "BUILD", tmp_path)

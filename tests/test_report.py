@@ -250,6 +250,19 @@ def test_the_prose_says_where_the_ladder_and_the_search_are(monkeypatch, execute
         assert (f"`{goal} PROFILE=laptop`" in said) == (stage not in executed)
 
 
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ("lora", "the same model with a LoRA adapter of rank 8 on its layers q_proj, k_proj, v_proj, o_proj, trained"),
+        ("qlora", "is the same model in 4 bits (NF4) with a LoRA adapter of rank 8 on its layers q_proj,"),
+        ("full", "is the same model, all weights of which are trained"),
+    ],
+)
+def test_the_text_says_what_of_the_students_was_trained(adapter, said):
+    profile = PROFILE.model_copy(update={"distill": PROFILE.distill.model_copy(update={"adapter": adapter})})
+    assert said in prose.settings(profile)["adapter_setting"]
+
+
 # --- staging ---
 
 

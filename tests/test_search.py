@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from response_priming import distill, evaluate, generate, problems, search
+from response_priming import distill, evaluate, generate, portrait, problems, search
 from response_priming.errors import InputError
+from response_priming.trainer import DistillTrainer
 
 SIZES = {
     "n_train": 4,
@@ -50,6 +51,21 @@ def test_a_trial_trains_a_student_and_scores_it_on_validation_problems(run):
     assert study.best_trial.user_attrs["n"] == 3
     assert table["loss"].gt(0).all()
     assert [path.name for path in (run.output / "search").iterdir()] == ["study.sqlite3"]
+
+
+def test_a_trial_validates_where_it_may_be_pruned_and_nowhere_else(run, monkeypatch):
+    validated = []
+    monkeypatch.setattr(portrait, "write", lambda *_: pytest.fail("decoded samples"))
+    log = DistillTrainer.log
+
+    def noted(self, logs, *rest):
+        if "loss" not in logs and "train_runtime" not in logs:
+            validated.append((self.state.global_step, set(logs)))
+        log(self, logs, *rest)
+
+    monkeypatch.setattr(DistillTrainer, "log", noted)
+    search.search(changed(run, trials=1))
+    assert [(step, "gold_hard" in logs, "response_hard" in logs) for step, logs in validated] == [(2, True, False)]
 
 
 def test_the_search_cannot_see_the_test_split(run, monkeypatch):

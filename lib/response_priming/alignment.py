@@ -197,15 +197,11 @@ def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
     [batch]; with a teacher `scored` [batch, n], `top_ids` and `top_logprobs` [batch, n, k], `tail_logprobs` [batch, n].
     """
     ids = [row["input_ids"] for row in batch]
-    labels = _pad([row["labels"] for row in batch], np.int64, losses.IGNORED)
     padded: dict[str, Any] = {
         "input_ids": _pad(ids, np.int64, pad),
         "attention_mask": _pad([[1] * len(row) for row in ids], np.int64),
         "positions": _pad([row["positions"] for row in batch], np.int64),
-        # The trainer counts tokens by `shift_labels`, as they are; by `labels` alone it would leave out the first
-        # column, which models that shift inside their loss never score.
-        "labels": labels,
-        "shift_labels": labels,
+        "labels": _pad([row["labels"] for row in batch], np.int64, losses.IGNORED),
         "problem_ids": [row["problem_id"] for row in batch],
     }
     if "scored" in batch[0]:

@@ -2,9 +2,9 @@
 
 The released analysis of Goyal et al. 2024 (arXiv 2412.17846) reads one prompt, skips the last layer and puts the
 adapters into a model that they were not trained on. Here all students read the same texts, each a prompt and the data
-set's solution, and the two regions are reported apart. The solution is nobody's
-own response: with a text for each arm, texts would differ as well as students. The fine-tuned arm learnt from
-solutions of this form, so it is the most at home in them. Layers and heads count from 0.
+set's solution, and the two regions are reported apart. The solution is nobody's own response: with a text for each arm,
+texts would differ as well as students. The fine-tuned arm learnt from solutions of this form, so it is the most at home
+in them. Layers and heads count from 0.
 
 The teacher has no line of its own: it reads another text (prefix and worked examples), whose rows are longer, and every
 one of the numbers depends on the length of rows.
@@ -80,14 +80,14 @@ def analyse(run: params.AttentionRun) -> Analysis:
     """Measure every student on the first test problems, asked as they are evaluated: the bare question.
 
     Raises:
-        InputError: an adapter is missing or of another student, or a text is longer than allowed.
+        InputError: a student is missing or of another model, or a text is longer than allowed.
     """
     folder = run.output / "attention"
     recipe = manifest.recipe(
         run.stage,
         run.model_dump(exclude=NOT_IN_RECIPE)
         | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
-        list(capture.adapters(run).values()),
+        list(capture.folders_of(run).values()),
         code="attention",
     )
     if not manifest.is_current(folder, recipe):
@@ -97,13 +97,13 @@ def analyse(run: params.AttentionRun) -> Analysis:
 
 
 def _write(folder: Path, run: params.AttentionRun) -> None:
-    model, tokenizer = capture.load(run)
-    texts = _texts(run, tokenizer, model.config)
+    groups, tokenizer = capture.load(run)
+    texts = _texts(run, tokenizer, groups[0].model.config)
     readings: list[Reading] = []
     for text in tqdm(texts, desc="attention", unit="text"):
         kept = _kept(text, run.explorer_tokens) if len(readings) < run.explorer_prompts else None
         reading = Reading(capture.students(run), text, kept)
-        capture.visit_layers(model, reading.who, text.tokens, reading.take, skip=run.skip_layers)
+        capture.visit_groups(groups, reading.who, text.tokens, reading.take, skip=run.skip_layers)
         readings.append(reading)
     metrics = pd.concat([reading.metrics().assign(prompt=n) for n, reading in enumerate(readings)], ignore_index=True)
     divergent = pd.concat([reading.divergent() for reading in readings]).groupby(["layer", "head"]).mean()

@@ -49,7 +49,7 @@ def primed(metrics: pd.DataFrame, arms: list[str], *, seed: int) -> pd.DataFrame
     `difference`: primed minus unprimed, with `low` and `high`, its 95 % t-interval over prompts.
 
     `p_prompts`, and `p_holm` corrected for all rows: within each prompt the two labels are exchanged at random. What is
-    permuted are prompts, so a small p says that *these* adapters read such prompts differently, and any two networks
+    permuted are prompts, so a small p says that *these* students read such prompts differently, and any two networks
     do with prompts enough; it says nothing of what another training run would give. `p_students` permutes what the
     claim is about, the label of each trained student, and is NaN with fewer than two seeds: no test can tell then.
     Both are two-sided permutation tests (Ernst 2004), exact up to 9,999 permutations. NaN for a single prompt.

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from scipy import stats
 
 from response_priming import figures
+from response_priming.attention_tables import interval
 from response_priming.attribution import METHODS, REGIONS, Attributions
 
 PROMPT = ["strategy", "problem"]
@@ -20,12 +20,6 @@ CHECKS = {
     "agreement": "Rank correlation of the two",
     "gap": "Unexplained by gradients",
 }
-
-
-def interval(values: pd.Series) -> tuple[float, float]:
-    """95 % t-interval of the mean; NaN for a single value."""
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else np.nan
-    return values.mean() - half, values.mean() + half
 
 
 def shares(tokens: pd.DataFrame) -> pd.DataFrame:

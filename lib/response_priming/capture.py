@@ -1,13 +1,15 @@
 """The students side by side, and their attention maps layer by layer.
 
-The base model is loaded once. All students read a text in one batch, each row with its own adapter, and a hook hands
-every layer's maps on as they are made. So what is compared meets in one place, and no more than one layer's maps exist
+Students are grouped by the weights that they run on (`models.Base`), which are loaded once; those of a group read a
+text in one batch, each row with its own adapter. LoRA students are one group, QLoRA students another, on the 4-bit
+weights they were trained on, and a student trained in all its weights is a group of its own. A hook hands every layer's
+maps on as they are made. So what is compared meets in one place, and with one group no more than one layer's maps exist
 at a time, where `output_attentions=True` holds those of all layers.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -21,14 +23,21 @@ Student = tuple[str, int]  # an arm, and the seed of its training
 BASE = "__base__"  # peft's name for a row without adapter
 
 
+class Group(NamedTuple):
+    """Students on the same weights: a model, and whose rows its batches have."""
+
+    model: Any
+    who: list[Student]
+
+
 def students(run: params.AttentionRun) -> list[Student]:
     """Every student of the run, arm by arm."""
     return [(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
 
 
-def adapters(run: params.AttentionRun) -> dict[Student, Path]:
-    """The adapter of each trained student; `InputError` where one is missing or was trained on another model."""
-    found = {(arm, seed): run.adapter_of(arm, seed) for arm, seed in students(run) if arm != params.UNDISTILLED}
+def folders_of(run: params.AttentionRun) -> dict[Student, Path]:
+    """The folder of each trained student; `InputError` where one is missing or was trained on another model."""
+    found = {(arm, seed): run.student_of(arm, seed) for arm, seed in students(run) if arm != params.UNDISTILLED}
     for folder in found.values():
         trained = manifest.read(folder)["recipe"]["parameters"]
         for key in ("student", "student_revision"):
@@ -40,23 +49,32 @@ def adapters(run: params.AttentionRun) -> dict[Student, Path]:
     return found
 
 
-def load(run: params.AttentionRun) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The base model with every student's adapter attached, and its tokenizer.
+def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase]:
+    """The run's students in groups, the largest one last, and their tokenizer. All groups are in memory.
 
     Attention is set to eager, the only implementation that forms maps.
 
     Raises:
-        InputError: an adapter is missing, or does not fit the model.
+        InputError: a student is missing, or its adapter does not fit the model.
     """
+    folders, model = folders_of(run), models.Base(run.student, run.student_revision)
+    members: dict[models.Base, list[Student]] = {}
+    for student in students(run):
+        members.setdefault(model.of(folders.get(student)), []).append(student)
+    groups = [_group(run, base, who, folders) for base, who in sorted(members.items(), key=lambda item: len(item[1]))]
+    return groups, models.tokenizer(run.student, run.student_revision)
+
+
+def _group(run: params.AttentionRun, base: models.Base, who: list[Student], folders: dict[Student, Path]) -> Group:
     model: Any
-    folders = adapters(run)
-    model, tokenizer = models.load(run.student, revision=run.student_revision, dtype=run.dtype, device=run.device)
+    model, _ = models.load(**base._asdict(), dtype=run.dtype, device=run.device)
     if model.config._attn_implementation != "eager":
         print(f"attention: {model.config._attn_implementation} forms no maps; switched to eager")
         model.set_attn_implementation("eager")
-    for student, folder in folders.items():
-        model = _attach(model, student, folder)
-    return model.eval(), tokenizer
+    for student in who:
+        if student in folders and models.is_adapter(folders[student]):
+            model = _attach(model, student, folders[student])
+    return Group(model.eval(), who)
 
 
 def _attach(model: Any, student: Student, folder: Path) -> Any:
@@ -74,6 +92,33 @@ def _row(student: Student) -> str:
     """The adapter of a student's row in the batch."""
     arm, seed = student
     return BASE if arm == params.UNDISTILLED else f"{arm}-{seed}"
+
+
+def visit_groups(
+    groups: Sequence[Group],
+    who: Sequence[Student],
+    tokens: Sequence[int],
+    visit: Callable[[Tensor], None],
+    *,
+    skip: int,
+) -> None:
+    """`visit_layers` for students of several groups; rows of the maps are in the order of `who`.
+
+    Meanwhile all layers' maps of the groups but the last one are held.
+    """
+    *others, last = groups
+    if not others:
+        return visit_layers(last.model, who, tokens, visit, skip=skip)
+    held: list[list[Tensor]] = [[] for _ in others]
+    for group, layers in zip(others, held, strict=True):
+        visit_layers(group.model, group.who, tokens, layers.append, skip=skip)
+    rows = [student for group in groups for student in group.who]
+    order = [rows.index(student) for student in who]
+
+    def join(maps: Tensor) -> None:
+        visit(torch.cat([*(layers.pop(0) for layers in held), maps])[order])
+
+    return visit_layers(last.model, last.who, tokens, join, skip=skip)
 
 
 def visit_layers(

@@ -32,10 +32,18 @@ ADAPTER = """\
 from peft import AutoPeftModelForCausalLM
 
 model = AutoPeftModelForCausalLM.from_pretrained(FOLDER)"""
+QUANTIZED = """\
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import BitsAndBytesConfig
+
+nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.{dtype})
+model = AutoPeftModelForCausalLM.from_pretrained(FOLDER, quantization_config=nf4)"""
 FULL = """\
 from transformers import AutoModelForCausalLM
 
 model = AutoModelForCausalLM.from_pretrained(FOLDER)"""
+USAGE = {"lora": ADAPTER, "qlora": QUANTIZED, "full": FULL}
 WHAT = {
     "lora": "A LoRA adapter",
     "qlora": "A LoRA adapter on the 4-bit (NF4) weights",
@@ -45,11 +53,11 @@ WHAT = {
 
 def text(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
     """The card in Markdown; `curve` as `distill.train` returns it."""
-    full, teacher = run.adapter == "full", params.store_of(run.arm, run)
+    teacher = params.store_of(run.arm, run)
     divergence = f"{1 - run.alpha:.3g} x {run.divergence} at temperature {run.kd_temperature:.3g}"
     return CARD.format(
         base=models.PACKAGE if run.student == models.EMBEDDED else run.student,
-        library="transformers" if full else "peft",
+        library="transformers" if run.adapter == "full" else "peft",
         arm=run.arm,
         seed=seed,
         what=WHAT[run.adapter],
@@ -66,5 +74,5 @@ def text(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
         versions=manifest.summary(),
         profile=run.profile,
         system=run.system_prompt,
-        usage=FULL if full else ADAPTER,
+        usage=USAGE[run.adapter].format(dtype=run.dtype),
     )

@@ -219,5 +219,5 @@ def main() -> None:
 
 
 def _refuse(error: InputError) -> int:
-    typer.echo(f"{Path(sys.argv[0]).name}: {error}", err=True)
+    typer.echo(f"response-priming: {error}", err=True)
     return 2

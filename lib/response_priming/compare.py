@@ -103,7 +103,7 @@ def compare(run: params.CompareRun) -> Comparison:
     """
     folder = run.output / "comparison"
     inputs = [run.scores_of(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
-    inputs += [run.adapter_of(arm, seed) for arm, seed in _trained(run)]
+    inputs += [run.student_of(arm, seed) for arm, seed in _trained(run)]
     inputs += [run.build / "responses" / strategy for strategy in run.strategies]
     texts = {"published": published(), "titles": [figures.title(arm) for arm in run.arms]}
     recipe = manifest.recipe("compare", run.model_dump(exclude={"profile", "data_dir"}) | texts, inputs, code="compare")
@@ -213,7 +213,7 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
 def losses_table(run: params.CompareRun) -> pd.DataFrame:
     """The training losses of every student, one row a step."""
     tables = [
-        pd.read_parquet(run.adapter_of(arm, seed) / "losses.parquet").assign(arm=arm, seed=seed)
+        pd.read_parquet(run.student_of(arm, seed) / "losses.parquet").assign(arm=arm, seed=seed)
         for arm, seed in _trained(run)
     ]
     return (

@@ -147,6 +147,8 @@ def _attempt(job: _Job, micro_batch: int) -> None:
     set_seed(job.seed)
     model, tokenizer = student.load(run)
     data = curriculum.prepare(run, tokenizer)
+    if not run.watched:
+        data.validation.pop("response", None)
     checkpoint = _last_checkpoint(job.work)
     trainer = DistillTrainer(
         run,
@@ -159,18 +161,21 @@ def _attempt(job: _Job, micro_batch: int) -> None:
         resumed=checkpoint is not None,
         callbacks=job.callbacks,
     )
-    if checkpoint is None:
+    if checkpoint is None and run.watched:
         portrait.write(run, trainer, tokenizer, data, job.work)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with contextlib.closing(trainer.progress.bar):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(job.folder))
-    portrait.write(run, trainer, tokenizer, data, job.folder)
+    if run.watched:
+        portrait.write(run, trainer, tokenizer, data, job.folder)
     if trainer.is_world_process_zero():
         _finish(job, trainer, tokenizer)
 
 
 def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what a student's folder holds beside its weights."""
-    portrait.join(job.work, job.folder)
+    if job.run.watched:
+        portrait.join(job.work, job.folder)
     curve = trainer.curve(has_teacher=alignment.store(job.run) is not None)
     curve.to_parquet(job.folder / "losses.parquet", index=False)
     trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)

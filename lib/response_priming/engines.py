@@ -91,8 +91,8 @@ class Engine(Protocol):
 class Setup:
     """Which model an engine runs, and how.
 
-    `quantization` is `none` or a format of the engine; `batch` is how many prompts are answered at once; `adapter` is a
-    LoRA adapter's folder. Parallel sizes are for `vllm`, `server_url` for `server`.
+    `quantization` is `none` or a format of the engine; `batch` is how many prompts are answered at once; `student`
+    is the folder of a trained one that began as this model. Parallel sizes are for `vllm`, `server_url` for `server`.
     """
 
     model: str
@@ -100,7 +100,7 @@ class Setup:
     dtype: str = "bfloat16"
     device: str = "auto"
     quantization: str = "none"
-    adapter: Path | None = None
+    student: Path | None = None
     batch: int = 64
     tensor_parallel: int = 1
     pipeline_parallel: int = 1

@@ -31,34 +31,34 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
 def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
     """The answers of the student with this seed (see `answer`)."""
     folder = run.output / "scores" / run.arm / f"seed-{seed}"
-    adapter = None if run.arm == params.UNDISTILLED else run.adapter_of(run.arm, seed)
+    student = None if run.arm == params.UNDISTILLED else run.student_of(run.arm, seed)
     # The headline's rule is left out because every rule's verdict is stored; the path, because `data` has the content.
     recipe = manifest.recipe(
         "evaluate",
         run.model_dump(exclude={"profile", "seeds", "rule", "n_train", "data_dir"})
         | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
-        [adapter] if adapter else [],
+        [student] if student else [],
         code="evaluate",
     )
     if not manifest.is_current(folder, recipe):
         with manifest.writing(folder, recipe) as aside:
-            _answer(run, adapter).to_parquet(aside / "answers.parquet", index=False)
+            _answer(run, student).to_parquet(aside / "answers.parquet", index=False)
     return pd.read_parquet(folder / "answers.parquet")
 
 
-def _answer(run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
-    return answers_to(problems.load(run, "test", run.n_test, seed=run.seed), run, adapter)
+def _answer(run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
+    return answers_to(problems.load(run, "test", run.n_test, seed=run.seed), run, student)
 
 
-def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, adapter: Path | None) -> pd.DataFrame:
-    """A student's graded answers to some problems (see `answer`); without an adapter, the undistilled student's."""
-    engine = _engine(run, adapter)
+def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
+    """The graded answers of the student in a folder (see `answer`); without one, the undistilled student's."""
+    engine = _engine(run, student)
     prompts = [priming.encode(engine.tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
     given = engines.with_progress(engine.respond(prompts, max_tokens=run.answer_tokens, top_k=1), len(prompts))
     return grade(_table(asked, dict(given)))
 
 
-def _engine(run: params.EvaluateRun, adapter: Path | None) -> engines.Engine:
+def _engine(run: params.EvaluateRun, student: Path | None) -> engines.Engine:
     return engines.open_engine(
         run.evaluate_engine,
         engines.Setup(
@@ -66,7 +66,7 @@ def _engine(run: params.EvaluateRun, adapter: Path | None) -> engines.Engine:
             revision=run.student_revision,
             dtype=run.dtype,
             device=run.device,
-            adapter=adapter,
+            student=student,
             batch=run.evaluate_batch,
         ),
     )

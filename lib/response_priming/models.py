@@ -13,7 +13,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from peft import PeftModel
@@ -75,22 +75,40 @@ def load(
     return model.eval(), tokenizer(name, revision)
 
 
-def load_adapted(name: str, adapter: Path | None, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """`load`, with an adapter on top or all weights trained, where there is such a folder."""
-    if adapter is None:
-        return load(name, **options)
-    if not (adapter / "adapter_config.json").exists():
-        return load(str(adapter), **options | {"revision": None})
-    if _trained_quantized(adapter):
-        options["quantization"] = "nf4"
-    base, tokens = load(name, **options)
-    return cast("PreTrainedModel", PeftModel.from_pretrained(base, adapter).eval()), tokens
+class Base(NamedTuple):
+    """What a student runs on, but for an adapter: a model, and how it is loaded (see `load`)."""
+
+    name: str
+    revision: str | None = None
+    quantization: str = "none"
+
+    def of(self, student: Path | None) -> "Base":
+        """The base of a student that began as this one; None is the undistilled student.
+
+        It is this one, in 4 bits if the adapter was trained on it so (QLoRA); all weights trained are a base of their
+        own.
+        """
+        if student is None:
+            return self
+        if not is_adapter(student):
+            return Base(str(student))
+        made = manifest.read(student)["recipe"] if (student / manifest.FILE).exists() else {}
+        return self._replace(quantization="nf4") if made.get("parameters", {}).get("adapter") == "qlora" else self
 
 
-def _trained_quantized(adapter: Path) -> bool:
-    """Whether the distill stage trained this adapter on quantised weights, which it then belongs to."""
-    made = manifest.read(adapter)["recipe"] if (adapter / manifest.FILE).exists() else {}
-    return bool(made.get("parameters", {}).get("adapter") == "qlora")
+def is_adapter(student: Path) -> bool:
+    """Whether a student's folder holds an adapter, and not all weights."""
+    return (student / "adapter_config.json").exists()
+
+
+def load_adapted(
+    name: str, student: Path | None, *, revision: str | None = None, quantization: str = "none", **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A student: `load` of its base (see `Base`), with its adapter on top where it has one."""
+    base, tokens = load(**Base(name, revision, quantization).of(student)._asdict(), **options)
+    if student is None or not is_adapter(student):
+        return base, tokens
+    return cast("PreTrainedModel", PeftModel.from_pretrained(base, student).eval()), tokens
 
 
 def _quantized(quantization: str, dtype: str) -> BitsAndBytesConfig:
@@ -119,9 +137,9 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
     return loaded
 
 
-def load_student(model: sections.Model, adapter: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The student with one arm's adapter; without one, the undistilled student."""
-    return load_adapted(model.student, adapter, revision=model.student_revision, dtype=model.dtype, device=model.device)
+def load_student(model: sections.Model, student: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The student in this folder; without one, the undistilled student."""
+    return load_adapted(model.student, student, revision=model.student_revision, dtype=model.dtype, device=model.device)
 
 
 def device_of(name: str) -> str:

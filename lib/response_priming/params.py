@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from pathlib import Path, PurePath
-from typing import Annotated, Any, ClassVar, NotRequired, Self, TypedDict, cast
+from typing import Any, ClassVar, NotRequired, Self, TypedDict, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,7 @@ from response_priming.sections import (
     Rule,
     Search,
     Section,
+    Seeds,
     Signal,
     first_problem,
 )
@@ -91,27 +92,19 @@ class PromptSignalsRun(GenerateRun):
 class SeedsRun(Run):
     """What all notebooks about students share: every trained arm has one student for each seed."""
 
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="training seeds (initial LoRA weights, data order): one student each"
-    )
+    seeds: Seeds = Field([0], description="training seeds (initial LoRA weights, data order): one student each")
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
         return self.seeds[:1] if arm == UNDISTILLED else self.seeds
 
-    def adapter_of(self, arm: str, seed: int) -> Path:
-        """Where the adapter of a trained arm is read from."""
+    def student_of(self, arm: str, seed: int) -> Path:
+        """Where a trained arm's student is read from: an adapter, or all weights."""
         return self.build / "students" / arm / f"seed-{seed}"
 
     def scores_of(self, arm: str, seed: int) -> Path:
         """Where the answers of an arm's student are read from."""
         return self.build / "scores" / arm / f"seed-{seed}"
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> Self:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: must be different numbers")
-        return self
 
 
 class ArmRun(Model, Problems, SeedsRun):
@@ -126,9 +119,10 @@ class ArmRun(Model, Problems, SeedsRun):
 
 
 class DistillRun(Distill, ArmRun):
-    """Parameters of notebooks/distill.ipynb."""
+    """Parameters of notebooks/distill.ipynb. `watched`: whether that notebook shows what became of the student."""
 
     stage = "distill"
+    watched: ClassVar[bool] = True
 
 
 class EvaluateRun(Evaluate, ArmRun):
@@ -216,7 +210,7 @@ class Profile(Section):
 
     name: str
     seed: int = cast("Any", Run.model_fields["seed"])
-    seeds: list[Annotated[int, Field(ge=0)]] = cast("Any", SeedsRun.model_fields["seeds"])
+    seeds: Seeds = cast("Any", SeedsRun.model_fields["seeds"])
     arms: list[str] = cast("Any", ArmsRun.model_fields["arms"])
     problems: Problems = Problems()
     model: Model = Model()
@@ -237,8 +231,6 @@ class Profile(Section):
             for arm in arms:
                 if arm not in known:
                     raise ValueError(f"{where}: unknown arm {arm!r}; known: {', '.join(known)}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds = {self.seeds}: must be different numbers")
         if len(set(self.arms)) < len(self.arms) or not self.arms:
             raise ValueError("arms: must be one or more different names")
         for arm in (*self.arms, *self.overrides):
@@ -264,7 +256,7 @@ class Profile(Section):
 
     @property
     def trained(self) -> list[str]:
-        """The arms that have an adapter."""
+        """The arms that are trained."""
         return [arm for arm in self.arms if arm != UNDISTILLED]
 
     def distill_of(self, arm: str) -> Distill:

@@ -17,7 +17,7 @@ BOXES: dict[str, tuple[float, float, str, tuple[float, ...]]] = {
     "teacher": (4.0, 3.1, "teacher", ORANGE),
     "response": (6.9, 3.1, "response, token by token,\nand the teacher's probabilities", ORANGE),
     "question": (1.1, 1.7, "the bare question", BLUE),
-    "student": (4.0, 1.7, "student\n(LoRA adapter)", BLUE),
+    "student": (4.0, 1.7, "student,\nin training", BLUE),
     "loss": (6.9, 1.7, "hard loss on the tokens,\nsoft loss on the probabilities", BLUE),
     "test": (1.1, 0.3, "bare test question", GREEN),
     "trained": (4.0, 0.3, "trained student", GREEN),

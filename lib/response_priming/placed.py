@@ -17,13 +17,15 @@ class _Placed(params.SeedsRun):
         """Where this run writes."""
         return self.place
 
-    def adapter_of(self, arm: str, seed: int) -> Path:
+    def student_of(self, arm: str, seed: int) -> Path:
         """Where the student is."""
         return self.place / "students" / arm / f"seed-{seed}"
 
 
 class DistillRun(_Placed, params.DistillRun):
-    """A training below `place`."""
+    """A training below `place`, of which nothing but the student and the loss on held-out solutions is looked at."""
+
+    watched = False
 
 
 class EvaluateRun(_Placed, params.EvaluateRun):

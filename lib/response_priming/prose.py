@@ -90,7 +90,7 @@ AUDIT = [
 CLAIMS = ["claims_total", "claims_supported", "claims_not_supported", "claims_not_testable_here"]
 RESULTS = {"comparison": COMPARISON, "attention": ATTENTION, "audit": AUDIT, "claims": CLAIMS}
 PROVENANCE = ["command", "renderer", "git_commit", "made_on", "versions", "machine", "extras"]
-DISTILL = ["alpha", "kd_temperature", "learning_rate", "lora_r", "train_steps", "train_batch"]
+DISTILL = ["alpha", "kd_temperature", "learning_rate", "train_steps", "train_batch"]
 GENERATE = ["response_tokens", "top_k"]
 
 
@@ -157,6 +157,7 @@ def settings(profile: params.Profile) -> dict[str, str]:
         "models_setting": _models_setting(profile),
         "teacher_setting": _teacher_setting(profile),
         "teacher_limit": _teacher_limit(profile),
+        "adapter_setting": _adapter_setting(distill),
         "held_out_setting": _held_out_setting(distill),
         "overrides_setting": _overrides_setting(profile),
         "seeds_limit": _seeds_limit(profile),
@@ -210,6 +211,16 @@ def _teacher_limit(profile: params.Profile) -> str:
     )
 
 
+def _adapter_setting(distill: sections.Distill) -> str:
+    if distill.adapter == "full":
+        return "Every trained student is the same model, all weights of which are trained"
+    weights = " in 4 bits (NF4)" if distill.adapter == "qlora" else ""
+    return (
+        f"Every trained student is the same model{weights} with a LoRA adapter of rank {distill.lora_r} on its layers "
+        f"{', '.join(distill.lora_targets)}, trained"
+    )
+
+
 def _held_out_setting(distill: sections.Distill) -> str:
     if not distill.held_out:
         return "All training problems are trained on."
@@ -223,7 +234,7 @@ def _seeds_limit(profile: params.Profile) -> str:
     problems = f"The problems come from seed {profile.seed}."
     if len(profile.seeds) == 1:
         return (
-            f"{problems} Data order and initial adapters come from one training seed, {profile.seeds[0]}: the "
+            f"{problems} All chance in training comes from one training seed, {profile.seeds[0]}: the "
             "intervals cover which problems were drawn, not how another training run would have ended."
         )
     seeds = ", ".join(map(str, profile.seeds))

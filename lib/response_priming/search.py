@@ -132,7 +132,7 @@ def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.P
         place = Path(scratch)
         distill.train_one(placed.distill_run(place, values), seed, callbacks=[_Pruning(trial)])
         scored = placed.evaluate_run(place, values)
-        answers = evaluate.answers_to(asked, scored, scored.adapter_of(run.search_strategy, seed))
+        answers = evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, seed))
     trial.set_user_attr("n", len(answers))
     return float(answers[f"{run.rule}-correct"].mean())
 

@@ -5,7 +5,7 @@ Defaults live here alone; they are the `laptop` profile, and every other profile
 
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Repair = Literal[
     "pairing", "prefix-offset", "bos", "eos", "teacher-answers", "positions", "template", "truncation"
@@ -54,6 +54,15 @@ Rule = Literal[
     "hash", "boxed-first", "boxed-last", "last-number", "published", "published-corrected",
     "lm-eval-strict", "lm-eval-flexible", "math-verify",
 ]  # fmt: skip
+
+
+def _differ(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{seeds} must be different numbers")
+    return seeds
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -172,7 +181,7 @@ class Distill(Signal):
     lora_targets: list[str] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1, description="adapted projections"
     )
-    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of the LoRA weights")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="optimiser of what is trained")
     learning_rate: float = Field(1.0e-3, gt=0, description="peak learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd; adamw ignores it")
     weight_decay: float = Field(0.0, ge=0, description="decoupled for adamw, L2 for sgd")
@@ -257,9 +266,7 @@ class Ladder(Section):
 
     ladder_strategy: str = Field("ground-truth", description="strategy of every rung")
     ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
-    ladder_seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="training seeds of every rung"
-    )
+    ladder_seeds: Seeds = Field([0], description="training seeds of every rung")
 
 
 class Search(Section):

@@ -46,7 +46,7 @@ class ServerEngine:
 
         if setup.server_url is None:
             raise InputError("server_url = None: engine server needs one, e.g. http://localhost:8000/v1")
-        if setup.quantization != "none" or setup.adapter:
+        if setup.quantization != "none" or setup.student:
             raise InputError("engine = 'server': takes no quantization and no adapter; set them where it is started")
         client = OpenAI(
             base_url=setup.server_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=RETRIES

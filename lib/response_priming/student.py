@@ -55,25 +55,32 @@ def lora_config(run: params.DistillRun, base: PreTrainedModel) -> LoraConfig:
 def teach(model: PreTrainedModel, objective: losses.Objective) -> None:
     """Make the forward pass return `losses.Loss` for a batch that says which `positions` count (see `alignment`).
 
-    It is the model's own forward pass, so that whatever wraps a model in training (PEFT, data parallelism, sharding,
-    checkpointing) finds what it expects. `hard` and `soft` come as [batch, n], like the labels.
+    It is the model's own forward pass, and its head's, so that whatever wraps a model in training (PEFT, data
+    parallelism, sharding, checkpointing) finds what it expects: where weights are sharded, the head's are gathered when
+    the head is called. `hard` and `soft` come as [batch, n], like the labels.
 
     Raises:
         InputError: the model does more to its last hidden states than multiply them with its head.
     """
     _refuse_other_heads(model)
-    plain = model.forward
+    head = model.get_output_embeddings()
+    plain, project = model.forward, head.forward
 
     @functools.wraps(plain)
     def forward(*arguments: Any, positions: Tensor | None = None, **batch: Any) -> Any:
-        return plain(*arguments, **batch) if positions is None else _objective(model, objective, positions, **batch)
+        return plain(*arguments, **batch) if positions is None else _objective(model, positions, **batch)
 
-    model.forward = forward
+    @functools.wraps(project)
+    def score(hidden: Tensor, wanted: losses.Targets | None = None, **counts: Any) -> Any:
+        return (
+            project(hidden) if wanted is None else losses.distillation(hidden, head.weight, wanted, objective, **counts)
+        )
+
+    model.forward, head.forward = forward, score
 
 
 def _objective(
     model: PreTrainedModel,
-    objective: losses.Objective,
     positions: Tensor,
     *,
     input_ids: Tensor,
@@ -91,13 +98,9 @@ def _objective(
     counts = (labels != losses.IGNORED) if scored is None else (labels != losses.IGNORED) | scored
     rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(positions)[counts]
     wanted = losses.Targets(labels, scored, top_logprobs, top_ids, tail_logprobs)
-    loss = losses.distillation(
-        hidden[rows, positions[counts]],
-        model.get_output_embeddings().weight,
-        wanted.part(counts),
-        objective,
-        hard_tokens=hard_tokens,
-        soft_tokens=soft_tokens,
+    head = model.get_output_embeddings()
+    loss: losses.Loss = head(
+        hidden[rows, positions[counts]], wanted.part(counts), hard_tokens=hard_tokens, soft_tokens=soft_tokens
     )
     spread = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:])
     return losses.Loss(loss.total, *spread)

@@ -63,7 +63,7 @@ def _unprimed(arm: str) -> str:
 def paired(new: Any, old: Any, *, seed: int) -> dict[str, Any]:
     """How much more often `new` is right than `old`, bool [seeds, problems] each; `old` may be of one student.
 
-    Paired are the answers to one problem of the two students with one seed, which began from the same LoRA weights and
+    Paired are the answers to one problem of the two students with one seed, which began from the same weights and
     took the problems in the same order; a baseline of one student meets the student of every seed.
 
     `n`: problems; `seeds`: students of the arm. `points`: difference in percentage points. `relative`: the same as a

@@ -53,7 +53,8 @@ class DistillTrainer(Trainer):
         """
         self.run, self.micro_batch = run, micro_batch
         arguments = _arguments(run, seed, micro_batch, folder, cpu=next(model.parameters()).device.type == "cpu")
-        arguments.eval_on_start = not resumed
+        arguments.eval_on_start = run.watched and not resumed
+        self.progress = _Progress(self, run.train_steps, shown=arguments.process_index == 0)
         super().__init__(
             model=model,
             args=arguments,
@@ -61,7 +62,7 @@ class DistillTrainer(Trainer):
             eval_dataset=cast("Any", data.validation),
             data_collator=lambda batch: alignment.collate(list(itertools.chain(*batch)), pad),
             optimizer_cls_and_kwargs=optimizer_of(run),
-            callbacks=[_Progress(self, run.train_steps), *callbacks],
+            callbacks=[self.progress, *callbacks],
         )
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
@@ -183,6 +184,7 @@ def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         dataloader_pin_memory=not cpu,
         use_cpu=cpu,
         seed=seed,
@@ -211,9 +213,9 @@ def peak_mib() -> float:
 class _Progress(TrainerCallback):
     """Shows progress, validates after the last step, and lets no gradient that is not finite reach the weights."""
 
-    def __init__(self, trainer: DistillTrainer, steps: int) -> None:
+    def __init__(self, trainer: DistillTrainer, steps: int, *, shown: bool) -> None:
         self.trainer = trainer
-        self.bar = tqdm(total=steps, unit="step", mininterval=2, leave=False)
+        self.bar = tqdm(total=steps, unit="step", mininterval=2, leave=False, disable=not shown)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._advance()
@@ -226,15 +228,13 @@ class _Progress(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         state, control = self.trainer.state, self.trainer.control
-        control.should_evaluate |= state.global_step == state.max_steps
+        if state.global_step == state.max_steps:
+            control.should_evaluate = self.trainer.run.watched
 
     def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
         if logs and "hard" in logs:
             self.bar.set_postfix({key: f"{logs[key]:.3f}" for key in ("hard", "soft")}, refresh=False)
             self._advance()
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.bar.close()
 
     def _advance(self) -> None:
         self.bar.update(self.trainer.state.global_step - self.bar.n)

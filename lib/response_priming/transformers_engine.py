@@ -67,7 +67,7 @@ class TransformersEngine:
         """The engine with its model loaded."""
         model, tokenizer = models.load_adapted(
             setup.model,
-            setup.adapter,
+            setup.student,
             revision=setup.revision,
             dtype=setup.dtype,
             device=setup.device,

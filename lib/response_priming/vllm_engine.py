@@ -27,8 +27,6 @@ from response_priming.errors import InputError
 # Our names of quantised formats and vLLM's; `none` keeps what the checkpoint is stored in.
 QUANTIZATIONS = {"none": None, "awq": "awq", "gptq": "gptq", "fp8": "fp8", "nf4": "bitsandbytes"}
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-
-
 # Adapters and requests of one process are told apart by number.
 _NUMBERS = itertools.count(1)
 
@@ -77,13 +75,15 @@ class VllmEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         models.device_of(setup.device)
         rank, lora = None, None
-        if setup.adapter:
+        if setup.student and models.is_adapter(setup.student):
             from vllm.lora.request import LoRARequest
 
-            rank = json.loads((setup.adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+            rank = json.loads((setup.student / "adapter_config.json").read_text(encoding="utf-8"))["r"]
             number = next(_NUMBERS)
-            lora = LoRARequest(f"adapter-{number}", number, str(setup.adapter))
-        llm = _start(dataclasses.replace(setup, adapter=None), rank)
+            lora = LoRARequest(f"adapter-{number}", number, str(setup.student))
+        base = models.Base(setup.model, setup.revision, setup.quantization).of(setup.student)
+        started = dataclasses.replace(setup, model=base.name, revision=base.revision, quantization=base.quantization)
+        llm = _start(dataclasses.replace(started, student=None), rank)
         return cls(llm, models.tokenizer(setup.model, setup.revision), lora=lora)
 
     def describe(self) -> dict[str, Any]:

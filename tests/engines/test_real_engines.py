@@ -61,7 +61,7 @@ def adapter(tmp_path_factory):
 @pytest.fixture(scope="module")
 def adapted(adapter, prompts):
     """What the engine transformers gives to a prompt with the adapter."""
-    return dict(opened("transformers", adapter=adapter).score(prompts[:1], top_k=TOP_K))[0]
+    return dict(opened("transformers", student=adapter).score(prompts[:1], top_k=TOP_K))[0]
 
 
 @contextlib.contextmanager
@@ -161,7 +161,7 @@ def test_draws_are_repeated_for_a_seed_and_differ_between_samples(other, prompts
 
 
 def test_vllm_runs_an_adapter(adapter, adapted, prompts):
-    found = dict(opened("vllm", adapter=adapter).score(prompts[:1], top_k=TOP_K))[0]
+    found = dict(opened("vllm", student=adapter).score(prompts[:1], top_k=TOP_K))[0]
     assert np.allclose(found.top_logprobs[:, 0], adapted.top_logprobs[:, 0], atol=0.05)
 
 
