@@ -16,7 +16,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from response_priming import attention, explorer, manifest
+from response_priming import attention_results, explorer, manifest
 
 LOADS = 9
 TIMED = """addEventListener("DOMContentLoaded", () => new MutationObserver(() => { window.shown ??= performance.now() })
@@ -41,7 +41,7 @@ def load_seconds(file: Path) -> list[float]:
 
 def main(folder: Path, results: Path) -> None:
     """Measure, print and write."""
-    analysis = attention.read(folder)
+    analysis = attention_results.read(folder)
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "explorer.html"
         file.write_text(explorer.html(analysis), encoding="utf-8")

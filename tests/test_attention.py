@@ -11,7 +11,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save
 
-from response_priming import attention, attention_tables, capture, manifest, params, paths, priming, problems, prose
+from response_priming import (
+    attention,
+    attention_numbers,
+    attention_tables,
+    capture,
+    manifest,
+    params,
+    paths,
+    priming,
+    problems,
+    prose,
+)
 from response_priming.attention_numbers import EVERY
 from response_priming.errors import InputError
 
@@ -81,7 +92,7 @@ def test_numbers_are_those_of_the_librarys_maps_with_the_students_adapter(run):
     prompt = priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))
     with torch.inference_mode():
         maps = torch.cat(model(torch.tensor([prompt]), output_attentions=True).attentions)
-    expected = attention.head_metrics(maps)
+    expected = attention_numbers.head_metrics(maps)
     for name in ("entropy", "diagonal", "similarity"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
 

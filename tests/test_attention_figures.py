@@ -9,8 +9,8 @@ from test_attention_tables import ARMS, some_metrics
 
 from response_priming import attention_figures as drawn
 from response_priming import figures, params
-from response_priming.attention import Analysis, Example
 from response_priming.attention_numbers import EVERY, PAPER
+from response_priming.attention_results import Analysis, Example
 from response_priming.errors import InputError
 
 DIVERGENT = pd.DataFrame(

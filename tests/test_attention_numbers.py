@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from response_priming import attention
 from response_priming import attention_numbers as numbers
 from response_priming.errors import InputError
 
@@ -46,19 +45,19 @@ def by_hand(maps):
 @given(st.integers(0, 1000), st.integers(1, 12), st.integers(1, 3))
 def test_random_causal_maps_agree_with_plain_loops(seed, tokens, layers):
     maps = causal_maps(seed, layers, heads=2, tokens=tokens)
-    pd.testing.assert_frame_equal(attention.head_metrics(maps), by_hand(maps), rtol=1e-11, atol=1e-13)
+    pd.testing.assert_frame_equal(numbers.head_metrics(maps), by_hand(maps), rtol=1e-11, atol=1e-13)
 
 
 def test_half_precision_arrays_agree_with_plain_loops():
     maps = causal_maps(1).astype(np.float16)
     assert not np.allclose(maps.astype(float).sum(-1), 1, atol=1e-5)
-    pd.testing.assert_frame_equal(attention.head_metrics(maps), by_hand(maps), rtol=1e-12)
+    pd.testing.assert_frame_equal(numbers.head_metrics(maps), by_hand(maps), rtol=1e-12)
 
 
 def test_tensors_with_bf16_rows_agree_with_plain_loops():
     maps = torch.tensor(causal_maps(1)).bfloat16()
     assert not torch.allclose(maps.double().sum(-1), torch.ones(1, dtype=torch.float64), atol=1e-5)
-    pd.testing.assert_frame_equal(attention.head_metrics(maps), by_hand(maps.float().numpy()), rtol=1e-12)
+    pd.testing.assert_frame_equal(numbers.head_metrics(maps), by_hand(maps.float().numpy()), rtol=1e-12)
 
 
 def test_maps_of_a_model_agree_with_plain_loops():
@@ -66,33 +65,33 @@ def test_maps_of_a_model_agree_with_plain_loops():
     model.set_attn_implementation("eager")
     with torch.inference_mode():
         maps = torch.cat(model(torch.arange(20)[None], output_attentions=True).attentions)
-    pd.testing.assert_frame_equal(attention.head_metrics(maps), by_hand(maps.numpy()), rtol=1e-11)
+    pd.testing.assert_frame_equal(numbers.head_metrics(maps), by_hand(maps.numpy()), rtol=1e-11)
 
 
 def test_uniform_rows_have_the_entropy_of_their_length():
     maps = np.tril(np.ones((2, 1, TOKENS, TOKENS))) / np.arange(1, TOKENS + 1)[:, None]
-    metrics = attention.head_metrics(maps)
+    metrics = numbers.head_metrics(maps)
     assert np.allclose(metrics["entropy"], np.log(np.arange(1, TOKENS + 1)).mean())
     assert np.allclose(metrics["diagonal"], (1 / np.arange(1, TOKENS + 1)).mean())
     assert metrics["similarity"].iloc[1] == pytest.approx(1)
 
 
 def test_attending_to_oneself_has_no_entropy_and_a_full_diagonal():
-    metrics = attention.head_metrics(np.tile(np.eye(TOKENS), (2, HEADS, 1, 1)))
+    metrics = numbers.head_metrics(np.tile(np.eye(TOKENS), (2, HEADS, 1, 1)))
     assert (metrics["entropy"] == 0).all()
     assert (metrics["diagonal"] == 1).all()
     assert np.allclose(metrics["density"], 1 / TOKENS)
 
 
 def test_the_first_layer_alone_has_no_similarity():
-    similarity = attention.head_metrics(causal_maps(0)).groupby("layer")["similarity"]
+    similarity = numbers.head_metrics(causal_maps(0)).groupby("layer")["similarity"]
     assert similarity.count().tolist() == [0, HEADS, HEADS]
 
 
 def test_the_similarity_is_of_maps_as_they_are():
     raw = causal_maps(3)
     raw[:, :, 4] *= 0.5  # a row that does not sum to 1
-    pd.testing.assert_frame_equal(attention.head_metrics(raw), by_hand(raw), rtol=1e-11)
+    pd.testing.assert_frame_equal(numbers.head_metrics(raw), by_hand(raw), rtol=1e-11)
 
 
 # --- the first token apart ---
@@ -128,7 +127,7 @@ def test_rows_of_the_second_region_count_their_own_token_as_diagonal():
 def test_the_altered_head_diverges_most():
     arms = {arm: causal_maps(0) for arm in ("undistilled", "none", "teacher")}
     arms["teacher"][2, 1] = causal_maps(7)[2, 1]
-    divergent = attention.divergent_heads(arms)
+    divergent = numbers.divergent_heads(arms)
     assert divergent.loc[0, ["layer", "head"]].tolist() == [2, 1]
     assert (divergent["variance"].iloc[1:] == 0).all()
 
@@ -137,10 +136,10 @@ def test_the_altered_head_diverges_most():
 def test_the_variance_is_the_populations_in_float64(dtype):
     arms = {str(seed): causal_maps(seed).astype(dtype) for seed in range(5)}
     expected = np.stack([maps.astype(np.float64) for maps in arms.values()]).var(axis=0).mean(axis=(-2, -1))
-    found = attention.divergent_heads(arms).sort_values(["layer", "head"])["variance"].to_numpy()
+    found = numbers.divergent_heads(arms).sort_values(["layer", "head"])["variance"].to_numpy()
     np.testing.assert_allclose(found, expected.ravel(), rtol=1e-10)
 
 
 def test_maps_of_different_texts_are_refused():
     with pytest.raises(InputError, match=r"shapes .*9, 9\).*8, 8\).*must be the same"):
-        attention.divergent_heads({"none": causal_maps(0), "teacher": causal_maps(0, tokens=8)})
+        numbers.divergent_heads({"none": causal_maps(0), "teacher": causal_maps(0, tokens=8)})

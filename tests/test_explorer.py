@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import attention, explorer, figures, paths
+from response_priming import attention_results, explorer, figures, paths
 from response_priming.errors import InputError
 
 ARMS = ["undistilled", "none", "teacher"]
@@ -21,7 +21,7 @@ def made_up(tokens, *, seed=0, layers=LAYERS):
         weights = np.tril(random.exponential(size=(layers, HEADS, len(tokens), len(tokens))) ** 3)
         weights /= weights.sum(axis=-1, keepdims=True)
         maps[arm] = np.round(255 * np.sqrt(weights)).astype(np.uint8)
-    return attention.Example(f"test-{seed}", tokens, np.arange(len(tokens)), 2, maps)
+    return attention_results.Example(f"test-{seed}", tokens, np.arange(len(tokens)), 2, maps)
 
 
 def analysis(*examples):
@@ -29,7 +29,7 @@ def analysis(*examples):
     layers = len(examples[0].maps[ARMS[0]])
     heads = [(layer, head) for layer in reversed(range(layers)) for head in reversed(range(HEADS))]
     empty = pd.DataFrame()
-    return attention.Analysis(empty, pd.DataFrame(heads, columns=["layer", "head"]), empty, list(examples))
+    return attention_results.Analysis(empty, pd.DataFrame(heads, columns=["layer", "head"]), empty, list(examples))
 
 
 EXAMPLES = [made_up(["<s>", "Tom", " has", "\n", "4"], seed=0), made_up(["<s>", "</script>", "&", " 'x'"], seed=1)]
@@ -153,7 +153,8 @@ def test_heads_that_do_not_fit_are_left_out_and_the_page_says_so(tmp_path, open_
 
 
 def test_one_arm_is_compared_with_itself(tmp_path, open_page):
-    alone = attention.Example("test-0", ["a", "b"], np.arange(2), 2, {"none": EXAMPLES[0].maps["none"][..., :2, :2]})
+    maps = {"none": EXAMPLES[0].maps["none"][..., :2, :2]}
+    alone = attention_results.Example("test-0", ["a", "b"], np.arange(2), 2, maps)
     file = tmp_path / "explorer.html"
     file.write_text(explorer.html(analysis_of_one(alone)), encoding="utf-8")
     page = open_page(file)
@@ -162,10 +163,10 @@ def test_one_arm_is_compared_with_itself(tmp_path, open_page):
 
 def analysis_of_one(example):
     heads = pd.DataFrame({"layer": [0], "head": [0]})
-    return attention.Analysis(pd.DataFrame(), heads, pd.DataFrame(), [example])
+    return attention_results.Analysis(pd.DataFrame(), heads, pd.DataFrame(), [example])
 
 
 def test_no_maps_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     with pytest.raises(InputError, match=r"^attention: not made yet; `make paper` makes every stage in order$"):
-        attention.read(tmp_path / "attention")
+        attention_results.read(tmp_path / "attention")

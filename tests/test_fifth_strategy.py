@@ -13,7 +13,18 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from response_priming import attention, audit, distill, evaluate, explorer, generate, params, paths, prose, report
+from response_priming import (
+    attention_results,
+    audit,
+    distill,
+    evaluate,
+    explorer,
+    generate,
+    params,
+    paths,
+    prose,
+    report,
+)
 
 FIFTH, TITLE = "be-brief", "KD, Be Brief"
 ENTRY = {"title": TITLE, "prefix": "Answer in one short sentence. ", "source": "a test"}
@@ -119,7 +130,7 @@ def test_no_excuse_outlives_its_cell():
 def test_the_page_has_the_fifth_strategy(profile, shown):
     assert shown  # the attention was analysed
     assert TITLE in prose.strategies_table(profile)
-    assert TITLE in explorer.html(attention.read(profile.run("attention-visualize").build / "attention"))
+    assert TITLE in explorer.html(attention_results.read(profile.run("attention-visualize").build / "attention"))
     pages = report.notebook_titles(profile)
     assert {name for name in pages if name.endswith(FIFTH)} == {
         f"{s}-{FIFTH}" for s in ("generate", "distill", "evaluate")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_attention_numbers import causal_maps
 
-from response_priming import attention
+from response_priming import attention_numbers
 from response_priming.attention_numbers import PAPER
 from response_priming.reading import Reading, Text
 
@@ -28,7 +28,7 @@ def test_the_prompts_numbers_are_those_of_the_prompt_alone(student):
     reading, maps = take()
     table = reading.metrics().set_index(["arm", "seed", "region"])
     found = table.loc[(*WHO[student], "prompt")]
-    expected = attention.head_metrics(maps[student][..., :PROMPT, :PROMPT])
+    expected = attention_numbers.head_metrics(maps[student][..., :PROMPT, :PROMPT])
     np.testing.assert_allclose(found[list(PAPER)], expected[list(PAPER)], rtol=1e-10)
     assert found[["layer", "head"]].to_numpy().tolist() == expected[["layer", "head"]].to_numpy().tolist()
 
@@ -54,7 +54,7 @@ def test_with_one_seed_the_divergence_is_that_of_the_public_function():
     reading, maps = take(who)
     found = reading.divergent()
     for column, part in (("variance", maps), ("prompt", maps[..., :PROMPT, :PROMPT])):
-        expected = attention.divergent_heads(dict(zip("abc", part, strict=True))).sort_values(["layer", "head"])
+        expected = attention_numbers.divergent_heads(dict(zip("abc", part, strict=True))).sort_values(["layer", "head"])
         np.testing.assert_allclose(found[column], expected["variance"], rtol=1e-10)
     assert found["seeds"].isna().all()
 

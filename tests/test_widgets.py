@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_explorer import ARMS, HEADS, LAYERS, analysis, made_up
 
-from response_priming import attention, widgets
+from response_priming import attention_results, widgets
 from response_priming.errors import InputError
 
 mpl.use("Agg")
@@ -46,7 +46,7 @@ def test_what_is_not_there_is_named_with_what_is(change, message):
 
 
 def test_no_maps_is_one_line():
-    nothing = attention.Analysis(pd.DataFrame(), ANALYSIS.divergent, pd.DataFrame(), [])
+    nothing = attention_results.Analysis(pd.DataFrame(), ANALYSIS.divergent, pd.DataFrame(), [])
     with pytest.raises(InputError, match=r"^attention: no maps are kept"):
         widgets.explore(nothing)
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from response_priming import attention_tables, figures, params
-from response_priming.attention import Analysis, Example
 from response_priming.attention_numbers import EVERY, PAPER
+from response_priming.attention_results import Analysis, Example
 from response_priming.errors import InputError
 from response_priming.verdicts import UNPRIMED
 

@@ -1,6 +1,6 @@
 """What the numbers of all heads come to: differences, a permutation test, the means' table, and the prose.
 
-`metrics` is always the table of `attention.Analysis`. Arms are means over their seeds.
+`metrics` is always the table of `attention_results.Analysis`. Arms are means over their seeds.
 """
 
 from typing import Any

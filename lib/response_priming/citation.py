@@ -38,7 +38,7 @@ def bibtex(profile: params.Profile) -> str:
 
 def made_on(profile: params.Profile) -> date:
     """The day on which the results were compared."""
-    return date.fromtimestamp((_results(profile) / manifest.FILE).stat().st_mtime)
+    return date.fromisoformat(manifest.read(_results(profile))["date"].partition(" ")[0])
 
 
 def _note(profile: params.Profile) -> str:

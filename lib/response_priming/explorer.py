@@ -21,7 +21,8 @@ from bokeh.settings import settings
 from bokeh.transform import transform
 from numpy.typing import NDArray
 
-from response_priming import attention, figures, paths
+from response_priming import figures, paths
+from response_priming.attention_results import Analysis, Example
 
 STEPS = 255
 BUDGET = 7_000_000  # weights, a byte each; packed and written as text they take a little over half of that
@@ -31,7 +32,7 @@ TITLES = {"map": "Attention of the arm", "difference": "The arm minus the compar
 HOVER = [("from", "@attends"), ("to", "@attended"), ("weight", "@weight{0.000}"), ("difference", "@difference{0.000}")]
 
 
-def html(analysis: attention.Analysis) -> str:
+def html(analysis: Analysis) -> str:
     """The page, from `examples` and `divergent`; where not all heads fit into `BUDGET`, the most divergent ones."""
     examples, divergent = analysis.examples, analysis.divergent
     kept = _kept(examples, divergent)
@@ -63,20 +64,20 @@ def _read(name: str) -> str:
     return (paths.REPORT / name).read_text(encoding="utf-8")
 
 
-def _kept(examples: Sequence[attention.Example], divergent: pd.DataFrame) -> list[tuple[int, int]]:
+def _kept(examples: Sequence[Example], divergent: pd.DataFrame) -> list[tuple[int, int]]:
     """(layer, head) of the heads that fit into the page, most divergent first."""
     weights = sum(len(one.maps) * len(one.tokens) * (len(one.tokens) + 1) // 2 for one in examples)
     heads = divergent.head(max(1, BUDGET // weights))
     return list(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
 
 
-def _labels(example: attention.Example) -> list[str]:
+def _labels(example: Example) -> list[str]:
     """The tokens behind their positions, which makes each label unique."""
     places = zip(example.positions, example.tokens, strict=True)
     return [f"{place} {token.strip() or repr(token)[1:-1]}" for place, token in places]
 
 
-def _packed(example: attention.Example, kept: list[tuple[int, int]]) -> NDArray[np.uint8]:
+def _packed(example: Example, kept: list[tuple[int, int]]) -> NDArray[np.uint8]:
     """The causal halves [heads, arms, pairs], each arm but the first as the difference to the one before it."""
     layers, heads = np.array(kept).T
     half = np.tril_indices(len(example.tokens))
@@ -84,7 +85,7 @@ def _packed(example: attention.Example, kept: list[tuple[int, int]]) -> NDArray[
     return np.diff(maps, axis=1, prepend=np.uint8(0))
 
 
-def _controls(examples: Sequence[attention.Example], kept: list[tuple[int, int]]) -> dict[str, Select]:
+def _controls(examples: Sequence[Example], kept: list[tuple[int, int]]) -> dict[str, Select]:
     """A list to choose from for each of arm, second arm, layer, head and problem."""
     arms = [figures.title(arm) for arm in examples[0].maps]
     by_layer: dict[str, list[str]] = {}

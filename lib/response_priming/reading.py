@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from response_priming.attention_numbers import EVERY, by_head, exact, paper_numbers, sink_numbers, spread
+from response_priming.attention_results import SCALE
 from response_priming.capture import Student
 
 REGIONS = ("prompt", "response")
 SPREADS = ("variance", *REGIONS, "seeds")
-SCALE = 255  # of a weight's square root, as maps are kept
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Reading:
         return torch.stack([values.get(name, unknown) for name in SPREADS])
 
     def metrics(self) -> pd.DataFrame:
-        """`attention.Analysis.metrics` of this text, without the column `prompt`."""
+        """`attention_results.Analysis.metrics` of this text, without the column `prompt`."""
         values = torch.stack(self.numbers).permute(1, 2, 0, 4, 3)  # students, regions, layers, heads, numbers
         sizes = values.shape
         axes = [range(sizes[0]), REGIONS[: sizes[1]], range(sizes[2]), range(sizes[3])]
@@ -77,6 +77,6 @@ class Reading:
         return table.drop(columns="student").assign(arm=arms, seed=seeds)
 
     def divergent(self) -> pd.DataFrame:
-        """`attention.Analysis.divergent` of this text, in the order of layers."""
+        """`attention_results.Analysis.divergent` of this text, in the order of layers."""
         values = torch.stack(self.spreads, dim=1)
         return by_head(dict(zip(SPREADS, values, strict=True)))

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from response_priming import (
-    attention,
+    attention_results,
     citation,
     downloads,
     explorer,
@@ -69,7 +69,7 @@ def render(profile: params.Profile) -> Path:
             _run_quarto(command, folder, aside)
         else:
             preview.write(folder, aside, notebook_titles(profile))
-        analysis = attention.read(paths.BUILD / profile.name / "attention")
+        analysis = attention_results.read(paths.BUILD / profile.name / "attention")
         (aside / "explorer.html").write_text(explorer.html(analysis), encoding="utf-8")
         aside.rename(site)
     page = site / "index.html"

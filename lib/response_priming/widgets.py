@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.colors import CenteredNorm, PowerNorm
 from matplotlib.figure import Figure
 
-from response_priming import attention, figures
+from response_priming import figures
+from response_priming.attention_results import Analysis
 from response_priming.errors import InputError
 
 MOST_LABELS = 64  # tokens; more would not be legible beside a map
 
 
-def explore(analysis: attention.Analysis) -> ipywidgets.Widget:
+def explore(analysis: Analysis) -> ipywidgets.Widget:
     """Controls for arm, second arm, layer, head and problem, and the maps that they choose (see `maps_figure`).
 
     Raises:
@@ -49,7 +50,7 @@ def explore(analysis: attention.Analysis) -> ipywidgets.Widget:
     return ipywidgets.VBox([ipywidgets.HBox([*controls.values()], layout={"flex_flow": "row wrap"}), picture])
 
 
-def maps_figure(analysis: attention.Analysis, *, arm: str, against: str, layer: int, head: int, problem: str) -> Figure:
+def maps_figure(analysis: Analysis, *, arm: str, against: str, layer: int, head: int, problem: str) -> Figure:
     """One head's map of one arm, and how far it differs from a second arm's; layers and heads count from 0.
 
     Raises:
