@@ -6,6 +6,7 @@ The list of tables and figures is that of the notebooks' labelled cells, so one 
 import json
 import shutil
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
 import yaml
@@ -94,10 +95,11 @@ def profile(tmp_path_factory, tiny_model):
 def shown(profile):
     """Label -> the text of what the labelled cell shows, of every notebook that has one without an excuse."""
     found = {}
-    for stage, labels in LABELS.items():
-        if set(labels) - set(WITHOUT):
-            item = {"strategy": FIFTH} if stage == "generate" else {}
-            found |= execute(stage, profile.run(stage, **item))
+    with mpl.rc_context():
+        for stage, labels in LABELS.items():
+            if set(labels) - set(WITHOUT):
+                item = {"strategy": FIFTH} if stage == "generate" else {}
+                found |= execute(stage, profile.run(stage, **item))
     return found
 
 
