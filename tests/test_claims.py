@@ -16,7 +16,7 @@ def gains(*rows):
     columns = ["arm", "baseline", "points", "low", "high", "p_holm", "differ"]
     table = pd.DataFrame([(*row, 40)[:7] for row in rows], columns=columns)
     relative = {f"relative{end}": table[key] / 40 for end, key in (("", "points"), ("_low", "low"), ("_high", "high"))}
-    return table.assign(title=table["arm"], baseline_title=table["baseline"], wins=30, losses=10, **relative)
+    return table.assign(title=table["arm"], baseline_title=table["baseline"], wins=30, losses=10, seeds=1, **relative)
 
 
 @pytest.mark.parametrize(

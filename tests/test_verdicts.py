@@ -4,8 +4,9 @@ import pytest
 from response_priming import params, prose, verdicts
 
 
-def gain(points, p_holm=0.01, differ=40, half_width=4.0):
-    return pd.Series({"points": points, "low": points - half_width, "p_holm": p_holm, "differ": differ})
+def gain(points, p_holm=0.01, differ=40, half_width=4.0, seeds=1):
+    values = {"points": points, "low": points - half_width, "p_holm": p_holm, "differ": differ}
+    return pd.Series(values | {"seeds": seeds}, dtype=object)
 
 
 ARM = pd.Series({"low": 0.40, "high": 0.54})
@@ -41,6 +42,12 @@ def test_priming_verdict(found, start):
     assert verdicts.priming_verdict(found).startswith(f"{start} here")
 
 
+@pytest.mark.parametrize("points", [5.0, -5.0])
+def test_the_verdict_on_priming_says_how_many_training_seeds_it_rests_on(points):
+    assert " here, with one training seed: " in verdicts.priming_verdict(gain(points))
+    assert " here, with 3 training seeds: " in verdicts.priming_verdict(gain(points, seeds=3))
+
+
 def accuracy_of(**shares):
     rows = [
         {"arm": arm.replace("_", "-"), "accuracy": share, "low": share - 0.05, "high": share + 0.05}
@@ -56,7 +63,19 @@ def test_best_is_the_most_accurate_of_the_arms_asked_for():
     assert verdicts.best(table, []) is None
 
 
-GAINS = ["arm", "baseline", "points", "low", "high", "relative", "relative_low", "relative_high", "differ", "p_holm"]
+GAINS = [
+    "arm",
+    "baseline",
+    "points",
+    "low",
+    "high",
+    "relative",
+    "relative_low",
+    "relative_high",
+    "differ",
+    "p_holm",
+    "seeds",
+]
 
 
 def texts(arms, accuracy, gains=(), teacher=()):
@@ -77,9 +96,9 @@ def test_texts_carry_their_units():
         ["undistilled", "none", "teacher"],
         accuracy_of(undistilled=0.185, none=0.4, teacher=0.505),
         [
-            ("none", "undistilled", 21.5, 15, 28, 1.16, 0.7, 1.9, 70, 1e-7),
-            ("teacher", "undistilled", 32.0, 25, 39, 1.73, 1.2, 2.4, 76, 1e-9),
-            ("teacher", "none", 10.5, 2, 19, 0.26, 0.04, 0.52, 59, 0.0123),
+            ("none", "undistilled", 21.5, 15, 28, 1.16, 0.7, 1.9, 70, 1e-7, 1),
+            ("teacher", "undistilled", 32.0, 25, 39, 1.73, 1.2, 2.4, 76, 1e-9, 1),
+            ("teacher", "none", 10.5, 2, 19, 0.26, 0.04, 0.52, 59, 0.0123, 1),
         ],
         [("KD, no prompt", 0.6), ("KD, Teacher", 0.7)],
     )

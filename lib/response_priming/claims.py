@@ -147,7 +147,7 @@ def gain(rows: pd.DataFrame) -> Found:
     text = (
         f"{row['title']} over {row['baseline_title']}: {row['points']:+.1f} points "
         f"({verdicts.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "
-        f"p (Holm) {verdicts.p_value(row['p_holm'])}"
+        f"p (Holm) {verdicts.p_value(row['p_holm'])}, {verdicts.seeds(row)}"
     )
     if row["differ"] < FEWEST_DISAGREEMENTS:
         return text, UNTESTABLE

@@ -90,9 +90,15 @@ def priming_verdict(gain: Row | None) -> str:
         return "not testable here: a primed and an unprimed student are needed"
     if gain["differ"] < FEWEST_DISAGREEMENTS:
         return "not testable here: the best primed and the unprimed student disagree on too few problems"
+    students = f"here, with {seeds(gain)}: the best primed student is"
     if significant(gain):
-        return "supported here: the best primed student is more accurate than the unprimed one"
-    return "not supported here: the best primed student is not significantly more accurate than the unprimed one"
+        return f"supported {students} more accurate than the unprimed one"
+    return f"not supported {students} not significantly more accurate than the unprimed one"
+
+
+def seeds(row: Row) -> str:
+    """How many students of each arm something rests on, `one training seed` or `3 training seeds`."""
+    return "one training seed" if row["seeds"] == 1 else f"{row['seeds']} training seeds"
 
 
 def percent(share: float) -> str:
