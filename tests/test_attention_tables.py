@@ -90,6 +90,21 @@ def test_without_both_kinds_of_student_there_is_no_test(arms):
     assert "<table" in tables.shown_tests(found).to_html()
 
 
+def test_the_test_over_students_is_shown_where_there_are_seeds_enough_for_one():
+    metrics = some_metrics()
+    both = pd.concat([metrics, metrics.assign(seed=metrics["seed"] + 1)])
+    shown = [tables.shown_tests(tables.primed(some, ARMS, seed=0)).to_html() for some in (metrics, both)]
+    assert ["p (students)" in page for page in shown] == [False, True]
+
+
+def test_tables_name_the_regions_as_the_figures_do():
+    for page in (tables.shown_tests(tables.primed(some_metrics(), ARMS, seed=0)).to_html(),
+                 tables.shown_means(tables.means(some_metrics(), ARMS)).to_html()):  # fmt: skip
+        assert "Prompt" in page
+        assert "Solution" in page
+        assert "response" not in page
+
+
 def test_the_prose_names_the_largest_relative_change():
     metrics = some_metrics()
     metrics[list(EVERY)] = 2.0

@@ -16,7 +16,6 @@ from response_priming.errors import InputError
 from response_priming.verdicts import UNPRIMED
 
 Head = tuple[int, int]  # layer, head
-REGION_TITLES = {"prompt": "Prompt", "response": "Solution"}
 REGION_MARKERS = {"prompt": ("o", "0.25"), "response": ("s", "#d55e00")}
 
 
@@ -44,7 +43,7 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
                 axes.plot(values.index, values.mean(axis=1), **line, **look)
                 axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
                 ends[arm] = (float(values.index[-1]), float(values.mean(axis=1).iloc[-1]))
-        axes.set_title(REGION_TITLES[region] if row == 0 else "", fontsize=10)
+        axes.set_title(attention_tables.REGION_TITLES[region] if row == 0 else "", fontsize=10)
         label = EVERY[name].replace(" the ", "\nthe ")
         axes.set_ylabel(label if column == 0 else "", fontsize=9)
         axes.tick_params(labelsize=8, labelleft=True)
@@ -131,7 +130,7 @@ def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
     axes.barh(places, top["variance"], color="0.85", label="Whole text")
     for name, (marker, color) in REGION_MARKERS.items():
         if top[name].notna().any():
-            axes.plot(top[name], places, marker, markersize=5, color=color, label=REGION_TITLES[name])
+            axes.plot(top[name], places, marker, markersize=5, color=color, label=attention_tables.REGION_TITLES[name])
     if top["seeds"].notna().any():
         axes.plot(top["seeds"], places, "|", markersize=11, markeredgewidth=2, color="#0072b2", label="Between seeds")
     names = [f"layer {layer}, head {head}" for layer, head in zip(top["layer"], top["head"], strict=True)]

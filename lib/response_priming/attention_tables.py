@@ -17,6 +17,8 @@ from response_priming import figures, manifest, params, paths, verdicts
 from response_priming.attention_numbers import EVERY, PAPER
 from response_priming.verdicts import NOT_RUN, SIGNIFICANT, UNPRIMED
 
+# What the students read after the prompt is the data set's solution.
+REGION_TITLES = {"prompt": "Prompt", "response": "Solution"}
 HEAD = ["prompt", "region", "layer", "head"]
 TESTED = ["region", "metric", "unprimed", "difference", "low", "high", "p_prompts", "p_holm", "p_students"]
 TESTS: figures.Columns = {
@@ -113,14 +115,20 @@ def shown_means(table: pd.DataFrame) -> Styler:
     """`means` as the paper prints it."""
     columns: figures.Columns = {name: (name.lower(), None) for name in ("Region", "Student")}
     columns |= {str(name): (str(name), "{:.4f}") for name in table if name not in columns}
-    return figures.printed(table, "attention", columns)
+    return figures.printed(table.replace({"Region": REGION_TITLES}), "attention", columns)
 
 
 def shown_tests(tests: pd.DataFrame) -> Styler:
-    """`primed` as the paper prints it."""
+    """`primed` as the paper prints it; without the test over students where there are too few for one."""
     ends = zip(tests["low"], tests["high"], strict=True)
     intervals = ["" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}" for low, high in ends]
-    return figures.printed(tests.assign(metric=tests["metric"].map(EVERY), interval=intervals), "attention-test", TESTS)
+    words: dict[str, Any] = {
+        "region": tests["region"].map(REGION_TITLES),
+        "metric": tests["metric"].map(EVERY),
+        "interval": intervals,
+    }
+    columns = {name: look for name, look in TESTS.items() if name != "p_students" or tests[name].notna().any()}
+    return figures.printed(tests.assign(**words), "attention-test", columns)
 
 
 def _published() -> dict[str, dict[str, float]]:
