@@ -13,7 +13,7 @@ RULE = "hash"
 
 
 def answers(logprobs, right, response=""):
-    return pd.DataFrame({"mean_logprob": logprobs, f"{RULE}-correct": right, "response": response})
+    return pd.DataFrame({"mean_logprob": logprobs, f"{RULE}-correct": right, "response": response, "seed": 0})
 
 
 def calibrated(count, seed=0):
@@ -88,6 +88,7 @@ def scores():
 def test_table_has_a_row_for_each_arm(scores):
     found = calibration.table(scores, RULE)
     assert list(found["arm"]) == list(scores)
+    assert found[["n", "seeds"]].to_numpy().tolist() == [[60, 1]] * 4 + [[3, 1]]
     assert found["calibration_error"].between(0, 1).all()
     assert found["auroc"].isna().tolist() == [False] * 4 + [True]
 

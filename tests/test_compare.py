@@ -10,7 +10,18 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import compare, engines, figures, manifest, params, paths, problems, prose, responses
+from response_priming import (
+    compare,
+    compare_figures,
+    engines,
+    figures,
+    manifest,
+    params,
+    paths,
+    problems,
+    prose,
+    responses,
+)
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, grade
 
@@ -142,7 +153,7 @@ def test_undistilled_alone_is_compared():
     found = compare.compare(params.CompareRun(arms=["undistilled"]))
     assert found.gains.empty
     assert found.teacher.empty
-    assert len(compare.loss_figure(found).axes) == 1
+    assert len(compare_figures.loss_figure(found).axes) == 1
     assert found.shown("gains").to_html()
 
 
@@ -238,7 +249,7 @@ def test_responses_are_shown_as_text_not_markup(found):
 
 
 def test_accuracy_figure_has_arms_in_order_with_printed_values(found):
-    (axes,) = compare.accuracy_figure(found).axes
+    (axes,) = compare_figures.accuracy_figure(found).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(found.accuracy["title"])
     assert "paper 48.1" in [text.get_text() for text in axes.texts]
     assert axes.yaxis_inverted()
@@ -250,11 +261,11 @@ def test_accuracy_figure_takes_arms_that_are_always_or_never_right(monkeypatch):
     monkeypatch.setitem(ACCURACY, "none", 1)
     write_scores("undistilled")
     write_scores("none")
-    compare.accuracy_figure(compare.compare(PROFILE.run("compare"))).savefig(StringIO(), format="svg")
+    compare_figures.accuracy_figure(compare.compare(PROFILE.run("compare"))).savefig(StringIO(), format="svg")
 
 
 def test_loss_figure_shows_soft_loss_of_taught_arms_only(found):
-    hard, soft = compare.loss_figure(found).axes
+    hard, soft = compare_figures.loss_figure(found).axes
     assert len(hard.lines) == len(PROFILE.trained)
     assert len(soft.lines) == len(PROFILE.strategies)
     assert {text.get_text() for text in soft.texts} == set(map(figures.title, PROFILE.strategies))

@@ -101,7 +101,7 @@ def test_any_text_can_be_checked(text):
 
 def graded(*rows):
     table = pd.DataFrame(rows, columns=["problem_id", "response", "hash-correct"])
-    return {"none": table}
+    return {"none": table.assign(seed=0)}
 
 
 def test_the_table_counts_steps_and_where_steps_and_answers_disagree():
@@ -112,7 +112,7 @@ def test_the_table_counts_steps_and_where_steps_and_answers_disagree():
         ("d", "It is 5.", False),
     )
     (row,) = steps.table(scores, "hash").to_dict("records")
-    assert (row["responses"], row["steps"], row["with_steps"], row["right"]) == (4, 4, 0.75, 0.75)
+    assert (row["responses"], row["seeds"], row["steps"], row["with_steps"], row["right"]) == (4, 1, 4, 0.75, 0.75)
     assert (row["right_despite"], row["wrong_though"]) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert row["low"] <= row["right"] <= row["high"]
 

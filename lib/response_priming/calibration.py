@@ -33,11 +33,13 @@ COLUMNS: figures.Columns = {
 
 
 def table(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
-    """One row an arm: the columns of `separation`, and `calibration_error`."""
+    """One row an arm: `n` answers, of so many `seeds`, the columns of `separation`, and `calibration_error`."""
     return pd.DataFrame(
         {
             "arm": arm,
             "title": figures.title(arm),
+            "n": len(answers),
+            "seeds": answers["seed"].nunique(),
             **separation(answers, rule),
             "calibration_error": calibration_error(answers, rule),
         }

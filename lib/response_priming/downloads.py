@@ -18,6 +18,8 @@ COPIED = {
     "comparison/gains": "differences between two arms, with their 95 % intervals and tests",
     "comparison/rules": "accuracy of every arm by every extraction rule, with its 95 % interval",
     "comparison/teacher": "the teacher's own accuracy under each strategy, with its 95 % interval",
+    "comparison/steps": "whether the calculations in the answers are right, with 95 % intervals",
+    "comparison/calibration": "how well the students know when they are right, with 95 % intervals",
     "comparison/losses": "the training losses of every student, step by step",
     "comparison/samples": "what every arm answered to the first test problems",
     "audit/published": "the printed results beside a recount of the released logs",

@@ -146,10 +146,10 @@ def _evaluate(node: ast.expr) -> Fraction:
 def table(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int = 0) -> pd.DataFrame:
     """One row an arm, from its graded answers (see `evaluate.answer`), all seeds together.
 
-    `responses` and the share `with_steps`; `steps`; `right`, the share of steps that are right, with `low` and `high`,
-    its 95 % percentile interval, bootstrapped over problems because steps of one response go together; and of the
-    responses with steps, the shares `right_despite` (answer right, a step wrong) and `wrong_though` (answer wrong, all
-    steps right).
+    `responses`, of so many `seeds`, and the share `with_steps`; `steps`; `right`, the share of steps that are right,
+    with `low` and `high`, its 95 % percentile interval, bootstrapped over problems because steps of one response go
+    together; and of the responses with steps, the shares `right_despite` (answer right, a step wrong) and
+    `wrong_though` (answer wrong, all steps right).
     """
     return pd.DataFrame(
         {"arm": arm, "title": figures.title(arm), **_row(answers, rule, seed)} for arm, answers in scores.items()
@@ -165,6 +165,7 @@ def _row(answers: pd.DataFrame, rule: str, seed: int) -> dict[str, float]:
     low, high = _interval(by_problem[by_problem[:, 1] > 0], seed)
     return {
         "responses": len(answers),
+        "seeds": answers["seed"].nunique(),
         "with_steps": float(some.mean()),
         "steps": int(counts["steps"].sum()),
         "right": float(_ratio(*by_problem.T)),
