@@ -7,7 +7,6 @@ compares times: a notebook is stale exactly when its parameters, its code or its
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -176,11 +175,8 @@ def notebook_code(notebook: Path) -> dict[str, str]:
 
 
 def _report_sources() -> dict[str, str]:
-    return {file.name: manifest.digest(file) for file in _files(paths.REPORT)}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in sorted(folder.iterdir()) if file.is_file())
+    files = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.iterdir()) if file.is_file())]
+    return {file.name: manifest.digest(file) for file in files}
 
 
 def mark_done(node: Node) -> None:
