@@ -2,7 +2,8 @@
 
 import json
 import re
-from html import escape
+import subprocess
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -36,6 +37,7 @@ CELL = "```\n@none {{< 1"  # what a response may hold: none of it is the manuscr
 TABLE = f"<div><style>td {{}}</style><table><tbody><tr><td>{escape(CELL)}</td></tr></tbody></table></div>"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROFILE = params.load("laptop")
+QUARTO = report.quarto()
 
 
 def labelled(label, *, options=None, data=None):
@@ -492,6 +494,21 @@ def test_quarto_renders_where_it_is_installed(install_quarto):
     assert "test-0, 2 tokens" in page.with_name("explorer.html").read_text()
     values = yaml.safe_load((build / "report" / "_variables.yml").read_text())
     assert values["renderer"] == "Quarto"
+
+
+@pytest.mark.usefixtures("build")
+@pytest.mark.skipif(QUARTO is None, reason="Quarto is not installed")
+def test_quarto_warns_of_nothing_and_numbers_figures_and_tables_as_the_preview_does(monkeypatch):
+    monkeypatch.setattr(report, "quarto", lambda: QUARTO)
+    folder = report.stage(PROFILE)
+    done = subprocess.run([QUARTO, "render", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARN" not in done.stderr
+    text = (folder / "_site" / "index.html").read_text()
+    links = re.findall(r'<a href="#((?:fig|tbl)-[\w-]+)"[^>]*quarto-xref[^>]*><span>(.*?)</span>', text)
+    numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
+    assert {label for label, _ in links} == set(numbered)
+    assert all(unescape(shown) == numbered[label] for label, shown in links)
 
 
 @pytest.mark.parametrize("script", ["echo first >&2; echo ERROR: no such filter >&2; exit 1", "true"])
