@@ -62,6 +62,13 @@ def test_gains_pair_trained_with_undistilled_and_primed_with_unprimed(scores):
     ]
 
 
+def test_primed_arms_are_compared_with_neutral_words_too(scores):
+    table = tables.gains(scores | {"constant-prefix": scores["none"]}, RULE, seed=0)
+    pairs = list(zip(table["arm"], table["baseline"], strict=True))
+    assert [arm for arm, baseline in pairs if baseline == "constant-prefix"] == ["teacher"]
+    assert ("constant-prefix", "none") in pairs
+
+
 def test_gain_is_the_difference_of_the_accuracies_in_points(scores):
     accuracy = tables.accuracy(scores, RULE, {}).set_index("arm")["accuracy"]
     for row in tables.gains(scores, RULE, seed=0).itertuples():

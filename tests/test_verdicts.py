@@ -112,6 +112,15 @@ def test_texts_carry_their_units():
     assert found["student"].startswith("SmolLM2")
 
 
+def test_neutral_words_are_set_against_the_best_primed_arm_where_they_were_tried():
+    arms, accuracy = ["none", "teacher"], accuracy_of(none=0.4, teacher=0.5, constant_prefix=0.45)
+    assert "not tested" in texts(arms, accuracy[:2])["neutral_words"]
+    pair = ("teacher", "constant-prefix", 5.0, -1, 11, 0.1, -0.02, 0.2, 59, 0.2, 3)
+    said = texts([*arms, "constant-prefix"], accuracy, [pair])["neutral_words"]
+    assert "scores 45.0 % (interval: 40.0 to 50.0 %)" in said
+    assert "gain over it is 5.0 points (interval: -1.0 to 11.0 points; corrected McNemar test: p = 0.200)" in said
+
+
 def test_a_control_or_an_arm_as_released_is_never_the_best_primed_one():
     accuracy = accuracy_of(none=0.3, teacher=0.4, shuffled=0.9, constant_prefix=0.9, published_confidence=0.9)
     found = texts(list(accuracy["arm"]), accuracy)

@@ -36,6 +36,7 @@ from response_priming.sections import (
 UNDISTILLED, FINE_TUNED = "undistilled", "fine-tuned"
 CONTROLS = (UNDISTILLED, FINE_TUNED)  # the arms without a teacher
 UNPRIMED, SHUFFLED = "none", "shuffled"
+NEUTRAL = "constant-prefix"  # the control with as many words as a prefix, which say nothing
 RELEASED = "published-"  # begins the name of an arm that is trained as the released code did
 
 

@@ -38,6 +38,7 @@ COMPARISON = [
     "primed_relative_gain_interval",
     "primed_p",
     "priming_verdict",
+    "neutral_words",
     "fine_tuned_accuracy",
     "teacher_best_strategy",
     "teacher_best_accuracy",

@@ -33,13 +33,15 @@ def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[s
 
 
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
-    """Every trained arm against the undistilled student, and every primed arm or control against the unprimed one.
+    """Every trained arm against the undistilled student, every primed arm or control against the unprimed one, and
+    every primed arm against the one with neutral words.
 
     The columns of `paired`, and `p_holm`: p corrected for all pairs of the table.
     """
     right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
     pairs = [(arm, params.UNDISTILLED) for arm in scores if arm != params.UNDISTILLED]
     pairs += [(arm, _unprimed(arm)) for arm in scores if arm not in params.CONTROLS and arm != _unprimed(arm)]
+    pairs += [(arm, params.NEUTRAL) for arm in scores if params.is_primed(arm)]
     rows = [
         {"arm": arm, "title": figures.title(arm), "baseline": baseline, "baseline_title": figures.title(baseline)}
         | paired(right[arm], right[baseline], seed=seed)

@@ -47,6 +47,7 @@ def variables(
     values |= _scored("best_primed", _row(accuracy, primed)) | _gained("primed", primed_gain)
     values["beats_undistilled"] = beats_undistilled(_row(accuracy, kd), kd_gain)
     values["priming_verdict"] = priming_verdict(primed_gain)
+    values["neutral_words"] = neutral_words(_row(accuracy, params.NEUTRAL), _pair(gains, primed, params.NEUTRAL))
     for key, at in (("teacher_best", -1), ("teacher_worst", 0)):
         values[f"{key}_strategy"] = str(ranked[at]["title"]) if ranked else NOT_RUN
         values[f"{key}_accuracy"] = percent(ranked[at]["accuracy"]) if ranked else NOT_RUN
@@ -94,6 +95,18 @@ def priming_verdict(gain: Row | None) -> str:
     if significant(gain):
         return f"supported {students} more accurate than the unprimed one"
     return f"not supported {students} not significantly more accurate than the unprimed one"
+
+
+def neutral_words(arm: Row | None, gain: Row | None) -> str:
+    """A sentence on whether it is what the prefix says that matters: the best primed arm against neutral words."""
+    if arm is None or gain is None:
+        return "Whether neutral words before the question would do as well was not tested with this profile."
+    control, found = _scored("control", arm), _gained("primed", gain)
+    return (
+        f"With neutral words in place of the prefix, the student scores {control['control_accuracy']} (interval: "
+        f"{control['control_interval']}); the best primed student's gain over it is {found['primed_gain']} (interval: "
+        f"{found['primed_gain_interval']}; corrected McNemar test: {found['primed_p']})."
+    )
 
 
 def seeds(row: Row) -> str:
