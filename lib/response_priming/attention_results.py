@@ -42,9 +42,10 @@ class Analysis:
     """What the stage wrote.
 
     `metrics`: arm, seed, prompt (its number), region, layer, head, and a column for each of `attention_numbers.EVERY`.
-    `divergent`: layer, head, `variance` (see `divergent_heads`; arms are means over seeds), the same over the `prompt`
-    and the `response` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one seed);
-    means over texts, largest variance first. `tests`: see `attention_tables.primed`. `examples`: see `read_maps`.
+    `divergent`: layer, head, `variance` (see `attention_numbers`; arms are means over seeds), the same over the
+    `prompt` and the `response` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one
+    seed); means over texts, largest variance first. `tests`: see `attention_tables.primed`. `examples`: see
+    `read_maps`.
     """
 
     metrics: pd.DataFrame

@@ -86,7 +86,7 @@ def _accuracy(a: FinishedRun, b: FinishedRun) -> list[str]:
 
 def _pairing(found: pd.DataFrame, a: FinishedRun, b: FinishedRun) -> str:
     if compare_runs.same_problems(a, b):
-        unless = " unless the numbers of its students do not match" if (found["paired"] == False).any() else ""  # noqa: E712
+        unless = " unless the numbers of its students do not match" if found["paired"].eq(False).any() else ""
         return f"Both asked the same problems, so an arm is compared in pairs, problem by problem{unless}."
     shared = len(a.problems.merge(b.problems))
     text = "They asked different problems, so the two accuracies of an arm are those of independent samples"
@@ -126,7 +126,7 @@ def _accuracy_caption(found: pd.DataFrame, a: FinishedRun, b: FinishedRun) -> st
         "McNemar's exact test; only A, only B: answers that only one of the two got right",
         False: "Newcombe's interval and the score test for two independent proportions",
     }
-    used = "; ".join(text for kind, text in tests.items() if (found["paired"] == kind).any())
+    used = "; ".join(text for kind, text in tests.items() if found["paired"].eq(kind).any())
     largest = " (with several seeds, the largest p of them)" if several else ""
     return (
         f"Accuracy of every arm in both runs. {_about(a, b)}. Below each accuracy its 95 % interval, {over}. B minus "
@@ -139,7 +139,7 @@ def _columns(found: pd.DataFrame) -> dict[str, tuple[str, Any]]:
     columns: dict[str, tuple[str, Any]] = (
         {"title": ("student", None)} | SIDES | {"points": ("B minus A (points)", None)}
     )
-    if (found["paired"] == True).any():  # noqa: E712
+    if found["paired"].eq(True).any():
         columns |= {"only_a": ("only A", "{:.0f}"), "only_b": ("only B", "{:.0f}")}
     return columns | {"p_holm": ("p (Holm)", verdicts.p_value)}
 
