@@ -40,13 +40,14 @@ def test_the_embedded_model_is_named_by_the_package_that_ships_it(run):
 
 
 def test_it_says_from_what_how_and_how_well_the_student_learned(run):
-    text = card.text(run(train_steps=7), 3, CURVE)
+    made = run(train_steps=7)
+    text = card.text(made, 3, CURVE)
     for part in (
         "# Student `teacher`, seed 3",
         "a teacher (`responses/teacher`); 160 problems of `procedural`, 25% of them held out",
         "0.3 x cross-entropy + 0.7 x reverse-kl at temperature 2",
         "7 steps of 8 sequences, adamw, learning rate 0.001; last loss 1.2500",
-        manifest.summary(),
+        manifest.summary(made),
         "`build/laptop/scores/teacher/seed-3/`",
         "'You solve word problems.'",
     ):

@@ -238,5 +238,65 @@ def test_our_stages_follow_their_imports():
     assert {"losses", "distill"} & manifest.code_digests("generate").keys() == set()
 
 
-def test_the_summary_is_one_line():
-    assert len(manifest.summary().splitlines()) == 1
+def test_the_summary_is_one_line_and_says_in_which_precision_a_run_computes(make_run):
+    summary = manifest.summary(make_run("distill", arm="teacher"))
+    assert len(summary.splitlines()) == 1
+    assert summary.startswith("laptop, teacher, seed 0; commit ")
+    assert summary.endswith(" cores, float32")
+    assert manifest.summary(make_run("audit")).endswith(" cores")
+
+
+# --- the precision that the machine decides ---
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Makes this machine one where `dtype: auto` is this precision."""
+    return lambda auto: monkeypatch.setattr(
+        manifest.hardware, "precision_of", lambda dtype, _: auto if dtype == "auto" else dtype
+    )
+
+
+def asked(dtype, *inputs):
+    return manifest.recipe("distill", {"dtype": dtype, "device": "auto"}, list(inputs), code="errors")
+
+
+def test_a_recipe_names_the_precision_that_ran(on):
+    on("float32")
+    assert asked("auto")["parameters"]["dtype"] == "float32"
+    on("bfloat16")
+    assert asked("auto")["parameters"]["dtype"] == "bfloat16"
+
+
+def test_who_chose_the_precision_makes_nothing_stale(tmp_path, on):
+    on("float32")
+    make(tmp_path / "laptop" / "student", asked("auto"))
+    assert manifest.is_current(tmp_path / "laptop" / "student", asked("float32"))
+    make(tmp_path / "laptop" / "student", asked("float32"))
+    assert manifest.is_current(tmp_path / "laptop" / "student", asked("auto"))
+
+
+def test_a_folder_from_another_kind_of_machine_is_not_made_again_silently(tmp_path, on):
+    folder = tmp_path / "laptop" / "student"
+    on("bfloat16")
+    make(folder, asked("auto"))
+    on("float32")
+    with pytest.raises(InputError) as refused:
+        manifest.is_current(folder, asked("auto"))
+    assert str(refused.value) == (
+        f"{folder}: made in bfloat16, and model.dtype = auto is float32 on this machine; in the profile, "
+        "`model: {dtype: bfloat16}` goes on with what is there, `model: {dtype: float32}` makes everything again"
+    )
+    assert manifest.is_current(folder, asked("bfloat16"))
+    assert not manifest.is_current(folder, asked("float32"))
+
+
+def test_nothing_is_made_from_what_another_kind_of_machine_made(tmp_path, on, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    responses = tmp_path / "laptop" / "responses"
+    on("bfloat16")
+    make(responses, asked("auto"))
+    on("float32")
+    with pytest.raises(InputError, match=r"responses: made in bfloat16, and model\.dtype = auto is float32"):
+        asked("auto", responses)
+    assert asked("float32", responses)["inputs"] == {"responses": manifest.read(responses)["outputs"]}

@@ -127,22 +127,6 @@ def test_an_unknown_format_is_refused(tiny_model):
         load(tiny_model, quantization="awq")
 
 
-# --- devices ---
-
-
-def test_cuda_is_refused_where_there_is_none(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match=r"^model.device = 'cuda': .*; allowed here: 'auto', 'cpu'$"):
-        models.device_of("cuda")
-
-
-@pytest.mark.parametrize(("available", "device"), [(False, "cpu"), (True, "cuda")])
-def test_auto_takes_what_there_is(monkeypatch, available, device):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert models.device_of("auto") == device
-    assert models.device_of("cpu") == "cpu"
-
-
 # --- students and fingerprints ---
 
 

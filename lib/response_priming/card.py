@@ -71,8 +71,8 @@ def text(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
         optimizer=run.optimizer,
         rate=run.learning_rate,
         loss=curve["loss"].iloc[-1],
-        versions=manifest.summary(),
+        versions=manifest.summary(run),
         profile=run.profile,
         system=run.system_prompt,
-        usage=USAGE[run.adapter].format(dtype=run.dtype),
+        usage=USAGE[run.adapter].format(dtype=run.precision),
     )

@@ -27,7 +27,9 @@ def check(profile: ProfileName) -> None:
     from response_priming import engines, models, problems
 
     loaded = params.load(profile)
-    models.device_of(loaded.model.device)
+    precision = loaded.model.precision
+    if loaded.model.dtype == "auto":
+        typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
     for engine in (loaded.generate.engine, loaded.evaluate.evaluate_engine):
         engines.require(engine)
     sizes = {

@@ -140,10 +140,12 @@ def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> No
         "steps": steps.table(scores, run.rule),
         "calibration": calibration.table(scores, run.rule),
     }
-    models = {"student": _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))["student"]}
+    scored = _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))
+    models = {"student": scored["student"]}
     for strategy in run.strategies:
         models["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
     texts = verdicts.variables(run, made["accuracy"], made["gains"], made["teacher"], models)
+    texts["precision"] = scored["dtype"]
     with manifest.writing(folder, recipe) as aside:
         for name, table in made.items():
             table.to_csv(aside / f"{name}.csv", index=False)

@@ -20,7 +20,7 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from response_priming import alignment, card, curriculum, manifest, models, params, portrait, problems, student
+from response_priming import alignment, card, curriculum, hardware, manifest, models, params, portrait, problems, student
 from response_priming.errors import InputError
 from response_priming.trainer import DistillTrainer
 
@@ -91,7 +91,7 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
         code="distill",
     )
     if not manifest.is_current(folder, recipe):
-        processes = PartialState(cpu=models.device_of(run.device) == "cpu")
+        processes = PartialState(cpu=hardware.device_of(run.device) == "cpu")
         work = _workplace(folder, recipe, processes)
         with manifest.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work) as aside:
             _train(_Job(run, seed, work, aside, callbacks), processes)

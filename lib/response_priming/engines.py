@@ -97,7 +97,7 @@ class Setup:
 
     model: str
     revision: str | None = None
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     device: str = "auto"
     quantization: str = "none"
     student: Path | None = None

@@ -80,7 +80,7 @@ class _Prompts:
         self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
         settings = run.model_dump(include=sections.Generate.model_fields.keys() - NOT_IN_KEY) | {
             "model": models.fingerprint(run.teacher, run.teacher_revision),
-            "dtype": run.dtype,
+            "dtype": run.precision,
             "seed": run.seed if run.temperature else None,
             "code": manifest.code_digests("engines"),
         }

@@ -22,13 +22,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from response_priming import paths
+from response_priming import hardware, paths
 from response_priming.errors import InputError
 
 FILE = "manifest.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "response-priming")
 # Parameters enter a recipe by value, and these modules shape no artefact: a change in them makes nothing stale.
-PLUMBING = frozenset({"errors", "figures", "manifest", "params", "paths", "sections"})
+PLUMBING = frozenset({"errors", "figures", "hardware", "manifest", "params", "paths", "sections"})
 
 
 def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: str) -> dict[str, Any]:
@@ -36,15 +36,35 @@ def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: 
 
     Args:
         parameters: as validated; the profile's name and anything else that does not matter left out by the caller.
+            `dtype` becomes the precision that it is on this machine, and `automatic` keeps whether it was `auto`.
         inputs: stage folders that it reads, each complete.
         code: stem of the stage's module; the modules it imports are followed.
+
+    Raises:
+        InputError: an input is missing, or `dtype` is `auto` and an input was made on a machine where that is another.
     """
-    return {
-        "stage": stage,
-        "parameters": json.loads(json.dumps(parameters)),
-        "inputs": {_below_profile(path): read(path)["outputs"] for path in inputs},
-        "code": code_digests(code),
-    }
+    parameters = json.loads(json.dumps(parameters))
+    automatic = parameters.get("dtype") == "auto"
+    if "dtype" in parameters:
+        parameters["dtype"] = hardware.precision_of(parameters["dtype"], parameters.get("device", "auto"))
+    wanted = {"stage": stage, "parameters": parameters, "inputs": {}, "code": code_digests(code)}
+    if automatic:
+        wanted["automatic"] = True
+    for path in inputs:
+        made = read(path)
+        _require_same_precision(path, made["recipe"], wanted)
+        wanted["inputs"][_below_profile(path)] = made["outputs"]
+    return wanted
+
+
+def _require_same_precision(folder: Path, made_by: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse what another kind of machine made, where the profile leaves the precision to the machine."""
+    made, here = _precision(made_by), _precision(wanted)
+    if "automatic" in wanted and made not in (None, here):
+        raise InputError(
+            f"{paths.shown(folder)}: made in {made}, and model.dtype = auto is {here} on this machine; in the profile, "
+            f"`model: {{dtype: {made}}}` goes on with what is there, `model: {{dtype: {here}}}` makes everything again"
+        )
 
 
 def _below_profile(folder: Path) -> str:
@@ -67,8 +87,27 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def is_current(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether the folder is complete and was made by this recipe."""
-    return (folder / FILE).exists() and read(folder)["recipe"] == wanted
+    """Whether the folder is complete and was made by this recipe.
+
+    Raises:
+        InputError: it was, but on another kind of machine, where `dtype: auto` is another precision.
+    """
+    if not (folder / FILE).exists():
+        return False
+    made_by = read(folder)["recipe"]
+    if _but_for_precision(made_by) != _but_for_precision(wanted):
+        return False
+    _require_same_precision(folder, made_by, wanted)
+    return _precision(made_by) == _precision(wanted)
+
+
+def _precision(made_by: dict[str, Any]) -> Any:
+    return made_by.get("parameters", {}).get("dtype")
+
+
+def _but_for_precision(made_by: dict[str, Any]) -> dict[str, Any]:
+    parameters = {key: value for key, value in made_by.get("parameters", {}).items() if key != "dtype"}
+    return {key: value for key, value in made_by.items() if key != "automatic"} | {"parameters": parameters}
 
 
 @contextmanager
@@ -209,11 +248,17 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def summary() -> str:
-    """Provenance in one line, for a notebook's first output."""
+def summary(run: Any) -> str:
+    """A run and its provenance in one line, for a notebook's first output."""
     made = provenance()
     packages = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "transformers", "peft"))
-    return f"commit {(made['git_commit'] or 'none')[:10]}; Python {made['python']}; {packages}; {made['machine']}"
+    parts = [
+        ", ".join([run.profile, *run.item.values(), f"seed {run.seed}"]),
+        f"commit {(made['git_commit'] or 'none')[:10]}",
+        f"Python {made['python']}, {packages}",
+        made["machine"] + (f", {run.precision}" if hasattr(run, "precision") else ""),
+    ]
+    return "; ".join(parts)
 
 
 def digest(file: Path) -> str:

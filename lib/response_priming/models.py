@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import manifest, paths, sections
+from response_priming import hardware, manifest, paths, sections
 from response_priming.errors import InputError
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
@@ -45,7 +45,7 @@ def load(
     name: str,
     *,
     revision: str | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     device: str = "auto",
     quantization: str = "none",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -54,15 +54,15 @@ def load(
     Args:
         name: `embedded`, a hub id such as `meta-llama/Llama-3.1-8B-Instruct`, or a folder.
         revision: commit on the hub.
-        dtype: name of a torch dtype.
-        device: `cpu`, `cuda`, or `auto`.
+        dtype: name of a torch dtype, or `auto` (see `hardware.precision_of`).
+        device: `auto`, or one that `hardware.device_of` knows.
         quantization: `none`, which keeps the checkpoint's own, or a name of `QUANTIZATIONS`.
     """
-    source = locate(name)
+    source, dtype = locate(name), hardware.precision_of(dtype, device)
     options: dict[str, Any] = {"quantization_config": _quantized(quantization, dtype)} if quantization != "none" else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=getattr(torch, dtype), device_map=device_of(device), **options
+            source, revision=revision, dtype=getattr(torch, dtype), device_map=hardware.device_of(device), **options
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -140,15 +140,6 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
 def load_student(model: sections.Model, student: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The student in this folder; without one, the undistilled student."""
     return load_adapted(model.student, student, revision=model.student_revision, dtype=model.dtype, device=model.device)
-
-
-def device_of(name: str) -> str:
-    """`cuda` or `cpu`; `auto` takes what there is."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("model.device = 'cuda': this machine has no usable CUDA device; allowed here: 'auto', 'cpu'")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def locate(name: str) -> str:

@@ -18,6 +18,7 @@ COMPARISON = [
     "rule",
     "teacher",
     "student",
+    "precision",
     "undistilled_accuracy",
     "undistilled_interval",
     "best_kd_arm",

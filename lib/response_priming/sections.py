@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from response_priming import hardware
+
 Repair = Literal[
     "pairing", "prefix-offset", "bos", "eos", "teacher-answers", "positions", "template", "truncation"
 ]  # fmt: skip
@@ -49,7 +51,7 @@ SEARCHED = {
     "divergence": "divergences",
 }
 
-Dtype = Literal["bfloat16", "float16", "float32"]
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Rule = Literal[
     "hash", "boxed-first", "boxed-last", "last-number", "published", "published-corrected",
     "lm-eval-strict", "lm-eval-flexible", "math-verify",
@@ -105,9 +107,16 @@ class Model(Section):
 
     student: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
     student_revision: str | None = Field(None, description="commit of the student on the hub")
-    dtype: Dtype = Field("bfloat16", description="precision of teacher and student weights")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
+    dtype: Dtype = Field(
+        "auto", description="precision of weights and products; auto: bfloat16 where it is multiplied natively, else float32"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda where there is one, else cpu")
     system_prompt: str = Field("You solve word problems.", description="system message of every prompt")
+
+    @property
+    def precision(self) -> str:
+        """What `dtype` is on this machine (see `hardware.precision_of`)."""
+        return hardware.precision_of(self.dtype, self.device)
 
 
 class Generate(Section):

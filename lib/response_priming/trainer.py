@@ -172,7 +172,7 @@ def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path
         learning_rate=run.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=run.warmup_steps,
-        bf16=run.adapter == "full" and run.dtype == "bfloat16",
+        bf16=run.adapter == "full" and run.precision == "bfloat16",
         gradient_checkpointing=run.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         train_sampling_strategy="sequential",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import models
+from response_priming import hardware, models
 from response_priming.engines import (
     Response,
     Setup,
@@ -41,7 +41,7 @@ def _start(setup: Setup, rank: int | None) -> Any:
         return LLM(
             model=models.locate(setup.model),
             revision=setup.revision,
-            dtype=setup.dtype,
+            dtype=hardware.precision_of(setup.dtype, setup.device),
             quantization=QUANTIZATIONS[setup.quantization],
             tensor_parallel_size=setup.tensor_parallel,
             pipeline_parallel_size=setup.pipeline_parallel,
@@ -73,7 +73,7 @@ class VllmEngine:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        models.device_of(setup.device)
+        hardware.device_of(setup.device)
         rank, lora = None, None
         if setup.student and models.is_adapter(setup.student):
             from vllm.lora.request import LoRARequest

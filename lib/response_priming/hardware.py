@@ -1,0 +1,68 @@
+"""What a run computes on: the device, and the precision that it multiplies natively."""
+
+import functools
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from response_priming.errors import InputError
+
+# What `torch.cpu.get_capabilities` calls units that multiply bf16: of x86, and of 64-bit ARM.
+BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+
+
+def device_of(name: str) -> str:
+    """`cpu`, `cuda` or `mps` (Apple's GPU); `auto` takes a CUDA device where there is one, else the CPU."""
+    import torch  # here, as parameters are read by processes that compute nothing
+
+    available = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[name]:
+        there = ", ".join(repr(device) for device, usable in available.items() if usable)
+        raise InputError(
+            f"model.device = {name!r}: this machine has no usable {name.upper()} device; allowed here: {there}"
+        )
+    if name == "auto":
+        return "cuda" if available["cuda"] else "cpu"
+    return name
+
+
+def multiplies_bf16(capabilities: Mapping[str, Any]) -> bool:
+    """Whether a CPU multiplies bf16 itself. Others emulate it, at a tenth of float32's speed and less.
+
+    Args:
+        capabilities: as `torch.cpu.get_capabilities` gives them.
+    """
+    return any(capabilities.get(unit, False) for unit in BF16_UNITS)
+
+
+@functools.cache
+def precision_of(dtype: str, device: str) -> str:
+    """The precision, a torch dtype's name, that weights have and products are computed in.
+
+    `auto` is bfloat16 on a GPU or CPU that multiplies it, else float32. bfloat16 asked for by name where a CPU emulates
+    it is allowed, and said on standard error.
+
+    Raises:
+        InputError: there is no such device; float16 on a CPU.
+    """
+    where = device_of(device)
+    if dtype == "float16" and where == "cpu":
+        raise InputError("model.dtype = 'float16': not on a CPU; allowed there: 'auto', 'float32', 'bfloat16'")
+    if dtype not in ("auto", "bfloat16"):
+        return dtype
+    import torch
+
+    native = {
+        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
+        "cpu": lambda: multiplies_bf16(torch.cpu.get_capabilities()),
+        "mps": lambda: False,
+    }[where]()
+    if dtype == "auto":
+        return "bfloat16" if native else "float32"
+    if where == "cpu" and not native:
+        print(
+            "model.dtype = 'bfloat16': this CPU emulates it; a training step takes about 25 times as long as in float32",
+            file=sys.stderr,
+            flush=True,
+        )
+    return dtype
