@@ -26,7 +26,7 @@ def trainer(model=None, **changes):
     """What of a trainer a portrait is drawn from."""
     usual = {
         "model": model or tiny.llama(),
-        "by_position": lambda _: SUMS,
+        "positions": {"response": SUMS},
         "is_fsdp_enabled": False,
         "is_deepspeed_enabled": False,
         "is_world_process_zero": lambda: True,
@@ -34,13 +34,8 @@ def trainer(model=None, **changes):
     return SimpleNamespace(**usual | changes)
 
 
-def data(held_out=PROBLEMS, validation=("response",)):
-    return SimpleNamespace(held_out=held_out, validation=dict.fromkeys(validation, "examples"))
-
-
-def write(run, folder, who=None, what=None):
-    folder.mkdir()
-    portrait.write(run, who or trainer(), tiny.tokenizer(), what or data(), folder)
+def write(run, folder, who=None, asked=PROBLEMS[:3]):
+    portrait.write(run, who or trainer(), tiny.tokenizer(), asked, folder)
     return [pd.read_parquet(folder / name) for name in portrait.FILES]
 
 
@@ -73,7 +68,7 @@ def test_a_model_in_training_answers_without_dropout_and_is_left_ready_for_train
 
 
 def test_nothing_held_out_and_no_teacher_leave_empty_tables_with_their_columns(run, tmp_path):
-    positions, samples = write(run, tmp_path / "at", what=data([], []))
+    positions, samples = write(run, tmp_path / "at", trainer(positions={}), asked=[])
     assert list(positions) == ["position", "tokens", "divergence"]
     assert list(samples) == ["problem_id", "question", "wanted", "answer"]
     assert positions.empty
@@ -90,20 +85,20 @@ def test_weights_that_are_sharded_are_not_decoded_with(run, tmp_path, how):
 
 
 def test_only_the_first_process_writes(run, tmp_path):
-    (tmp_path / "at").mkdir()
-    portrait.write(run, trainer(is_world_process_zero=lambda: False), tiny.tokenizer(), data(), tmp_path / "at")
-    assert list((tmp_path / "at").iterdir()) == []
+    portrait.write(run, trainer(is_world_process_zero=lambda: False), tiny.tokenizer(), PROBLEMS, tmp_path / "at")
+    assert not (tmp_path / "at").exists()
 
 
 def test_before_and_after_stand_side_by_side(run, tmp_path):
     write(run, tmp_path / "before")
     later = SUMS.assign(soft=SUMS["soft"] / 2)
-    write(run, tmp_path / "after", trainer(by_position=lambda _: later))
-    portrait.join(tmp_path / "before", tmp_path / "after")
-    positions = pd.read_parquet(tmp_path / "after" / "positions.parquet")
+    write(run, tmp_path / "after", trainer(positions={"response": later}))
+    (tmp_path / "student").mkdir()
+    portrait.join(tmp_path / "before", tmp_path / "after", tmp_path / "student")
+    positions = pd.read_parquet(tmp_path / "student" / "positions.parquet")
     assert positions["before"].tolist() == [1.5, 1.0]
     assert positions["after"].tolist() == [0.75, 0.5]
-    samples = pd.read_parquet(tmp_path / "after" / "samples.parquet")
+    samples = pd.read_parquet(tmp_path / "student" / "samples.parquet")
     assert list(samples) == ["problem_id", "question", "wanted", "before", "after"]
     assert samples["before"].tolist() == samples["after"].tolist()
 

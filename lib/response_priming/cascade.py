@@ -18,7 +18,7 @@ from response_priming.errors import InputError
 
 NAME = "cascade"
 # A common beginning shorter than this is not worth a forward pass of its own.
-SHORTEST_SHARED_PREFIX = 32
+SHORTEST_SHARED_PREFIX = 8
 
 
 def shared_prefix(prompts: Sequence[list[int]]) -> int:

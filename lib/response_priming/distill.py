@@ -150,6 +150,7 @@ def _attempt(job: _Job, micro_batch: int) -> None:
     if not run.watched:
         data.validation.pop("response", None)
     checkpoint = _last_checkpoint(job.work)
+    drawing = portrait.Portrait(run, tokenizer, data.held_out)
     trainer = DistillTrainer(
         run,
         data,
@@ -159,15 +160,12 @@ def _attempt(job: _Job, micro_batch: int) -> None:
         micro_batch=micro_batch,
         folder=job.work,
         resumed=checkpoint is not None,
-        callbacks=job.callbacks,
+        callbacks=[*job.callbacks, *([drawing] if run.watched else [])],
     )
-    if checkpoint is None and run.watched:
-        portrait.write(run, trainer, tokenizer, data, job.work)
+    drawing.trainer = trainer
     with contextlib.closing(trainer.progress.bar):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(job.folder))
-    if run.watched:
-        portrait.write(run, trainer, tokenizer, data, job.folder)
     if trainer.is_world_process_zero():
         _finish(job, trainer, tokenizer)
 
@@ -175,7 +173,8 @@ def _attempt(job: _Job, micro_batch: int) -> None:
 def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what a student's folder holds beside its weights."""
     if job.run.watched:
-        portrait.join(job.work, job.folder)
+        before, after = (portrait.drawn_at(job.work, step) for step in (0, job.run.train_steps))
+        portrait.join(before, after, job.folder)
     curve = trainer.curve(has_teacher=alignment.store(job.run) is not None)
     curve.to_parquet(job.folder / "losses.parquet", index=False)
     trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)

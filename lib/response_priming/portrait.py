@@ -1,16 +1,15 @@
 """What a student is like at some moment: its divergence to the teacher along a response, and what it answers; and the
 figures of its training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, TrainingArguments
 
 from response_priming import params, priming, problems
-from response_priming.curriculum import Curriculum
 from response_priming.trainer import DistillTrainer
 
 SAMPLES, SAMPLE_TOKENS = 3, 64  # problems, and tokens at most
@@ -25,15 +24,39 @@ COSTS = {"grad_norm": "Gradient norm", "tokens_per_second": "Tokens per second",
 FILES = {"positions.parquet": "divergence", "samples.parquet": "answer"}
 
 
+class Portrait(TrainerCallback):
+    """Draws the student as it is validated before its first step and after its last, below the trainer's folder."""
+
+    def __init__(
+        self, run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, held_out: Sequence[problems.Problem]
+    ) -> None:
+        self.run, self.tokenizer, self.asked = run, tokenizer, list(held_out[:SAMPLES])
+        self.trainer: DistillTrainer | None = None
+
+    def on_evaluate(self, arguments: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Before the checkpoint of the same step is written, so that a resumed training finds both."""
+        if self.trainer is not None and state.global_step in (0, state.max_steps):
+            folder = drawn_at(Path(str(arguments.output_dir)), state.global_step)
+            write(self.run, self.trainer, self.tokenizer, self.asked, folder)
+
+
+def drawn_at(work: Path, step: int) -> Path:
+    """Where below a trainer's folder the student of this step is drawn."""
+    return work / f"portrait-{step}"
+
+
 def write(
     run: params.DistillRun,
     trainer: DistillTrainer,
     tokenizer: PreTrainedTokenizerBase,
-    data: Curriculum,
+    asked: Sequence[problems.Problem],
     folder: Path,
 ) -> None:
-    """Write `positions.parquet` (position, tokens, divergence) and `samples.parquet` (problem_id, ..., answer)."""
-    sums = trainer.by_position(data.validation["response"]) if "response" in data.validation else pd.DataFrame(NO_SUMS)
+    """Write `positions.parquet` (position, tokens, divergence) and `samples.parquet` (problem_id, ..., answer).
+
+    The divergence is that of the trainer's last validation.
+    """
+    sums = trainer.positions.get("response", pd.DataFrame(NO_SUMS))
     seen = sums["soft_tokens"] > 0
     positions = pd.DataFrame(
         {
@@ -42,7 +65,6 @@ def write(
             "divergence": (sums["soft"] / sums["soft_tokens"])[seen],
         }
     )
-    asked = data.held_out[:SAMPLES]
     # FSDP2 gathers weights for each forward pass; else sharded ones are not there to be decoded with.
     sharded = (trainer.is_fsdp_enabled and not trainer.accelerator.is_fsdp2) or trainer.is_deepspeed_enabled
     answers = [""] * len(asked) if sharded else _answers(run, trainer.model, tokenizer, asked)
@@ -51,37 +73,34 @@ def write(
         for problem, answer in zip(asked, answers, strict=True)
     ]
     if trainer.is_world_process_zero():
+        folder.mkdir(exist_ok=True)
         positions.to_parquet(folder / "positions.parquet", index=False)
         pd.DataFrame(samples, columns=["problem_id", "question", "wanted", "answer"]).to_parquet(
             folder / "samples.parquet", index=False
         )
 
 
-def join(before: Path, after: Path) -> None:
-    """Make the files in `after` say both what was, from the folder `before`, and what is."""
+def join(before: Path, after: Path, folder: Path) -> None:
+    """Write to `folder` what was, from the folder `before`, beside what is, from `after`."""
     for file, value in FILES.items():
-        was, now = (pd.read_parquet(folder / file) for folder in (before, after))
+        was, now = (pd.read_parquet(source / file) for source in (before, after))
         both = was.rename(columns={value: "before"}).assign(after=now[value])
-        both.to_parquet(after / file, index=False)
+        both.to_parquet(folder / file, index=False)
 
 
 def _answers(
-    run: params.DistillRun, model: Any, tokenizer: PreTrainedTokenizerBase, asked: list[problems.Problem]
+    run: params.DistillRun, model: Any, tokenizer: PreTrainedTokenizerBase, asked: Sequence[problems.Problem]
 ) -> list[str]:
+    if not asked:
+        return []
     model.eval()
-    answers = []
-    for problem in asked:
-        prompt = torch.tensor([priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt))])
-        prompt = prompt.to(model.device)
-        output = model.generate(
-            input_ids=prompt,
-            attention_mask=torch.ones_like(prompt),
-            max_new_tokens=SAMPLE_TOKENS,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        answers.append(str(tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)))
-    return answers
+    prompts = [priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    output = model.generate(
+        **batch, max_new_tokens=SAMPLE_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+    )
+    answers = output[:, batch["input_ids"].shape[1] :]
+    return [str(text) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
 def figure(positions: pd.DataFrame) -> Figure:

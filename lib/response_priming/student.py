@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from response_priming import losses, models, params
+from response_priming import losses, models, packing, params
 from response_priming.errors import InputError
 
 
@@ -63,12 +63,12 @@ def teach(model: PreTrainedModel, objective: losses.Objective) -> None:
         InputError: the model does more to its last hidden states than multiply them with its head.
     """
     _refuse_other_heads(model)
-    head = model.get_output_embeddings()
+    head, packed = model.get_output_embeddings(), packing.fits(model)
     plain, project = model.forward, head.forward
 
     @functools.wraps(plain)
     def forward(*arguments: Any, positions: Tensor | None = None, **batch: Any) -> Any:
-        return plain(*arguments, **batch) if positions is None else _objective(model, positions, **batch)
+        return plain(*arguments, **batch) if positions is None else _objective(model, positions, packed=packed, **batch)
 
     @functools.wraps(project)
     def score(hidden: Tensor, wanted: losses.Targets | None = None, **counts: Any) -> Any:
@@ -83,8 +83,10 @@ def _objective(
     model: PreTrainedModel,
     positions: Tensor,
     *,
+    packed: bool,
     input_ids: Tensor,
     labels: Tensor,
+    attention_mask: Tensor | None = None,
     scored: Tensor | None = None,
     top_ids: Tensor | None = None,
     top_logprobs: Tensor | None = None,
@@ -93,14 +95,19 @@ def _objective(
     soft_tokens: Tensor | float = 1,
     **_: Any,
 ) -> losses.Loss:
-    # Padding is on the right, where a causal model's other tokens do not see it: no mask is needed.
-    hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+    if packed:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        layout = packing.pack(input_ids, mask)
+        hidden, places = packing.read(model.get_decoder(), input_ids, layout), layout.places
+    else:
+        # Padding is on the right, where a causal model's other tokens do not see it: no mask is needed.
+        hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        places = torch.arange(len(hidden), device=hidden.device).view_as(input_ids)
     counts = (labels != losses.IGNORED) if scored is None else (labels != losses.IGNORED) | scored
-    rows = torch.arange(len(hidden), device=hidden.device)[:, None].expand_as(positions)[counts]
     wanted = losses.Targets(labels, scored, top_logprobs, top_ids, tail_logprobs)
     head = model.get_output_embeddings()
     loss: losses.Loss = head(
-        hidden[rows, positions[counts]], wanted.part(counts), hard_tokens=hard_tokens, soft_tokens=soft_tokens
+        hidden[places.gather(1, positions)[counts]], wanted.part(counts), hard_tokens=hard_tokens, soft_tokens=soft_tokens
     )
     spread = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:])
     return losses.Loss(loss.total, *spread)

@@ -66,6 +66,7 @@ class DistillTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
+        self.positions: dict[str, pd.DataFrame] = {}
         self._sums = torch.zeros(4, dtype=torch.float64)
         self._pass = len(data.items)
 
@@ -123,14 +124,19 @@ class DistillTrainer(Trainer):
         return cast("LambdaLR", self.lr_scheduler or super().create_scheduler(num_training_steps, optimizer))
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Mean losses on each of the held-out sets, logged as `NAME_hard` and, with a teacher, `NAME_soft`."""
+        """Mean losses on each of the held-out sets, logged as `NAME_hard` and, with a teacher, `NAME_soft`.
+
+        What they are means of stays in `positions` until the next time (see `by_position`).
+        """
         metrics = {}
         for name, examples in cast("dict[str, Any]", self.eval_dataset).items():
-            sums = self.by_position(examples).sum()
+            self.positions[name] = self.by_position(examples)
+            sums = self.positions[name].sum()
             metrics[f"{name}_hard"] = sums["hard"] / max(sums["hard_tokens"], 1)
             if sums["soft_tokens"]:
                 metrics[f"{name}_soft"] = sums["soft"] / sums["soft_tokens"]
         self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @torch.no_grad()
