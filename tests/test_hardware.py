@@ -62,7 +62,7 @@ def test_apples_gpu_is_taken_by_name_alone(monkeypatch):
     [
         ({"avx2": True, "fma3": True}, False),
         ({"avx2": True, "avx512_f": True, "avx512_bw": True, "avx512_bf16": False}, False),
-        ({"avx512_f": True, "avx512_bf16": True}, True),
+        ({"avx512_f": True, "avx512_bf16": True}, False),
         ({"amx_tile": True, "amx_bf16": True}, True),
         ({"neon": True, "dot": True, "bf16": False}, False),
         ({"neon": True, "bf16": True}, True),
@@ -70,7 +70,7 @@ def test_apples_gpu_is_taken_by_name_alone(monkeypatch):
     ],
     ids=["AVX2", "AVX-512", "AVX512-BF16", "AMX", "ARM", "ARM with BF16", "unknown"],
 )
-def test_a_cpu_multiplies_bf16_where_it_has_units_for_it(units, native):
+def test_a_cpu_multiplies_bf16_fast_where_it_has_matrix_units_for_it(units, native):
     assert hardware.multiplies_bf16(units) is native
 
 
@@ -78,9 +78,15 @@ def test_auto_is_what_the_cpu_multiplies(cpu, capsys):
     cpu("avx2")
     assert hardware.precision_of("auto", "auto") == "float32"
     hardware.precision_of.cache_clear()
-    cpu("avx2", "avx512_bf16")
+    cpu("avx512_bf16", "amx_bf16")
     assert hardware.precision_of("auto", "auto") == "bfloat16"
     assert capsys.readouterr().err == ""
+
+
+def test_where_torch_does_not_use_the_units_they_do_not_count(cpu, monkeypatch):
+    cpu("neon", "bf16")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert hardware.precision_of("auto", "auto") == "float32"
 
 
 @pytest.mark.parametrize(("bf16", "precision"), [(True, "bfloat16"), (False, "float32")])
@@ -89,15 +95,15 @@ def test_auto_is_what_the_gpu_multiplies(monkeypatch, bf16, precision):
     assert hardware.precision_of("auto", "auto") == precision
 
 
-def test_an_emulated_precision_is_allowed_and_said_once(cpu, capsys):
+def test_a_slow_precision_is_allowed_and_said_once(cpu, capsys):
     cpu("avx2")
     assert {hardware.precision_of("bfloat16", "cpu") for _ in range(3)} == {"bfloat16"}
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("model.dtype = 'bfloat16': this CPU emulates it; a training step takes about 25 times as long")
+    assert line.startswith("model.dtype = 'bfloat16': this CPU has no matrix units for it; a training step takes ")
 
 
 def test_a_precision_asked_for_is_taken_silently_where_it_is_native(cpu, capsys):
-    cpu("avx512_bf16")
+    cpu("amx_bf16")
     assert hardware.precision_of("bfloat16", "cpu") == "bfloat16"
     assert hardware.precision_of("float32", "cpu") == "float32"
     assert capsys.readouterr().err == ""

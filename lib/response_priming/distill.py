@@ -20,7 +20,18 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from response_priming import alignment, card, curriculum, hardware, manifest, models, params, portrait, problems, student
+from response_priming import (
+    alignment,
+    card,
+    curriculum,
+    hardware,
+    manifest,
+    models,
+    params,
+    portrait,
+    problems,
+    student,
+)
 from response_priming.errors import InputError
 from response_priming.trainer import DistillTrainer
 

@@ -5,15 +5,18 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from response_priming import params
 from response_priming.errors import InputError
+
+# Who reads responses and runs no model does without the model library, which takes seconds to import.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 LOWEST = float(np.finfo(np.float16).min)
 # Probabilities in fp32 cannot tell a smaller rest from none.
@@ -51,7 +54,7 @@ class Response:
 class Engine(Protocol):
     """What the stages need of an engine."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
 
     def respond(
         self,

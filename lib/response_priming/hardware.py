@@ -1,4 +1,4 @@
-"""What a run computes on: the device, and the precision that it multiplies natively."""
+"""What a run computes on: the device, and the precision that is fast there."""
 
 import functools
 import sys
@@ -7,8 +7,9 @@ from typing import Any
 
 from response_priming.errors import InputError
 
-# What `torch.cpu.get_capabilities` calls units that multiply bf16: of x86, and of 64-bit ARM.
-BF16_UNITS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+# What `torch.cpu.get_capabilities` calls the matrix units that multiply bf16: of x86, and of 64-bit ARM. AVX512-BF16 is
+# not among them: its bf16 products take 1.8 times as long as AVX-512's in float32 (benchmarks/results/precision.json).
+BF16_UNITS = ("amx_bf16", "bf16", "sve_bf16")
 
 
 def device_of(name: str) -> str:
@@ -27,7 +28,7 @@ def device_of(name: str) -> str:
 
 
 def multiplies_bf16(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a CPU multiplies bf16 itself. Others emulate it, at a tenth of float32's speed and less.
+    """Whether a CPU multiplies bf16 faster than float32. Others emulate it, at a tenth of that speed and less.
 
     Args:
         capabilities: as `torch.cpu.get_capabilities` gives them.
@@ -39,8 +40,8 @@ def multiplies_bf16(capabilities: Mapping[str, Any]) -> bool:
 def precision_of(dtype: str, device: str) -> str:
     """The precision, a torch dtype's name, that weights have and products are computed in.
 
-    `auto` is bfloat16 on a GPU or CPU that multiplies it, else float32. bfloat16 asked for by name where a CPU emulates
-    it is allowed, and said on standard error.
+    `auto` is bfloat16 on a GPU or CPU with units for it, else float32. bfloat16 asked for by name on a CPU without them
+    is allowed, and what it costs is said on standard error.
 
     Raises:
         InputError: there is no such device; float16 on a CPU.
@@ -52,16 +53,18 @@ def precision_of(dtype: str, device: str) -> str:
         return dtype
     import torch
 
-    native = {
-        "cuda": lambda: torch.cuda.is_bf16_supported(including_emulation=False),
-        "cpu": lambda: multiplies_bf16(torch.cpu.get_capabilities()),
-        "mps": lambda: False,
-    }[where]()
+    if where == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Without oneDNN, as on macOS, torch does not use what the CPU has.
+        used = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        native = where == "cpu" and used and multiplies_bf16(torch.cpu.get_capabilities())
     if dtype == "auto":
         return "bfloat16" if native else "float32"
     if where == "cpu" and not native:
         print(
-            "model.dtype = 'bfloat16': this CPU emulates it; a training step takes about 25 times as long as in float32",
+            "model.dtype = 'bfloat16': this CPU has no matrix units for it; a training step takes about 2 "
+            "(AVX512-BF16) to 25 times (AVX2) as long as in float32",
             file=sys.stderr,
             flush=True,
         )

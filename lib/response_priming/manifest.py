@@ -47,7 +47,7 @@ def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: 
     automatic = parameters.get("dtype") == "auto"
     if "dtype" in parameters:
         parameters["dtype"] = hardware.precision_of(parameters["dtype"], parameters.get("device", "auto"))
-    wanted = {"stage": stage, "parameters": parameters, "inputs": {}, "code": code_digests(code)}
+    wanted: dict[str, Any] = {"stage": stage, "parameters": parameters, "inputs": {}, "code": code_digests(code)}
     if automatic:
         wanted["automatic"] = True
     for path in inputs:
@@ -98,7 +98,7 @@ def is_current(folder: Path, wanted: dict[str, Any]) -> bool:
     if _but_for_precision(made_by) != _but_for_precision(wanted):
         return False
     _require_same_precision(folder, made_by, wanted)
-    return _precision(made_by) == _precision(wanted)
+    return bool(_precision(made_by) == _precision(wanted))
 
 
 def _precision(made_by: dict[str, Any]) -> Any:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -108,6 +107,8 @@ def load_adapted(
     base, tokens = load(**Base(name, revision, quantization).of(student)._asdict(), **options)
     if student is None or not is_adapter(student):
         return base, tokens
+    from peft import PeftModel  # which takes seconds to import
+
     return cast("PreTrainedModel", PeftModel.from_pretrained(base, student).eval()), tokens
 
 

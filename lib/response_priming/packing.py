@@ -93,13 +93,14 @@ def attend(
     """Attention in transformers' calling convention; [1, heads, packed, size] each, where there is a packing."""
     if packing is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
-    places = packing.places.flatten()
-    apart = (
-        states.index_select(2, places)[0].unflatten(1, packing.places.shape).transpose(0, 1)
+    places, shape = packing.places.flatten(), packing.places.shape
+    query, key, value = (
+        states.index_select(2, places)[0].view(states.shape[1], *shape, -1).transpose(0, 1)
         for states in (query, key, value)
     )
     # Padding is on the right, where a sequence's own tokens do not see it.
-    output, _ = sdpa_attention_forward(module, *apart, None, **options | {"is_causal": True})
+    options["is_causal"] = True
+    output, _ = sdpa_attention_forward(module, query, key, value, None, **options)
     return output.flatten(0, 1).index_select(0, packing.kept)[None], None
 
 

@@ -33,10 +33,10 @@ class Portrait(TrainerCallback):
         self.run, self.tokenizer, self.asked = run, tokenizer, list(held_out[:SAMPLES])
         self.trainer: DistillTrainer | None = None
 
-    def on_evaluate(self, arguments: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Before the checkpoint of the same step is written, so that a resumed training finds both."""
         if self.trainer is not None and state.global_step in (0, state.max_steps):
-            folder = drawn_at(Path(str(arguments.output_dir)), state.global_step)
+            folder = drawn_at(Path(str(args.output_dir)), state.global_step)
             write(self.run, self.trainer, self.tokenizer, self.asked, folder)
 
 
@@ -96,9 +96,7 @@ def _answers(
     model.eval()
     prompts = [priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-    output = model.generate(
-        **batch, max_new_tokens=SAMPLE_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
-    )
+    output = model.generate(**batch, max_new_tokens=SAMPLE_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id)
     answers = output[:, batch["input_ids"].shape[1] :]
     return [str(text) for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 

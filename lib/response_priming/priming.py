@@ -1,11 +1,13 @@
 """From a problem to a prompt: the strategy's prefix, worked examples for the teacher, and the model's chat template."""
 
 from collections.abc import Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from response_priming import params
 from response_priming.problems import Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def prefix_of(strategy: str) -> str:
@@ -32,23 +34,23 @@ def messages(
     return [*turns, {"role": "user", "content": prefix + question}]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> list[int]:
+def encode(tokenizer: "PreTrainedTokenizerBase", chat: list[dict[str, str]]) -> list[int]:
     """Token ids of the prompt, up to and including the marker that opens the assistant's turn."""
     text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     return encode_plain(tokenizer, str(text))
 
 
-def encode_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_plain(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of a text alone, without special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def encode_response(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of a response, with the end-of-sequence token that closes it."""
     return [*encode_plain(tokenizer, text), int(tokenizer.eos_token_id)]
 
 
-def first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str | None:
+def first_difference(teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase") -> str | None:
     """The first respect in which two tokenizers' ids do not mean the same, in words; None where there is none."""
     if len(teacher) != len(student):
         return f"{len(teacher)} tokens against {len(student)}"

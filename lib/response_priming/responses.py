@@ -28,23 +28,22 @@ agree; `top_k: all` keeps dense rows for those who want high T.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from datasets import Dataset, disable_progress_bars
 from numpy.typing import NDArray
-from torch import Tensor
 
 from response_priming import manifest, paths
 from response_priming.engines import Response, Signal
 from response_priming.errors import InputError
 
-# A bar of a second for mapping the shards says nothing in an executed notebook.
-disable_progress_bars()
+# Tables are read without these, which take seconds to import.
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
 
 KEPT = "kept.parquet"
 SIGNAL = ("top_ids", "top_logprobs", "tail_logprobs")
@@ -180,7 +179,7 @@ def read_shard(file: Path, columns: Sequence[str]) -> pd.DataFrame:
     return pd.read_parquet(file, columns=list(columns))
 
 
-def dataset(folder: Path) -> Dataset:
+def dataset(folder: Path) -> "Dataset":
     """The responses that train, memory-mapped: one row a problem, all columns, arrays as numpy.
 
     Rows are read from disk as they are asked for: `dataset(folder)[number]`, or by problem (see `rows_by_problem`). The
@@ -189,6 +188,10 @@ def dataset(folder: Path) -> Dataset:
     Raises:
         InputError: there are no responses, none is kept, or a shard is damaged.
     """
+    from datasets import Dataset, disable_progress_bars
+
+    # A bar of a second for mapping the shards says nothing in an executed notebook.
+    disable_progress_bars()
     shards = [str(shard) for shard in _shards(folder)]
     data = Dataset.from_parquet(shards, cache_dir=str(folder / ".arrow"))
     kept = np.flatnonzero(pd.read_parquet(folder / KEPT)["kept"])
@@ -197,17 +200,19 @@ def dataset(folder: Path) -> Dataset:
     return data.select(kept).with_format("numpy")
 
 
-def rows_by_problem(data: Dataset) -> dict[str, int]:
+def rows_by_problem(data: "Dataset") -> dict[str, int]:
     """The row of each problem id."""
     return {str(problem_id): row for row, problem_id in enumerate(data["problem_id"])}
 
 
-def padded(rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+def padded(rows: Sequence[Mapping[str, Any]]) -> "dict[str, Tensor]":
     """The signals of some rows of `dataset` as a batch, padded on the right with zeros to its longest response.
 
     `top_ids` (int64) and `top_logprobs` (float32) [batch, tokens, k], `tail_logprobs` (float32) [batch, tokens]. Of a
     dense store `top_logprobs` [batch, tokens, vocabulary] alone: column and token id are the same, nothing is outside.
     """
+    import torch
+
     lengths = [len(row["tokens"]) for row in rows]
     batch = {}
     for name, kind in zip(SIGNAL, (np.int64, np.float32, np.float32), strict=True):

@@ -108,7 +108,7 @@ class Model(Section):
     student: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
     student_revision: str | None = Field(None, description="commit of the student on the hub")
     dtype: Dtype = Field(
-        "auto", description="precision of weights and products; auto: bfloat16 where it is multiplied natively, else float32"
+        "auto", description="precision of weights and products; auto: bfloat16 where units multiply it, else float32"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda where there is one, else cpu")
     system_prompt: str = Field("You solve word problems.", description="system message of every prompt")

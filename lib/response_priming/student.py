@@ -107,7 +107,10 @@ def _objective(
     wanted = losses.Targets(labels, scored, top_logprobs, top_ids, tail_logprobs)
     head = model.get_output_embeddings()
     loss: losses.Loss = head(
-        hidden[places.gather(1, positions)[counts]], wanted.part(counts), hard_tokens=hard_tokens, soft_tokens=soft_tokens
+        hidden[places.gather(1, positions)[counts]],
+        wanted.part(counts),
+        hard_tokens=hard_tokens,
+        soft_tokens=soft_tokens,
     )
     spread = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:])
     return losses.Loss(loss.total, *spread)
