@@ -20,7 +20,18 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from response_priming import alignment, card, curriculum, manifest, models, params, portrait, problems, student
+from response_priming import (
+    alignment,
+    card,
+    curriculum,
+    manifest,
+    models,
+    params,
+    portrait,
+    problems,
+    progress,
+    student,
+)
 from response_priming.errors import InputError
 from response_priming.trainer import DistillTrainer
 
@@ -93,7 +104,8 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
     if not manifest.is_current(folder, recipe):
         processes = PartialState(cpu=models.device_of(run.device) == "cpu")
         work = _workplace(folder, recipe, processes)
-        with manifest.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work) as aside:
+        written = manifest.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work)
+        with written as aside, progress.part("seed", seed, run.seeds):
             _train(_Job(run, seed, work, aside, callbacks), processes)
         if processes.is_main_process:
             shutil.rmtree(work)
@@ -128,7 +140,7 @@ def _train(job: _Job, processes: PartialState) -> None:
                 ) from None
         micro_batch //= 2
         same = f"a step is still {job.run.train_batch} responses"
-        print(f"Out of memory: going on with micro_batch = {micro_batch}; {same}.")
+        progress.say(f"Out of memory: going on with micro_batch = {micro_batch}; {same}.")
 
 
 def _micro_batch(run: params.DistillRun, count: int) -> int:
