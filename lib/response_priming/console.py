@@ -36,7 +36,7 @@ class Line:
         """
         self.name, self.place, self.shared = name, place, shared
         self.stream, self.errors = stream or sys.stdout, sys.stderr
-        self.moves = self.stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+        self.moves = self.stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
         self.begun, self._rest, self._tenth = time.monotonic(), "", 0
 
     def __enter__(self) -> "Line":
@@ -69,7 +69,7 @@ class Line:
         """Take what was written to standard error: bars become the line, any other text is said as it is."""
         for bar in BAR.finditer(text):
             self._move(bar)
-        *lines, rest = (self._rest + BAR.sub("\r", text)).split("\n")
+        *lines, rest = (self._rest + BAR.sub("\n", text)).split("\n")
         self._rest = rest.rpartition("\r")[2]
         for line in lines:
             if said := CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2]).strip():
@@ -102,10 +102,10 @@ class Line:
     def _block(self, *, drawn: bool = True) -> Iterator[dict[str, str]]:
         """The lines by process, cleared from the terminal, and drawn again at the end."""
         self.shared.parent.mkdir(parents=True, exist_ok=True)
-        with self.shared.open("a+", encoding="utf-8") as file:
+        self.shared.touch()
+        with self.shared.open("r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            height, lines = json.loads(file.read() or "[0, {}]")
+            height, lines = json.loads(file.readline() or "[0, {}]")
             dead = {process: lines.pop(process) for process in list(lines) if not _runs(int(process))}
             # Where all that drew are dead, what they drew may be on another terminal, or far above.
             if lines:
@@ -115,8 +115,8 @@ class Line:
             width = (os.get_terminal_size(self.stream.fileno()).columns or 80) - 1
             block = "".join(f"{line[:width]}\n" for line in lines.values()) if drawn else ""
             print(block, end="", file=self.stream, flush=True)
-            file.truncate(0)
-            file.write(json.dumps([block.count("\n"), lines]))
+            file.seek(0)
+            file.write(json.dumps([block.count("\n"), lines]) + "\n")  # over the old line, at once: never half a file
 
 
 def _runs(process: int) -> bool:

@@ -25,7 +25,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it wraps no iterable
             done: how much was done before this run.
         """
         self.tokens, self.begun = 0, time.monotonic()
-        options: dict[str, Any] = {"desc": ", ".join(_parts) or None, "bar_format": FORMAT, "leave": False}
+        options: dict[str, Any] = {"desc": "".join(_parts), "bar_format": FORMAT, "leave": False}
         super().__init__(total=total, initial=done, unit=unit, mininterval=1, disable=not shown, **options)
 
     @property
@@ -65,7 +65,7 @@ def over(items: Collection[T], unit: str) -> Iterator[T]:
 @contextlib.contextmanager
 def part(name: str, item: T, among: Sequence[T]) -> Iterator[None]:
     """Bars inside say which of several parts they are of, as in `seed 2/3: 16/40 steps`."""
-    said = [f"{name} {among.index(item) + 1}/{len(among)}"] if len(among) > 1 else []
+    said = [f"{name} {among.index(item) + 1}/{len(among)}: "] if len(among) > 1 else []
     _parts.extend(said)
     try:
         yield
