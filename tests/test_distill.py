@@ -474,7 +474,7 @@ def test_out_of_memory_goes_on_with_smaller_micro_batches_and_the_same_steps(run
     monkeypatch.setattr(DistillTrainer, "training_step", limited)
     curve = distill.train(changed(run, seeds=[0], weight_decay=1e-9))
     pd.testing.assert_frame_equal(curve[WHAT], whole[WHAT], rtol=1e-4)
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Out of memory")]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Out of memory")]
     assert said == [
         f"Out of memory: going on with micro_batch = {size}; a step is still 8 responses." for size in (4, 2)
     ]

@@ -223,7 +223,7 @@ def test_gaps_fill_what_is_not_stored_in_order(runs, size):
 KILLED_AT = """
     import json, os, signal, sys
     from pathlib import Path
-    from response_priming import generate, manifest, params, paths, responses, transformers_engine
+    from response_priming import generate, manifest, params, paths, progress, responses, transformers_engine
 
     root, values = Path(sys.argv[1]), json.loads(sys.argv[2])
     params.Run.explored = False
@@ -244,7 +244,7 @@ KILLED_AT = """
     second = responses.shard_name(2)
     Engine, Partial = transformers_engine.TransformersEngine, manifest.Partial
     moments = {
-        "first-batch": (generate._Progress, "count", lambda n, *_: n == 1, False),
+        "first-batch": (progress.Bar, "answered", lambda n, *_: n == 1, False),
         "between-batches": (Engine, "respond", lambda n, *_: n == 2, False),
         "shard-written-not-renamed": (manifest, "_sync", lambda n, path: path.name == f".{second}", False),
         "shard-renamed-not-listed": (Partial, "record", lambda n, self, _: second in self.outputs, True),

@@ -107,9 +107,25 @@ def test_executed_notebook_shows_the_values_it_ran_with(project):
     assert "train_steps = 2" in injected
 
 
-def test_log_counts_the_notebooks(project):
-    counted = re.findall(r"^\[(\d+)/(\d+)\]", project.log, flags=re.MULTILINE)
-    assert sorted((int(place), int(total)) for place, total in counted) == [(place + 1, 13) for place in range(13)]
+def test_log_counts_the_notebooks_and_says_how_long_each_took(project):
+    counted = [(place + 1, 13) for place in range(13)]
+    for said in (r" -> build/tiny/notebooks/\S+\.ipynb$", r": (?:\d+ min )?\d+ s \(\d+\.\d CPU min\)$"):
+        found = re.findall(rf"^\[(\d+)/(\d+)\] [\w-]+{said}", project.log, flags=re.MULTILINE)
+        assert sorted((int(place), int(total)) for place, total in found) == counted
+
+
+def test_log_has_progress_and_nothing_of_what_the_notebooks_show(project):
+    places = r"\[\d+/13\] [\w-]+( -> |: )|\[report\] |The paper: "
+    assert [line for line in project.log.splitlines() if not re.match(places, line)] == []
+    assert re.search(r"\] distill-none: 2/2 steps, .*, 00:00 left, hard=", project.log)
+    for file in (project.build / "notebooks").glob("*.ipynb"):
+        streams = [
+            output.text
+            for cell in nbformat.read(file, as_version=4).cells
+            for output in cell.get("outputs", [])
+            if output.output_type == "stream" and output.name == "stderr"
+        ]
+        assert "".join(streams).strip() == ""
 
 
 def test_an_extra_notebook_is_executed_alone_and_the_next_paper_has_its_page(project):

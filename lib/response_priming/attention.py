@@ -18,10 +18,9 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import attention_tables, capture, manifest, models, params, priming, problems
+from response_priming import attention_tables, capture, manifest, models, params, priming, problems, progress
 from response_priming.attention_numbers import largest_first
 from response_priming.attention_results import TABLES, Analysis, read
 from response_priming.errors import InputError
@@ -55,7 +54,7 @@ def _write(folder: Path, run: params.AttentionRun) -> None:
     groups, tokenizer = capture.load(run)
     texts = _texts(run, tokenizer, groups[0].model.config)
     readings: list[Reading] = []
-    for text in tqdm(texts, desc="attention", unit="text"):
+    for text in progress.over(texts, "text"):
         kept = _kept(text, run.explorer_tokens) if len(readings) < run.explorer_prompts else None
         reading = Reading(capture.students(run), text, kept)
         capture.visit_groups(groups, reading.who, text.tokens, reading.take, skip=run.skip_layers)

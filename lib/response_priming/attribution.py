@@ -19,10 +19,9 @@ import torch
 from captum.attr import FeatureAblation, LayerIntegratedGradients
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import manifest, models, params, priming, problems, responses
+from response_priming import manifest, models, params, priming, problems, progress, responses
 from response_priming.errors import InputError
 
 REGIONS = ("system prompt", "prefix", "worked examples", "question", "chat template")
@@ -98,7 +97,7 @@ def _write(folder: Path, run: params.AttributionRun) -> None:
     model.requires_grad_(False)
     neutral = tokenizer(NEUTRAL, add_special_tokens=False)["input_ids"][0]
     tables: list[tuple[pd.DataFrame, ...]] = []
-    for strategy, problem in tqdm(list(product(run.strategies, asked)), desc="attribution", unit="response"):
+    for strategy, problem in progress.over(list(product(run.strategies, asked)), "response"):
         prefix = priming.prefix_of(strategy)
         prompt = locate(tokenizer, problem.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples)
         response = given[strategy].loc[problem.id]

@@ -1,5 +1,6 @@
 """The command line: what make calls, and people may."""
 
+import contextlib
 import json
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from typing import Annotated, Any, cast
 import typer
 import yaml
 
-from response_priming import params, paths, plan
+from response_priming import console, params, paths, plan
 from response_priming.errors import InputError
 
 app = typer.Typer(
@@ -43,8 +44,10 @@ def check(profile: ProfileName) -> None:
             f"problems.n_train = {sizes['train']}: leaves too few for {sizes['validation']} worked examples; "
             f"{len(shared)} of them would be training problems"
         )
-    for model in (loaded.generate.teacher, loaded.model.student):
-        models.locate(model)
+    # Standard output is the parameters: what fetching says goes to standard error, in one line where it moves.
+    with console.Line("check", console.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
+        for model in (loaded.generate.teacher, loaded.model.student):
+            models.locate(model)
     typer.echo(yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 
@@ -75,8 +78,10 @@ def run(
         raise InputError(f"{stage} of {strategy or arm!r}: not in profile {profile}; allowed: {known}") from None
     names = [other.name for other in plan.nodes(loaded)]
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
-    typer.echo(f"[{place}] {node.name} -> {paths.shown(node.executed)}")
-    execute(node)
+    with console.Line(node.name, console.shared(profile), place=f"[{place}] ") as line:
+        line.start(f"{node.name} -> {paths.shown(node.executed)}")
+        execute(node, line)
+        line.done()
 
 
 @app.command()
@@ -96,8 +101,10 @@ def distill(
     distill_stage.train(cast("params.DistillRun", loaded.run("distill", arm=arm)))
 
 
-def execute(node: plan.Node) -> None:
+def execute(node: plan.Node, line: console.Line) -> None:
     """Execute a notebook by papermill. It is written beside its target and renamed once complete.
+
+    What it writes to standard error is also said by the line; its standard output is in the executed notebook alone.
 
     A failed one stays beside its target as `*.partial.ipynb`, readable up to the cell that failed.
     """
@@ -114,9 +121,11 @@ def execute(node: plan.Node) -> None:
             "start_timeout": 300,
             # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
             "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+            # The kernel's own log would pass the line by; now and then it says that an ending kernel was interrupted.
+            "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
+            "coalesce_streams": True,  # of a bar, what is left on a terminal is left in the notebook: nothing
             "progress_bar": False,
-            "stdout_file": sys.stdout,
-            "stderr_file": sys.stderr,
+            "stderr_file": line,
         }
         try:
             papermill.execute_notebook(node.notebook, partial, **arguments)
@@ -124,9 +133,7 @@ def execute(node: plan.Node) -> None:
             where = paths.shown(partial)
             if error.ename == InputError.__name__:
                 raise InputError(f"{error.evalue} ({where})") from None
-            typer.echo(
-                f"{node.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}", err=True
-            )
+            line.say(f"{node.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}")
             raise typer.Exit(1) from None
     partial.replace(node.executed)
     plan.mark_done(node)
@@ -162,8 +169,9 @@ def report(profile: ProfileName) -> None:
     from response_priming import report as report_stage
 
     loaded = params.load(profile)
-    typer.echo("[report] notebooks and manuscript -> pages")
-    typer.echo(f"[report] {paths.shown(report_stage.render(loaded))}")
+    with console.Line("report", console.shared(profile), place="[report] ") as line:
+        line.start("notebooks and manuscript -> pages")
+        line.done(paths.shown(report_stage.render(loaded)))
 
 
 @app.command("compare-runs")

@@ -30,6 +30,7 @@ from response_priming import (
     params,
     portrait,
     problems,
+    progress,
     student,
 )
 from response_priming.errors import InputError
@@ -104,7 +105,8 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
     if not manifest.is_current(folder, recipe):
         processes = PartialState(cpu=hardware.device_of(run.device) == "cpu")
         work = _workplace(folder, recipe, processes)
-        with manifest.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work) as aside:
+        written = manifest.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work)
+        with written as aside, progress.part("seed", seed, run.seeds):
             _train(_Job(run, seed, work, aside, callbacks), processes)
         if processes.is_main_process:
             shutil.rmtree(work)
@@ -139,7 +141,7 @@ def _train(job: _Job, processes: PartialState) -> None:
                 ) from None
         micro_batch //= 2
         same = f"a step is still {job.run.train_batch} responses"
-        print(f"Out of memory: going on with micro_batch = {micro_batch}; {same}.")
+        progress.say(f"Out of memory: going on with micro_batch = {micro_batch}; {same}.")
 
 
 def _micro_batch(run: params.DistillRun, count: int) -> int:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
-from response_priming import params
+from response_priming import params, progress
 from response_priming.errors import InputError
 
 # Who reads responses and runs no model does without the model library, which takes seconds to import.
@@ -197,12 +196,8 @@ def random_of(seed: int, index: int) -> random.Random:
     return random.Random(f"{seed}-{index}")
 
 
-def with_progress(responses: Iterator[tuple[int, Response]], total: int) -> Iterator[tuple[int, Response]]:
-    """The responses, under a bar that shows tokens/s and the time left."""
-    tokens = 0
-    with tqdm(total=total, unit="response", mininterval=2, leave=False) as bar:
-        for index, response in responses:
-            tokens += len(response.tokens)
-            bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
-            bar.update()
-            yield index, response
+def counted(responses: Iterator[tuple[int, Response]], bar: progress.Bar) -> Iterator[tuple[int, Response]]:
+    """The responses, each counted by the bar."""
+    for index, response in responses:
+        bar.answered(len(response.tokens))
+        yield index, response

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from response_priming import engines, manifest, models, params, priming, problems
+from response_priming import engines, manifest, models, params, priming, problems, progress
 from response_priming.extraction import grade
 
 
@@ -41,7 +41,7 @@ def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
         code="evaluate",
     )
     if not manifest.is_current(folder, recipe):
-        with manifest.writing(folder, recipe) as aside:
+        with manifest.writing(folder, recipe) as aside, progress.part("seed", seed, run.seeds_of(run.arm)):
             _answer(run, student).to_parquet(aside / "answers.parquet", index=False)
     return pd.read_parquet(folder / "answers.parquet")
 
@@ -54,8 +54,9 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: 
     """The graded answers of the student in a folder (see `answer`); without one, the undistilled student's."""
     engine = _engine(run, student)
     prompts = [priming.encode(engine.tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
-    given = engines.with_progress(engine.respond(prompts, max_tokens=run.answer_tokens, top_k=1), len(prompts))
-    return grade(_table(asked, dict(given)))
+    with progress.Bar(len(prompts), "answer") as bar:
+        given = dict(engines.counted(engine.respond(prompts, max_tokens=run.answer_tokens, top_k=1), bar))
+    return grade(_table(asked, given))
 
 
 def _engine(run: params.EvaluateRun, student: Path | None) -> engines.Engine:

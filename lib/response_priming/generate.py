@@ -3,15 +3,24 @@
 import functools
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 from transformers import AutoConfig
 
-from response_priming import engines, manifest, models, params, priming, problems, responses, sections, selection
+from response_priming import (
+    engines,
+    manifest,
+    models,
+    params,
+    priming,
+    problems,
+    progress,
+    responses,
+    sections,
+    selection,
+)
 from response_priming.errors import InputError
 
 # Parameters of the section that change no response, or change it through the prompt, which is in the key.
@@ -122,7 +131,7 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: m
     partial.notes["engine"] = engine.describe()
     config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
     vocabulary = config.get_text_config().vocab_size
-    with _Progress(len(asked) * run.samples, sum(stored.values()) * run.samples) as progress:
+    with progress.Bar(len(asked) * run.samples, "response", done=sum(stored.values()) * run.samples) as bar:
         for first, last in missing:
             batch = prompts.between(first, last)
             given = engine.respond(
@@ -133,13 +142,13 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: m
                 # Another seed for every batch, and the same one where the batch is made again.
                 seed=int(batch[0].key[:8], 16),
             )
-            by_index = dict(progress.counting(given))
+            by_index = dict(engines.counted(given, bar))
             rows = [
                 responses.Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_index[index])
                 for index, prompt in enumerate(batch)
             ]
             write = functools.partial(responses.write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
-            partial.notes["tokens_per_second"] = round(progress.speed, 1)
+            partial.notes["tokens_per_second"] = round(bar.speed, 1)
             partial.put(responses.shard_name(first), write)
 
 
@@ -164,34 +173,3 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: man
     selected = selection.select(answered, {problem.id: problem.answer for problem in asked}, run)
     partial.put(responses.KEPT, functools.partial(selected.to_parquet, index=False))
     partial.notes["counts"] = selection.counts(selected)
-
-
-class _Progress:
-    """A bar over all responses, stored ones included, with tokens a second and the time left."""
-
-    def __init__(self, total: int, stored: int) -> None:
-        self.bar = tqdm(total=total, initial=stored, unit="response", mininterval=2, leave=False)
-        self.tokens, self.start = 0, time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    @property
-    def speed(self) -> float:
-        """Tokens a second of this run."""
-        return self.tokens / (time.monotonic() - self.start)
-
-    def counting(self, given: Iterator[tuple[int, engines.Response]]) -> Iterator[tuple[int, engines.Response]]:
-        """Pass responses on and count them."""
-        for index, response in given:
-            self.count(response)
-            yield index, response
-
-    def count(self, response: engines.Response) -> None:
-        """One response more."""
-        self.tokens += len(response.tokens)
-        self.bar.set_postfix_str(f"{self.speed:.0f} tokens/s", refresh=False)
-        self.bar.update(1)

@@ -12,9 +12,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
-from tqdm import tqdm
 
-from response_priming import distill, evaluate, manifest, params, placed, sections, verdicts
+from response_priming import distill, evaluate, manifest, params, placed, progress, sections, verdicts
 
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
@@ -79,7 +78,11 @@ def climb(run: params.LadderRun) -> pd.DataFrame:
         InputError: the strategy's responses or signals over prompts are not there.
     """
     start = Rung(params.UNDISTILLED, {})
-    return pd.DataFrame([_row(run, rung) for rung in tqdm([start, *rungs(run)], unit="rung", leave=False)])
+    steps, rows = [start, *rungs(run)], []
+    for rung in steps:
+        with progress.part("rung", rung, steps):
+            rows.append(_row(run, rung))
+    return pd.DataFrame(rows)
 
 
 def _row(run: params.LadderRun, rung: Rung) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from response_priming.errors import InputError
 FILE = "manifest.json"
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "response-priming")
 # Parameters enter a recipe by value, and these modules shape no artefact: a change in them makes nothing stale.
-PLUMBING = frozenset({"errors", "figures", "hardware", "manifest", "params", "paths", "sections"})
+PLUMBING = frozenset({"errors", "figures", "hardware", "manifest", "params", "paths", "progress", "sections"})
 
 
 def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: str) -> dict[str, Any]:

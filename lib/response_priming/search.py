@@ -28,6 +28,7 @@ from response_priming import (
     paths,
     placed,
     problems,
+    progress,
     sections,
 )
 from response_priming.errors import InputError
@@ -54,8 +55,9 @@ def search(run: params.SearchRun) -> optuna.Study:
     done = len(study.get_trials(states=FINISHED))
     # Another seed than at the start, or a continued search would draw its first values again.
     study.sampler = optuna.samplers.TPESampler(seed=run.seed + done, n_startup_trials=5)
-    while len(study.get_trials(states=FINISHED)) < run.trials:
-        study.optimize(lambda trial: _accuracy(run, trial, asked), n_trials=1)
+    while (finished := len(study.get_trials(states=FINISHED))) < run.trials:
+        with progress.part("trial", finished, range(run.trials)):
+            study.optimize(lambda trial: _accuracy(run, trial, asked), n_trials=1)
     return study
 
 

@@ -13,10 +13,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from response_priming import alignment, losses, params
+from response_priming import alignment, losses, params, progress
 from response_priming.curriculum import Curriculum, Stream
 from response_priming.errors import InputError
 
@@ -221,7 +220,7 @@ class _Progress(TrainerCallback):
 
     def __init__(self, trainer: DistillTrainer, steps: int, *, shown: bool) -> None:
         self.trainer = trainer
-        self.bar = tqdm(total=steps, unit="step", mininterval=2, leave=False, disable=not shown)
+        self.bar = progress.Bar(steps, "step", shown=shown)
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self._advance()

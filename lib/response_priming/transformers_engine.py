@@ -5,7 +5,6 @@ together, longest prompts first; one that ends leaves its place, and new ones ta
 """
 
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, cast
@@ -17,7 +16,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from response_priming import cascade, models
+from response_priming import cascade, models, progress
 from response_priming.engines import Response, Setup, Signal, check_context, pack, random_of
 from response_priming.errors import InputError
 
@@ -114,7 +113,7 @@ class TransformersEngine:
                 if self.batch == 1 or not should_reduce_batch_size(error):
                     raise
                 self.batch //= 2
-                print(f"Out of memory: the batch is now {self.batch}.", file=sys.stderr, flush=True)
+                progress.say(f"Out of memory: the batch is now {self.batch}.")
             waiting = [index for index in waiting if index not in done]
 
     @torch.inference_mode()
