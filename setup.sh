@@ -11,8 +11,8 @@ cd "$(dirname "$0")"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 refuse() { echo "make: $1" >&2; exit 2; }
-# The first error of pip or uv, and the first cause that uv gives.
-last_error() { sed -nE '/^ *(ERROR|error)/{p;n;s/^ *cause:/cause:/p;q;}' "$1" | paste -s -d ' ' - | cut -c 1-300; }
+# The first error of pip or uv, with the first cause that uv gives.
+first_error() { sed -nE '/^ *(ERROR|error)/{p;n;s/^ *cause:/cause:/p;q;}' "$1" | paste -s -d ' ' - | cut -c 1-300; }
 check_python() {
     command -v "$1" > /dev/null || refuse "PYTHON = $1: no such program; Python 3.11 or newer is needed"
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -62,25 +62,28 @@ check_python "$1"
 venv=$2 log=$2/setup.log
 python=$venv/bin/python
 
+# Bytecode is compiled here, once, as pip does: where Python writes none, as in many containers, every process would compile
+# all that it imports (torch and transformers: 16 s of CPU instead of 7).
 install() {
     if "$python" -m pip install --only-binary uv --constraint "$constraints" uv > "$venv/uv.log" 2>&1; then
-        "$python" uv_pip.py install --compile-bytecode --constraint "$constraints" "${packages[@]}"
+        "$python" uv_pip.py install --compile-bytecode --constraint "$constraints" "$@"
     else
         echo "pip installs the packages: uv cannot be had here (log: $venv/uv.log)"
-        "$python" -m pip install --constraint "$constraints" "${packages[@]}"
+        "$python" -m pip install --constraint "$constraints" "$@"
     fi
 }
 
 [ -x "$python" ] || { echo "Making $venv ..."; "$1" -m venv "$venv" || refuse "$venv: cannot be made by $1 -m venv"; }
-echo "Installing packages into $venv (some minutes the first time; log: $log) ..."
-install > "$log" 2>&1 ||
-    refuse "packages cannot be installed, is the package index reachable? $(last_error "$log") (log: $log)"
+echo "Installing packages into $venv (a minute or more the first time; log: $log) ..."
+install "${packages[@]}" > "$log" 2>&1 ||
+    refuse "packages cannot be installed, is the package index reachable? $(first_error "$log") (log: $log)"
 if [ $what = engines ]; then
     # Builds for CUDA that the CPU build fails on when it imports them; text models need none.
     "$python" -m pip uninstall --yes torchvision torchaudio torchcodec >> "$log" 2>&1
 elif [ $what = package ] && ! command -v quarto > /dev/null && ! [ -x "$venv/bin/quarto" ]; then
     echo "Trying to install Quarto ..."
-    { "$python" -m pip install --editable '.[quarto]' && "$venv/bin/quarto" --version; } > "$venv/quarto.log" 2>&1 ||
+    # Editable as above: installing a copy of this package would hide later changes in lib/.
+    { install --editable '.[quarto]' && "$venv/bin/quarto" --version; } > "$venv/quarto.log" 2>&1 ||
         echo "Quarto cannot be installed here (log: $venv/quarto.log); pandoc will render a preview of the page instead."
 fi
 touch "$venv/installed"

@@ -1,11 +1,11 @@
-"""Run `uv pip` on the environment of this Python with pip's settings, which uv does not read: `uv_pip.py install ...`."""
+"""Run `uv pip` on this Python's environment with pip's settings, which uv does not read: `uv_pip.py install ...`."""
 
 import ast
 import os
 import subprocess
 import sys
 
-# Where packages come from: what pip calls it, and uv's flag or the variable that uv reads.
+# What decides where packages come from, as pip calls it, and the flag or the variable that tells uv.
 FLAGS = {
     "constraint": "--constraint",
     "extra-index-url": "--index",
@@ -17,7 +17,7 @@ VARIABLES = {"cert": "SSL_CERT_FILE", "client-cert": "SSL_CLIENT_CERT", "no-inde
 
 
 def pip_settings() -> dict[str, str]:
-    """What pip's files and PIP_* variables say, by pip's name, e.g. `find-links`; the order is pip's: variables win."""
+    """What pip's files and PIP_* variables say, by pip's name, e.g. `find-links`; as for pip, variables win."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     settings = {}
@@ -37,7 +37,8 @@ def main(command: str, *arguments: str) -> None:
     # lack the version that the lock pins, so uv has to look at all of them, too; the lock says which version is wanted.
     flags.append("--index-strategy=unsafe-best-match")
     os.environ.update({variable: settings[name] for name, variable in VARIABLES.items() if settings.get(name)})
-    os.execv(sys.executable, [sys.executable, "-m", "uv", "pip", command, "--python", sys.executable, *flags, *arguments])
+    uv = [sys.executable, "-m", "uv", "pip", command, f"--python={sys.executable}"]
+    os.execv(uv[0], [*uv, *flags, *arguments])
 
 
 if __name__ == "__main__":
