@@ -24,8 +24,9 @@ def pip_settings() -> dict[str, str]:
     for section in ("global.", "install.", ":env:."):
         for line in listed:
             if line.startswith(section):
-                name, _, value = line.removeprefix(section).partition("=")
-                settings[name] = ast.literal_eval(value)
+                name, _, quoted = line.removeprefix(section).partition("=")
+                if value := ast.literal_eval(quoted):  # an empty one says nothing to pip
+                    settings[name] = value
     return settings
 
 
@@ -36,7 +37,7 @@ def main(command: str, *arguments: str) -> None:
     # uv takes every version from the first index that has the package, pip the best of all indexes. A further index may
     # lack the version that the lock pins, so uv has to look at all of them, too; the lock says which version is wanted.
     flags.append("--index-strategy=unsafe-best-match")
-    os.environ.update({variable: settings[name] for name, variable in VARIABLES.items() if settings.get(name)})
+    os.environ.update({variable: settings[name] for name, variable in VARIABLES.items() if name in settings})
     uv = [sys.executable, "-m", "uv", "pip", command, f"--python={sys.executable}"]
     os.execv(uv[0], [*uv, *flags, *arguments])
 
