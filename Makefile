@@ -105,11 +105,7 @@ test-harness: $(HARNESS)/installed $(SETUP) ## our verdicts against those of lm-
 	$(BIN)/pytest tests/test_harness.py
 
 $(HARNESS)/installed: requirements.lock
-	@echo "Installing lm-evaluation-harness into $(HARNESS) (some minutes; log: $(HARNESS)/setup.log) ..."
-	@$(PYTHON) -m venv $(HARNESS)
-	@$(HARNESS)/bin/python -m pip install --constraint requirements.lock "lm-eval[hf]==0.4.13" > $(HARNESS)/setup.log 2>&1 || \
-	    { grep -E "^ *(ERROR|error)" $(HARNESS)/setup.log | head -n 1 >&2; exit 2; }
-	@touch $@
+	@./setup.sh --harness $(PYTHON) $(HARNESS)
 
 lint: $(SETUP)
 	$(BIN)/ruff check

