@@ -32,7 +32,7 @@ RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper ladder search attribution compare plan lab test test-engines test-harness lint lock clean FORCE
+.PHONY: help paper ladder search attribution compare plan lab test test-engines test-harness times lint lock clean FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -106,6 +106,9 @@ test-harness: $(HARNESS)/installed $(SETUP) ## our verdicts against those of lm-
 
 $(HARNESS)/installed: requirements.lock
 	@./setup.sh --harness $(PYTHON) $(HARNESS)
+
+times: $(SETUP) ## what `make paper` takes on this machine, from nothing, in a copy; adds a row to benchmarks/results/times.json
+	$(BIN)/python benchmarks/times.py $(PROFILE)
 
 lint: $(SETUP)
 	$(BIN)/ruff check
