@@ -2,8 +2,8 @@
 
     make times                             # or: python benchmarks/times.py [PROFILE]
 
-The paper is made in a copy of the checkout, so nothing that is there is touched or used; the environment is this one, and
-the models of the user's cache are. The row is added to results/times.json, and printed as the README has it. Minutes of
+The paper is made in a copy of the checkout, so nothing that is there is touched or used; the environment is this one,
+and so is the cache with the model. The row is added to results/times.json, and printed as the README has it. Minutes of
 processors are the figure to compare: other work on the machine shows in the clock's.
 """
 
