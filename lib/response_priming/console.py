@@ -96,7 +96,7 @@ class Line:
 
     def _print(self, text: str, stream: TextIO) -> None:
         with self._block() if self.moves else contextlib.nullcontext():
-            print(text, file=stream, flush=True)
+            print(f"{text}\n", end="", file=stream, flush=True)  # in one piece, whatever else is being written
 
     @contextlib.contextmanager
     def _block(self, *, drawn: bool = True) -> Iterator[dict[str, str]]:
