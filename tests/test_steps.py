@@ -129,3 +129,7 @@ def test_too_few_steps_leave_blanks(rows):
     found = steps.table(graded(*rows), "hash")
     assert found[["low", "high"]].isna().all(axis=None)
     assert "nan" not in steps.shown(found).to_html()
+
+
+def test_the_character_that_stands_for_a_mark_says_nothing_in_a_response():
+    assert steps.check("2 + 2 = 4\x00 and \x00<<1+1=3>>") == [True, False]

@@ -72,6 +72,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 def check(response: str) -> list[bool]:
     """Whether each step of the response is right, in order; empty where it has none."""
+    response = response.replace(_HERE, " ")
     marks = [_verdicts(_normal(mark)) for mark in _MARK.findall(response)]
     text = _normal(_MARK.sub(_HERE, response))
     found: list[tuple[int, bool]] = []
