@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 
@@ -60,13 +61,26 @@ def browser():
 
 
 @pytest.fixture
-def open_page(browser):
+def new_page(browser):
+    """Opens empty pages of the browser, which are closed after the test."""
+    with contextlib.ExitStack() as opened:
+
+        def make(**options):
+            page = browser.new_page(**options)
+            opened.callback(page.close)
+            page.set_default_timeout(1000 * tiny.PATIENCE)
+            return page
+
+        yield make
+
+
+@pytest.fixture
+def open_page(new_page):
     """Opens a file in the browser; afterwards its console must be free of errors and nothing else been requested."""
     requested, errors = [], []
 
     def visit(file, *, width=1280, scheme="light"):
-        page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
-        page.set_default_timeout(10_000)
+        page = new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
         page.on("request", lambda request: requested.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
@@ -81,9 +95,12 @@ def open_page(browser):
 
 @pytest.fixture
 def screenshot():
-    """Keeps what a browser test saw in build/test-artefacts/."""
+    """Keeps the window that a browser test saw, for a person to look at, in build/test-artefacts/.
+
+    The window alone: the manuscript is 30,000 pixels high, which Chromium may take most of a minute to paint on a CPU.
+    """
 
     def keep(page, name):
-        page.screenshot(path=paths.ROOT / "build" / "test-artefacts" / f"{name}.png", full_page=True)
+        page.screenshot(path=paths.ROOT / "build" / "test-artefacts" / f"{name}.png")
 
     return keep
