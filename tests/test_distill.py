@@ -429,8 +429,9 @@ def launch(run, project, *arguments):
     sections = {name: params.Profile.model_fields[name].annotation for name in ("problems", "model", "distill")}
     profile = {name: run.model_dump(include=set(section.model_fields)) for name, section in sections.items()}
     (project / "params" / "laptop.yaml").write_text(yaml.safe_dump(profile | {"arms": [run.arm]}))
-    free_port = ["--main_process_port", "0"]  # another launch on this machine may have the default one
-    command = [Path(sys.executable).parent / "accelerate", "launch", *free_port, *arguments, "distill", "--arm", run.arm]
+    # A free port: another launch on this machine may have the default one.
+    launching = [Path(sys.executable).parent / "accelerate", "launch", "--main_process_port", "0"]
+    command = [*launching, *arguments, "distill", "--arm", run.arm]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(project / "lib")}
     ended = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]
