@@ -15,6 +15,15 @@ from response_priming import params, paths
 
 torch.set_num_threads(1)
 
+# The files that take longest come first: where processes share the files, none is left with a long one at the end.
+LONGEST = [
+    "test_makefile", "test_fifth_strategy", "test_generate", "test_distill", "test_report",
+]  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(autouse=True)
 def own_style():
@@ -60,40 +69,44 @@ def browser():
         launched.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_page(browser):
-    """Opens empty pages of the browser, which are closed after the test."""
-    with contextlib.ExitStack() as opened:
+    """An empty page of the browser, for as long as a block lasts."""
 
-        def make(**options):
-            page = browser.new_page(**options)
-            opened.callback(page.close)
-            page.set_default_timeout(1000 * tiny.PATIENCE)
+    @contextlib.contextmanager
+    def opened(**options):
+        page = browser.new_page(**options)
+        page.set_default_timeout(1000 * tiny.PATIENCE)
+        yield page
+        page.close()
+
+    return opened
+
+
+def visits(new_page):
+    """Opens files in the browser; afterwards its console must be free of errors and nothing else been requested."""
+    requested, errors = [], []
+    with contextlib.ExitStack() as pages:
+
+        def visit(file, *, width=1280, scheme="light"):
+            page = pages.enter_context(new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme))
+            page.on("request", lambda request: requested.append(request.url))
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.goto(file.as_uri())
+            requested.remove(file.as_uri())
             return page
 
-        yield make
-
-
-@pytest.fixture
-def open_page(new_page):
-    """Opens a file in the browser; afterwards its console must be free of errors and nothing else been requested."""
-    requested, errors = [], []
-
-    def visit(file, *, width=1280, scheme="light"):
-        page = new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(file.as_uri())
-        requested.remove(file.as_uri())
-        return page
-
-    yield visit
+        yield visit
     assert errors == []
     assert [url for url in requested if not url.startswith(("data:", "blob:"))] == []
 
 
-@pytest.fixture
+open_page = pytest.fixture(visits)
+open_page_once = pytest.fixture(visits, scope="module")  # for tests that only look
+
+
+@pytest.fixture(scope="session")
 def screenshot():
     """Keeps the window that a browser test saw, for a person to look at, in build/test-artefacts/.
 

@@ -76,14 +76,14 @@ def wait_for(address, server, log):
 @pytest.fixture
 def open_notebook(new_page, lab):
     """Opens a notebook by its address, with a kernel."""
-    page = new_page(viewport={"width": 1400, "height": 1000})
+    with new_page(viewport={"width": 1400, "height": 1000}) as page:
 
-    def visit(address):
-        page.goto(f"{lab}{address}")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        return page
+        def visit(address):
+            page.goto(f"{lab}{address}")
+            page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+            return page
 
-    return visit
+        yield visit
 
 
 def errors(cells):
