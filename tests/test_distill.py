@@ -400,6 +400,8 @@ fsdp_config: {fsdp_version: 2, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP, fs
 """
 # FSDP2 itself shards on CPU too, but `accelerate` takes it up for accelerators alone.
 SHARDED = """
+import sys
+
 from accelerate import state
 from accelerate.utils import DistributedType
 
@@ -418,7 +420,8 @@ from response_priming.cli import main
 try:
     main()
 finally:
-    print(state.PartialState().distributed_type)
+    # In one write: two processes share the pipe, and print's line end would be one of its own.
+    sys.stdout.write(f"{state.PartialState().distributed_type}\\n")
 """
 
 
