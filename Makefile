@@ -83,8 +83,9 @@ search: $(NB)/search.ipynb ## search for training values on the validation split
 lab: $(SETUP) ## JupyterLab, opened at notebooks/start.ipynb
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/start.ipynb
 
+# A file's tests share what took long to make, so they stay in one process; files go out in the order of tests/conftest.py.
 test: $(SETUP) lint ## all tests and static checks
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 6 --dist loadfile --no-loadscope-reorder
 
 test-engines: .venv-engines/installed ## the real vLLM engine and server on the embedded model (CPU)
 	.venv-engines/bin/pytest -s tests/engines

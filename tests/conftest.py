@@ -1,3 +1,4 @@
+import contextlib
 import os
 import shutil
 
@@ -13,6 +14,13 @@ import torch
 from response_priming import params, paths
 
 torch.set_num_threads(1)
+
+# The files that take longest come first: where processes share the files, none is left with a long one at the end.
+LONGEST = ["test_makefile", "test_distill", "test_fifth_strategy", "test_generate", "test_recount", "test_lab"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)
@@ -59,31 +67,51 @@ def browser():
         launched.close()
 
 
-@pytest.fixture
-def open_page(browser):
-    """Opens a file in the browser; afterwards its console must be free of errors and nothing else been requested."""
+@pytest.fixture(scope="session")
+def new_page(browser):
+    """An empty page of the browser, for as long as a block lasts."""
+
+    @contextlib.contextmanager
+    def opened(**options):
+        page = browser.new_page(**options)
+        page.set_default_timeout(1000 * tiny.PATIENCE)
+        yield page
+        page.close()
+
+    return opened
+
+
+def visits(new_page):
+    """Opens files in the browser; afterwards its console must be free of errors and nothing else been requested."""
     requested, errors = [], []
+    with contextlib.ExitStack() as pages:
 
-    def visit(file, *, width=1280, scheme="light"):
-        page = browser.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
-        page.set_default_timeout(10_000)
-        page.on("request", lambda request: requested.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(file.as_uri())
-        requested.remove(file.as_uri())
-        return page
+        def visit(file, *, width=1280, scheme="light"):
+            page = pages.enter_context(new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme))
+            page.on("request", lambda request: requested.append(request.url))
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+            page.goto(file.as_uri())
+            requested.remove(file.as_uri())
+            return page
 
-    yield visit
+        yield visit
     assert errors == []
     assert [url for url in requested if not url.startswith(("data:", "blob:"))] == []
 
 
-@pytest.fixture
+open_page = pytest.fixture(visits)
+open_page_once = pytest.fixture(visits, scope="module")  # for tests that only look
+
+
+@pytest.fixture(scope="session")
 def screenshot():
-    """Keeps what a browser test saw in build/test-artefacts/."""
+    """Keeps the window that a browser test saw, for a person to look at, in build/test-artefacts/.
+
+    The window alone: the manuscript is 30,000 pixels high, which Chromium may take most of a minute to paint on a CPU.
+    """
 
     def keep(page, name):
-        page.screenshot(path=paths.ROOT / "build" / "test-artefacts" / f"{name}.png", full_page=True)
+        page.screenshot(path=paths.ROOT / "build" / "test-artefacts" / f"{name}.png")
 
     return keep

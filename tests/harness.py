@@ -33,7 +33,7 @@ def generated(gsm8k: Path, model: str) -> Iterator[dict[str, Any]]:
     task |= {"dataset_name": None, "tag": None}
     found = lm_eval.simple_evaluate(
         model="hf",
-        model_args={"pretrained": model, "dtype": "bfloat16"},
+        model_args={"pretrained": model, "dtype": "float32"},
         tasks=[{key: value for key, value in task.items() if value is not None}],
         gen_kwargs={"max_gen_toks": NEW_TOKENS},
         num_fewshot=WORKED_EXAMPLES,

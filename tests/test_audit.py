@@ -1,17 +1,14 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import made_logs
 import pytest
 from matplotlib.figure import Figure
+from test_cli import call
 
 from response_priming import audit, discrepancies, params, paths, prose, released
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 
-COMMAND = Path(sys.executable).parent / "response-priming"
 FACTS = audit.published()
 RECORDED = FACTS["recount"]
 
@@ -112,12 +109,8 @@ def test_values_are_those_of_the_counts(found):
 # --- the command ---
 
 
-def call(*arguments):
-    return subprocess.run([COMMAND, "audit", *map(str, arguments)], capture_output=True, text=True, check=False)
-
-
 def test_the_command_prints_a_json_row_for_every_arm_and_rule(tmp_path):
-    done = call(made_logs.write(tmp_path), "--json")
+    done = call("audit", made_logs.write(tmp_path), "--json")
     rows = json.loads(done.stdout)
     assert done.returncode == 0
     assert {(row["arm"], row["rule"]) for row in rows} == {
@@ -127,13 +120,13 @@ def test_the_command_prints_a_json_row_for_every_arm_and_rule(tmp_path):
 
 
 def test_the_command_prints_a_table(tmp_path):
-    lines = call(made_logs.write(tmp_path)).stdout.splitlines()
+    lines = call("audit", made_logs.write(tmp_path)).stdout.splitlines()
     assert lines[0].split() == ["arm", "rule", "n", "answered", "correct", "accuracy", "low", "high"]
     assert len(lines) == 1 + len(released.LOGS) * (len(RULES) + 2)
 
 
 def test_the_command_refuses_a_bad_folder_in_one_line(tmp_path):
-    done = call(made_logs.write(tmp_path, {"ai-KD.csv": None}))
+    done = call("audit", made_logs.write(tmp_path, {"ai-KD.csv": None}))
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert "ai-KD.csv: no such file; expected there: " in done.stderr

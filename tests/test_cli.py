@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -6,14 +8,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-from response_priming import params
+from response_priming import cli, params
 from response_priming.extraction import RULES
-
-COMMAND = Path(sys.executable).parent / "response-priming"
 
 
 def call(*arguments):
-    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+    """The command in this process: one of its own would spend seconds on imports."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.setattr(sys, "argv", ["response-priming", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    return subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue())
+
+
+def test_the_installed_command_is_the_one_that_is_called_here():
+    command = Path(sys.executable).parent / "response-priming"
+    done = subprocess.run([command, "run", "gnerate"], capture_output=True, text=True, check=False)
+    here = call("run", "gnerate")
+    assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
 
 
 def test_check_prints_every_parameter():

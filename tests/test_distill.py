@@ -400,6 +400,8 @@ fsdp_config: {fsdp_version: 2, fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP, fs
 """
 # FSDP2 itself shards on CPU too, but `accelerate` takes it up for accelerators alone.
 SHARDED = """
+import sys
+
 from accelerate import state
 from accelerate.utils import DistributedType
 
@@ -418,7 +420,8 @@ from response_priming.cli import main
 try:
     main()
 finally:
-    print(state.PartialState().distributed_type)
+    # In one write: two processes share the pipe, and print's line end would be one of its own.
+    sys.stdout.write(f"{state.PartialState().distributed_type}\\n")
 """
 
 
@@ -429,7 +432,9 @@ def launch(run, project, *arguments):
     sections = {name: params.Profile.model_fields[name].annotation for name in ("problems", "model", "distill")}
     profile = {name: run.model_dump(include=set(section.model_fields)) for name, section in sections.items()}
     (project / "params" / "laptop.yaml").write_text(yaml.safe_dump(profile | {"arms": [run.arm]}))
-    command = [Path(sys.executable).parent / "accelerate", "launch", *arguments, "distill", "--arm", run.arm]
+    # A free port: another launch on this machine may have the default one.
+    launching = [Path(sys.executable).parent / "accelerate", "launch", "--main_process_port", "0"]
+    command = [*launching, *arguments, "distill", "--arm", run.arm]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(project / "lib")}
     ended = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -57,11 +57,12 @@ def lab(browser, tmp_path_factory):  # noqa: ARG001 - without a browser there is
         yield address
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # the kernels are its children
-        server.wait(timeout=20)
+        server.wait(timeout=tiny.PATIENCE)
 
 
 def wait_for(address, server, log):
-    for _ in range(100):
+    limit = time.monotonic() + tiny.PATIENCE
+    while time.monotonic() < limit:
         try:
             urllib.request.urlopen(address, timeout=5).close()
         except OSError:
@@ -73,18 +74,16 @@ def wait_for(address, server, log):
 
 
 @pytest.fixture
-def open_notebook(browser, lab):
+def open_notebook(new_page, lab):
     """Opens a notebook by its address, with a kernel."""
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(30_000)
+    with new_page(viewport={"width": 1400, "height": 1000}) as page:
 
-    def visit(address):
-        page.goto(f"{lab}{address}")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        return page
+        def visit(address):
+            page.goto(f"{lab}{address}")
+            page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+            return page
 
-    yield visit
-    page.close()
+        yield visit
 
 
 def errors(cells):

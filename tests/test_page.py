@@ -6,10 +6,12 @@ from test_report import page  # noqa: F401
 WIDTHS = {"desktop": 1280, "phone": 390}
 
 
-@pytest.fixture(params=[(name, scheme) for name in WIDTHS for scheme in ("light", "dark")], ids="-".join)
-def opened(request, page, open_page, screenshot):  # noqa: F811
+@pytest.fixture(
+    scope="module", params=[(name, scheme) for name in WIDTHS for scheme in ("light", "dark")], ids="-".join
+)
+def opened(request, page, open_page_once, screenshot):  # noqa: F811
     name, scheme = request.param
-    shown = open_page(page, width=WIDTHS[name], scheme=scheme)
+    shown = open_page_once(page, width=WIDTHS[name], scheme=scheme)
     screenshot(shown, f"manuscript-{name}-{scheme}")
     return shown
 

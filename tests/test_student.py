@@ -92,7 +92,7 @@ def test_a_layer_that_the_model_lacks_is_refused_with_those_it_has(run, target):
 
 def test_gradients_flow_through_quantised_weights_also_after_an_evaluation(run):
     pytest.importorskip("bitsandbytes")
-    model, _ = student.load(changed(run, adapter="qlora", dtype="bfloat16"))
+    model, _ = student.load(changed(run, adapter="qlora"))
     assert "Linear4bit" in {type(module).__name__ for module in model.modules()}
     norms = []
     for _ in range(2):

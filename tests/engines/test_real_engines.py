@@ -21,6 +21,8 @@ PROBLEMS, TOKENS, TOP_K = 12, 24, 16
 # fp32 on both sides, but kernels that add in another order; the signal is rounded to fp16 (steps of 1/64 at -20).
 TOLERANCE = {"atol": 5e-3, "rtol": 2e-3}
 CLOSE_CALL = 0.02
+# Seconds until a server that has not started is taken to hang: a slow machine loads and compiles for minutes.
+PATIENCE = 900
 
 
 def opened(name, **values):
@@ -77,9 +79,9 @@ def serving(folder, *options):
     where = ["--host", "127.0.0.1", "--port", str(port)]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     served = subprocess.Popen([*program, *options, *where], env=environment, stdout=log, stderr=log)
-    for _ in range(300):
+    for _ in range(PATIENCE):
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10)
             break
         except OSError:
             if served.poll() is not None:
@@ -92,7 +94,7 @@ def serving(folder, *options):
         pytest.fail(f"vllm serve did not start: {log.read()[-2000:]}")
     yield f"http://127.0.0.1:{port}/v1"
     served.terminate()
-    served.wait(60)
+    served.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -119,13 +121,27 @@ def parting(ours, theirs):
     return place, float(ours.top_logprobs[place, 0] - ours.top_logprobs[place, other[0]]) if len(other) else np.inf
 
 
-def assert_same(found, wanted):
+def tail_tolerance(vocabulary):
+    """How far the mass of a tail that is one minus the listed tokens' may be from its sum over the other tokens.
+
+    vLLM's log-probabilities are fp32's log_softmax, whose normaliser is as many partial sums as a vector has lanes, at
+    least the 8 of AVX2. In the one with the likeliest token each addition may lose half a unit in the last place, 2^-24
+    of the whole; an error e of the normaliser is one of sum(p) e <= e in the mass of the listed tokens, and all of that
+    in the tail. (Seen with 49,152 tokens, against float64: 3.4e-5 on AVX2, 1.7e-5 on AVX-512. Our own tail, which is
+    summed over the other tokens, was right to 3e-6 of itself.) The relative part: fp16's steps of 1/256 at logarithms
+    down to -8, below which the absolute part counts for more, make 0.4 % between two rounded values, and kernels that
+    add in another order may change as much again.
+    """
+    return {"atol": vocabulary / 8 * 2**-24, "rtol": 0.01}
+
+
+def assert_same(found, wanted, vocabulary):
     """Two signals agree: the same tokens, but for close calls, with the same log-probabilities."""
     assert found.top_ids.shape == wanted.top_ids.shape
     assert (found.top_ids == wanted.top_ids).mean() > 0.98
     assert np.allclose(found.top_logprobs.astype(float), wanted.top_logprobs.astype(float), **TOLERANCE)
     left = [np.exp(signal.tail_logprobs.astype(float)) for signal in (found, wanted)]
-    assert np.allclose(*left, atol=1e-5, rtol=0.02)
+    np.testing.assert_allclose(*left, **tail_tolerance(vocabulary))
 
 
 def test_greedy_responses_agree_or_part_at_a_close_call(other, prompts, expected):
@@ -139,14 +155,22 @@ def test_greedy_responses_agree_or_part_at_a_close_call(other, prompts, expected
     for index, response in given.items():
         if response.tokens == expected[index].tokens:
             assert (response.text, response.finished) == (expected[index].text, expected[index].finished)
-            assert_same(response, expected[index])
+            assert_same(response, expected[index], len(other.tokenizer))
 
 
 def test_scores_agree(other, ours, prompts, expected):
     sequences = [prompts[index] + expected[index].tokens for index in range(3)]
     found, wanted = (dict(engine.score(sequences, top_k=TOP_K)) for engine in (other, ours))
     for index in range(3):
-        assert_same(found[index], wanted[index])
+        assert_same(found[index], wanted[index], len(ours.tokenizer))
+
+
+def test_a_tail_that_lacks_a_token_would_be_noticed(ours, prompts):
+    (_, wanted), (_, more) = (next(ours.score(prompts[:1], top_k=k)) for k in (TOP_K, TOP_K + 1))
+    lacking = engines.Signal(more.top_ids[:, :-1], more.top_logprobs[:, :-1], more.tail_logprobs)
+    assert_same(lacking._replace(tail_logprobs=wanted.tail_logprobs), wanted, len(ours.tokenizer))
+    with pytest.raises(AssertionError):
+        assert_same(lacking, wanted, len(ours.tokenizer))
 
 
 def test_draws_are_repeated_for_a_seed_and_differ_between_samples(other, prompts):
