@@ -73,6 +73,20 @@ def test_batches_answer_as_the_library_does_one_at_a_time(batch, shared):
     }
 
 
+def test_a_beginning_that_the_next_prompts_share_too_is_read_once(endless, prompts, expected, monkeypatch):
+    engine = transformers_engine.TransformersEngine(endless, tiny.tokenizer(), batch=4)
+    read, forward = [], endless.forward
+    monkeypatch.setattr(
+        endless, "forward", lambda *_, input_ids, **rest: read.append(input_ids) or forward(input_ids=input_ids, **rest)
+    )
+    others = some_prompts(3, shared=40, seed=2)
+    for asked, wanted in ((prompts[:4], expected[:4]), (prompts[4:], expected[4:]), (others, None)):
+        answered = dict(engine.respond(asked, max_tokens=LENGTH))
+        wanted = wanted or [plain(tiny.llama(), prompt) for prompt in asked]
+        assert [answered[index].tokens for index in range(len(asked))] == wanted
+    assert [ids[0].tolist() for ids in read if ids.shape == (1, 40)] == [prompts[0][:40], others[0][:40]]
+
+
 def test_a_single_prompt_is_answered(endless, prompts, expected):
     assert respond(endless, prompts[:1])[0].tokens == expected[0]
 

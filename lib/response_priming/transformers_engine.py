@@ -60,6 +60,7 @@ class TransformersEngine:
         stops = model.generation_config.eos_token_id
         self.stop_tokens = set(stops) if isinstance(stops, list) else {stops}
         model.set_attn_implementation(cascade.NAME)
+        self._read: tuple[list[int], DynamicCache] = [], DynamicCache(config=model.config)
 
     @classmethod
     def open(cls, setup: Setup) -> Self:
@@ -127,9 +128,14 @@ class TransformersEngine:
                     f"engine transformers: {self.model.config.model_type} attends by {type(layer).__name__}, which is "
                     "not full attention; use engine: vllm"
                 )
-        if request.shared:
-            ids = torch.tensor([request.prompts[0][: request.shared]], device=self.model.device)
+        beginning = request.prompts[0][: request.shared]
+        # A stage asks batch by batch, and all its prompts begin alike.
+        if beginning and beginning == self._read[0]:
+            return self._read[1]
+        if beginning:
+            ids = torch.tensor([beginning], device=self.model.device)
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._read = beginning, cache
         return cache
 
     def _decode(self, request: _Request, prefix: DynamicCache, waiting: list[int]) -> Iterator[tuple[int, Response]]:
