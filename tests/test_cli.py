@@ -111,3 +111,9 @@ def test_score_refuses_in_one_line(responses, monkeypatch, arguments, message):
 
 def test_parameters_prints_the_cell():
     assert call("parameters", "distill").stdout == params.parameters_cell("distill") + "\n"
+
+
+def test_reading_notebooks_compiles_no_grammar():
+    script = "import sys, response_priming.cli, papermill, nbformat; print('lark' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

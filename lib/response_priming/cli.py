@@ -5,6 +5,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, cast
 
 import typer
@@ -12,6 +13,10 @@ import yaml
 
 from response_priming import console, params, paths, plan
 from response_priming.errors import InputError
+
+# Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
+# every process, for a format that no notebook's schema has.
+sys.modules.setdefault("rfc3987_syntax", cast("ModuleType", None))
 
 app = typer.Typer(
     help="Response priming in distillation: run a stage, check a profile.",

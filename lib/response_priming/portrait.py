@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState,
 from response_priming import params, priming, problems
 from response_priming.trainer import DistillTrainer
 
-SAMPLES, SAMPLE_TOKENS = 3, 64  # problems, and tokens at most
+SAMPLES, SAMPLE_TOKENS = 3, 40  # problems, and tokens at most
 NO_SUMS: dict[str, list[float]] = {"soft": [], "soft_tokens": []}
 TRAINED = {"hard": "hard: cross-entropy", "soft": "soft: divergence to the teacher"}
 HELD_OUT = {
