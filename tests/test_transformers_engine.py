@@ -6,6 +6,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig, get_peft_model
 from transformers import MistralConfig, MistralForCausalLM
 
 from response_priming import cascade, engines, transformers_engine
@@ -85,6 +86,21 @@ def test_a_beginning_that_the_next_prompts_share_too_is_read_once(endless, promp
         wanted = wanted or [plain(tiny.llama(), prompt) for prompt in asked]
         assert [answered[index].tokens for index in range(len(asked))] == wanted
     assert [ids[0].tolist() for ids in read if ids.shape == (1, 40)] == [prompts[0][:40], others[0][:40]]
+
+
+@pytest.mark.parametrize(("dtype", "adapted"), [("float32", False), ("bfloat16", True)])
+def test_a_students_adapter_is_part_of_its_weights_where_that_rounds_nothing(tmp_path, tiny_model, dtype, adapted):
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    student = get_peft_model(tiny.llama(), config).eval()
+    student.save_pretrained(tmp_path)
+    engine = transformers_engine.TransformersEngine.open(
+        engines.Setup(str(tiny_model), dtype=dtype, device="cpu", student=tmp_path)
+    )
+    assert any("lora_" in name for name, _ in engine.model.named_parameters()) is adapted
+    ids = torch.tensor([[5, 6, 7]])
+    expected, found = (model(input_ids=ids).logits.float() for model in (student, engine.model))
+    assert torch.allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.5)
+    assert not torch.allclose(found, tiny.llama()(input_ids=ids).logits, atol=0.6)
 
 
 def test_a_single_prompt_is_answered(endless, prompts, expected):
