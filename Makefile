@@ -88,7 +88,7 @@ test: $(SETUP) lint ## all tests and static checks
 	$(BIN)/pytest -n logical --maxprocesses 6 --dist loadfile --no-loadscope-reorder
 
 test-engines: .venv-engines/installed ## the real vLLM engine and server on the embedded model (CPU)
-	.venv-engines/bin/pytest -s tests/engines
+	.venv-engines/bin/pytest -s tests/real/test_engines.py
 
 # The standard harness brings packages that this project does not want, so it has an environment of its own. The released
 # logs are more texts to compare, where they are.
@@ -101,9 +101,9 @@ test-harness: $(HARNESS)/installed $(SETUP) ## our verdicts against those of lm-
 	@echo "Scoring by lm-evaluation-harness (some minutes; log: build/harness.log) ..."
 	@mkdir -p build
 	@model=$$($(BIN)/python -c "from response_priming import models; print(models.locate('embedded'))") && \
-	    $(HARNESS)/bin/python tests/harness.py "$(GSM8K_HERE)" "$$model" "$(LOGS_HERE)" build/harness/verdicts.jsonl > build/harness.log 2>&1 || \
+	    $(HARNESS)/bin/python tests/real/harness.py "$(GSM8K_HERE)" "$$model" "$(LOGS_HERE)" build/harness/verdicts.jsonl > build/harness.log 2>&1 || \
 	    { tail -n 5 build/harness.log >&2; exit 1; }
-	$(BIN)/pytest tests/test_harness.py
+	$(BIN)/pytest tests/real/test_harness.py
 
 $(HARNESS)/installed: requirements.lock
 	@./setup.sh --harness $(PYTHON) $(HARNESS)
@@ -115,6 +115,7 @@ lint: $(SETUP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 .venv/installed: requirements.lock pyproject.toml
 	@./setup.sh $(PYTHON) .venv

@@ -23,8 +23,10 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from response_priming import attention, capture, manifest, models, params, paths, sections
-from response_priming.reading import Reading, Text
+from response_priming import artifacts, models, params, paths
+from response_priming.attention import analysis, maps
+from response_priming.attention.reading import Reading, Text
+from response_priming.params import sections
 
 REPEATS = 5
 TEXTS = 2
@@ -62,16 +64,16 @@ def save_adapters(run: params.AttentionRun) -> None:
         torch.manual_seed(number)
         config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=targets, init_lora_weights=False)
         student = get_peft_model(model, config)
-        with manifest.writing(run.student_of(arm, 0), {"parameters": {"student": run.student}}) as aside:
+        with artifacts.writing(run.student_of(arm, 0), {"parameters": {"student": run.student}}) as aside:
             student.save_pretrained(str(aside))
         model = student.unload()
 
 
-def side_by_side(model: Any, who: list[capture.Student], text: Text) -> None:
-    capture.visit_layers(model, who, text.tokens, Reading(who, text).take)
+def side_by_side(model: Any, who: list[maps.Student], text: Text) -> None:
+    maps.visit_layers(model, who, text.tokens, Reading(who, text).take)
 
 
-def one_by_one(model: Any, who: list[capture.Student], text: Text) -> None:
+def one_by_one(model: Any, who: list[maps.Student], text: Text) -> None:
     held = {}
     for arm, seed in who:
         names = ["__base__" if arm == params.UNDISTILLED else f"{arm}-{seed}"]
@@ -103,11 +105,11 @@ def main() -> None:
     assert isinstance(run, params.AttentionRun)
     save_adapters(run)
     wall, cpu = time.perf_counter(), time.process_time()
-    attention.analyse(run)
+    analysis.analyse(run)
     stage = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     stage["explorer_mib"] = (run.output / "attention" / "explorer.npz").stat().st_size / 2**20
-    ((model, who),), tokenizer = capture.load(run)
-    texts = attention._texts(run, tokenizer, model.config)[:TEXTS]
+    ((model, who),), tokenizer = maps.load(run)
+    texts = analysis._texts(run, tokenizer, model.config)[:TEXTS]
     ways = {"side by side": side_by_side, "one by one": one_by_one}
     memory = {name: peak(way, model, who, texts[0]) for name, way in ways.items()}
     rounds = [{name: sum(timed(way, model, who, text) for text in texts) / TEXTS for name, way in ways.items()}

@@ -27,9 +27,11 @@ import transformers
 from peft import get_peft_model
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from response_priming import curriculum, engines, manifest, models, params, paths, problems, responses, student
-from response_priming.losses import IGNORED
-from response_priming.trainer import DistillTrainer
+from response_priming import artifacts, engines, models, params, paths, problems
+from response_priming.distill.trainer import DistillTrainer
+from response_priming.generate import store
+from response_priming.methods import curriculum, student
+from response_priming.methods.losses import IGNORED
 
 SIGNAL = ("scored", "top_ids", "top_logprobs", "tail_logprobs")
 RESULTS = Path(__file__).parent / "results" / "distill.md"
@@ -178,15 +180,15 @@ def child(task: str, count: int, place: str) -> None:
 
 
 def write(run: params.DistillRun, tokenizer: Any) -> None:
-    with manifest.writing(run.build / "responses" / "none", {}) as aside:
+    with artifacts.writing(run.build / "responses" / "none", {}) as aside:
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
         for first in range(0, len(asked), 250):
             rows = [answered(problem, tokenizer) for problem in asked[first : first + 250]]
-            responses.write_shard(aside / responses.shard_name(first), rows, vocabulary=VOCABULARY)
-        pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(aside / responses.KEPT)
+            store.write_shard(aside / store.shard_name(first), rows, vocabulary=VOCABULARY)
+        pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(aside / store.KEPT)
 
 
-def answered(problem: problems.Problem, tokenizer: Any) -> responses.Answered:
+def answered(problem: problems.Problem, tokenizer: Any) -> store.Answered:
     row = example()
     tokens = tokenizer(problem.worked)["input_ids"][:RESPONSE]
     signal = (row[key][: len(tokens)] for key in ("top_ids", "top_logprobs", "tail_logprobs"))
@@ -199,7 +201,7 @@ def answered(problem: problems.Problem, tokenizer: Any) -> responses.Answered:
         logprobs.astype(np.float16),
         tail.astype(np.float16),
     )
-    return responses.Answered(problem.id, 0, problem.id, PROMPT, response)
+    return store.Answered(problem.id, 0, problem.id, PROMPT, response)
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 
-from response_priming import engines, models, params, priming, problems
+from response_priming import engines, models, params, problems
+from response_priming import prompts as priming
 
 PROBLEMS, ALONE, TOKENS, TOP_K, REPEATS = 64, 6, 32, 64, 3
 RESULTS = Path(__file__).parent / "results"

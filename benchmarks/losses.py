@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from response_priming import losses
-from response_priming.losses import Objective, Targets
+from response_priming.methods import losses
+from response_priming.methods.losses import Objective, Targets
 
 WIDTH, VOCABULARY, K = 4096, 128_256, 64
 RESULTS = Path(__file__).parent / "results" / "losses.md"

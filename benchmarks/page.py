@@ -18,16 +18,17 @@ from pathlib import Path
 
 import pypandoc
 
-from response_priming import manifest
+from response_priming import artifacts
 
 REPEATS = 3
 RENDER = """
 import sys
 from pathlib import Path
-from response_priming import params, paths, report
+from response_priming import params, paths
+from response_priming.report import page
 paths.BUILD = Path(sys.argv[1])
-report.quarto = lambda: None
-report.render(params.load(sys.argv[2]))
+page.quarto = lambda: None
+page.render(params.load(sys.argv[2]))
 """
 
 
@@ -62,7 +63,7 @@ def main(build: Path, results: Path) -> None:
         "median_processor_seconds": statistics.median(busy for _, busy in runs),
         "runs": [{"render_seconds": wall, "processor_seconds": busy} for wall, busy in runs],
         "load_average": os.getloadavg()[1],  # above the number of cores, other work slowed the renders
-        "machine": manifest.provenance()["machine"],
+        "machine": artifacts.provenance()["machine"],
         "versions": {"pandoc": str(pypandoc.get_pandoc_version()), "nbformat": version("nbformat")},
     }
     results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from response_priming import alignment, curriculum, losses, manifest, params, student
+from response_priming import artifacts, params
+from response_priming.methods import alignment, curriculum, losses, student
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
 REPEATS = 7
@@ -74,7 +75,7 @@ def main() -> None:
     torch.manual_seed(0)
     step = median_seconds({kind: step_of(kind) for kind in KINDS})
     has = torch.cpu.get_capabilities()
-    made = manifest.provenance()
+    made = artifacts.provenance()
     found = {
         "products_gflops": [products(*shape) for shape in SHAPES],
         "training_step_seconds": {kind: round(seconds, 2) for kind, seconds in step.items()},

@@ -19,7 +19,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from response_priming import engines, evaluate, manifest, models, params, priming, problems
+from response_priming import artifacts, engines, models, params, problems
+from response_priming import prompts as priming
+from response_priming.evaluate import answers as evaluate
 from response_priming.extraction import RULES, grade
 
 SLOW = "math-verify"  # parses by a grammar; a regular expression it is not
@@ -88,7 +90,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = {"responses_per_second": rates(), "evaluation": overhead(), "targets": TARGETS, **manifest.provenance()}
+    found = {"responses_per_second": rates(), "evaluation": overhead(), "targets": TARGETS, **artifacts.provenance()}
     (Path(__file__).parent / "results" / "scoring.json").write_text(
         json.dumps(found, indent=1) + "\n", encoding="utf-8"
     )

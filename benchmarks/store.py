@@ -25,8 +25,9 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from response_priming import manifest, paths, responses
+from response_priming import artifacts, paths
 from response_priming.engines import Response, pack
+from response_priming.generate import store as responses
 
 RESULTS = Path(__file__).with_name("results") / "store.md"
 VOCABULARY, K, TOKENS, SHARD, SHARDS, BATCH = 128_256, 64, 200, 64, 8, 8
@@ -49,7 +50,7 @@ def write(folder: Path) -> float:
     """Write a store of equally long responses; returns the seconds that its shards took."""
     random = np.random.default_rng(0)
     seconds = 0.0
-    with manifest.writing(folder, {}) as aside:
+    with artifacts.writing(folder, {}) as aside:
         for first in range(0, SHARDS * SHARD, SHARD):
             rows = [
                 responses.Answered(f"train-{first + n}", 0, f"{first + n:032x}", 100, signal(TOKENS, random))
@@ -85,7 +86,8 @@ def peak_of_stage(model: Path, problems: int) -> float:
 
 def stage(model: str, build: str, problems: int) -> None:
     """What such a process does."""
-    from response_priming import generate, params
+    from response_priming import params
+    from response_priming.generate import teacher
 
     torch.set_num_threads(1)
     paths.BUILD = Path(build)
@@ -95,7 +97,7 @@ def stage(model: str, build: str, problems: int) -> None:
     run = params.GenerateRun.model_validate(
         profile | sizes | {"teacher": model, "student": model, "dtype": "float32", "device": "cpu"}
     )
-    generate.answer(run)
+    teacher.answer(run)
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
@@ -113,7 +115,7 @@ def main() -> None:
         model = tiny.save_model(Path(scratch) / "model")
         peaks = {problems: [peak_of_stage(model, problems) for _ in range(3)] for problems in (1000, 4000)}
     few, many = (statistics.median(values) for values in peaks.values())
-    made = manifest.provenance()
+    made = artifacts.provenance()
     versions = ", ".join(
         f"{name} {version}" for name, version in {**made["packages"], "pyarrow": pa.__version__}.items()
     )
@@ -134,7 +136,7 @@ def main() -> None:
 | peak memory of `generate`, 4,000 problems, median of 3 (MiB) | {growth} | within 5 % |
 
 Sizes and speeds: {total:,} tokens in {SHARDS} shards, random ids, Zipf-like probabilities (exponents 0.8 to 5). The
-reader is `responses.dataset` and `responses.padded`. Memory: a tiny random model, so that the stage and not the
+reader is `store.dataset` and `store.padded`. Memory: a tiny random model, so that the stage and not the
 weights would show; peak resident size of the whole process.
 """,
         encoding="utf-8",

@@ -19,8 +19,9 @@ import seaborn as sns
 import torch
 from torch import Tensor
 
-from response_priming import engines, figures, manifest, models, params, priming, problems
-from response_priming.losses import DIVERGENCES
+from response_priming import artifacts, engines, models, params, problems, style
+from response_priming import prompts as priming
+from response_priming.methods.losses import DIVERGENCES
 
 RESULTS = Path(__file__).with_name("results")
 PROBLEMS, KS, TEMPERATURES = 16, (8, 16, 64, 256), (1.0, 2.0, 4.0, 5.94)
@@ -98,9 +99,9 @@ def main() -> None:
     torch.set_num_threads(1)
     teacher, student = distributions()
     measured = pd.DataFrame(row(teacher, student, k, t) for t in TEMPERATURES for k in KS)
-    figures.apply_style()
+    style.apply_style()
     _plot(measured, len(teacher))
-    made = manifest.provenance()
+    made = artifacts.provenance()
     versions = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "transformers", "numpy"))
     text = f"""# What a truncated signal costs
 

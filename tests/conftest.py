@@ -16,7 +16,7 @@ from response_priming import params, paths
 torch.set_num_threads(1)
 
 # The files that take longest come first: where processes share the files, none is left with a long one at the end.
-LONGEST = ["test_makefile", "test_distill", "test_fifth_strategy", "test_generate", "test_recount", "test_lab"]
+LONGEST = ["test_makefile", "test_training", "test_fifth_strategy", "test_teacher", "test_recount", "test_lab"]
 
 
 def pytest_collection_modifyitems(items):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from response_priming import paths, released
+from response_priming import paths
+from response_priming.audit import released
 
 REAL = Path(os.environ.get("PUBLISHED_LOGS") or paths.ROOT.parent / "shared" / "published-logs")
 NO_LOGS = f"{REAL}: the released logs are not here; set PUBLISHED_LOGS to their folder"

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import audit, claims, manifest, params, paths, prose
+from response_priming import artifacts, claims, params, paths
+from response_priming.audit import findings
 from response_priming.claims import SUPPORTED, UNSUPPORTED, UNTESTABLE
 from response_priming.errors import InputError
+from response_priming.report import prose
 
 ARMS = ["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"]
 
@@ -123,7 +125,7 @@ def audited(tmp_path_factory):
     root = tmp_path_factory.mktemp("build")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "BUILD", root)
-        audit.audit(params.AuditRun())
+        findings.audit(params.AuditRun())
     return root
 
 
@@ -146,6 +148,6 @@ def test_without_the_audit_the_stage_says_what_is_missing(tmp_path, monkeypatch)
 
 def test_attention_without_a_comparison_decides_nothing(audited, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", audited)
-    with manifest.writing(audited / "laptop" / "attention", {}) as folder:
+    with artifacts.writing(audited / "laptop" / "attention", {}) as folder:
         (folder / "variables.json").write_text(json.dumps({}))
     assert set(claims.claims(params.ClaimsRun()).table["verdict"]) == {UNTESTABLE}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import extraction, paths, sections
+from response_priming import extraction, paths
 from response_priming.extraction import (
     RULES,
     boxed_first,
@@ -25,6 +25,7 @@ from response_priming.extraction import (
     same_text,
     same_value,
 )
+from response_priming.params import sections
 
 LOGS = Path(os.environ.get("PUBLISHED_LOGS", paths.ROOT.parent / "shared" / "published-logs"))
 

@@ -6,8 +6,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from response_priming import manifest, models, paths, sections
+from response_priming import artifacts, models, paths
 from response_priming.errors import InputError
+from response_priming.params import sections
 
 TOKENS = torch.tensor([[5, 6, 7]])
 
@@ -158,4 +159,4 @@ def test_hub_and_embedded_models_have_fingerprints_of_their_own():
 
 def test_a_digest_is_sha256(tmp_path):
     (tmp_path / "empty").touch()
-    assert manifest.digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert artifacts.digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from response_priming import problems, sections
+from response_priming import problems
 from response_priming.errors import InputError
+from response_priming.params import sections
 
 GSM8K = Path(os.environ.get("GSM8K_DIR") or Path(__file__).parents[2] / "shared" / "gsm8k")
 SPLITS = problems.SPLITS

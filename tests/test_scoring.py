@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import problems, scoring
+from response_priming import problems, scoring, stats
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, grade
 
@@ -57,7 +57,7 @@ def test_accuracy_given_an_answer_is_nan_where_nothing_was_answered():
 
 @given(arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 30))))
 def test_interval_is_within_0_and_1_and_holds_the_accuracy(right):
-    low, high = scoring.interval(right)
+    low, high = stats.accuracy_interval(right)
     assert 0 <= low <= right.mean() <= high <= 1
     assert high > low
 
@@ -75,21 +75,23 @@ def test_interval_of_several_seeds_is_the_two_way_clustered_one():
     fit = sm.OLS(outcomes, np.ones(240)).fit(
         cov_type="cluster", cov_kwds={"groups": np.column_stack([seed, problem])}, use_t=True
     )
-    assert scoring.interval(right) == pytest.approx(tuple(fit.conf_int()[0]))
+    assert stats.accuracy_interval(right) == pytest.approx(tuple(fit.conf_int()[0]))
 
 
 def test_interval_of_several_seeds_covers_another_draw_of_both():
     generator = np.random.default_rng(0)
     covered = []
     for _ in range(200):
-        low, high = scoring.interval(random_students(3, 100, 0.4, generator))
+        low, high = stats.accuracy_interval(random_students(3, 100, 0.4, generator))
         covered.append(low <= 0.5 <= high)
     assert np.mean(covered) > 0.92
 
 
 def test_students_that_differ_widen_the_interval():
     generator = np.random.default_rng(0)
-    widths = [np.subtract(*scoring.interval(random_students(5, 200, spread, generator))[::-1]) for spread in (0, 1)]
+    widths = [
+        np.subtract(*stats.accuracy_interval(random_students(5, 200, spread, generator))[::-1]) for spread in (0, 1)
+    ]
     assert widths[1] > 2 * widths[0]
 
 

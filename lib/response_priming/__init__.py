@@ -1,4 +1,24 @@
-"""Response priming in the distillation of language models: one module per stage, and the few that stages share."""
+"""Response priming in the distillation of language models. The map: from the top floor down, a line a room.
+
+    cli                      the command line
+    studies                  on request, beside the paper: search, ladder of repairs, two runs side by side
+    report                   the page
+    notebooks, claims        which notebooks are stale; what the paper claims, with a verdict on each
+    compare                  all arms side by side
+    distill, evaluate        an arm's students are trained; they answer, and rules score the answers
+    methods                  what a student learns from, and the objective
+    attention, attribution   where students look; which tokens drive the teacher
+    generate                 the teacher answers; the store of its responses
+    audit                    the released study, counted again
+    engines                  what runs a model: transformers, vLLM, a server
+    models, prompts, problems, scoring, extraction, stats, artifacts, style    shared by stages
+    params                   every parameter, and a profile
+    hardware, progress, console, paths, errors    the ground
+
+The spine, about an hour's reading, in order: params/sections, problems, prompts, engines/base, generate/teacher,
+generate/store, methods/alignment, methods/losses, methods/student, distill/training, distill/trainer, evaluate/answers,
+extraction, scoring, stats, compare/comparison, compare/tables.
+"""
 
 import logging
 

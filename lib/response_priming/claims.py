@@ -20,18 +20,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import scipy.stats
 from pandas.io.formats.style import Styler
-from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import audit, compare, figures, manifest, params, recount, responses, scoring, tables, verdicts
-from response_priming.verdicts import FEWEST_DISAGREEMENTS, SIGNIFICANT, UNPRIMED
+from response_priming import artifacts, params, scoring, stats, style
+from response_priming.audit import findings
+from response_priming.compare import comparison
+from response_priming.generate import store
 
 SUPPORTED, UNSUPPORTED, UNTESTABLE = VERDICTS = ("supported", "not supported", "not testable here")
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
 BEST = "ground-truth"
 METRICS = ("entropy", "diagonal")
-COLUMNS: figures.Columns = {
+COLUMNS: style.Columns = {
     "claim": ("claim of the paper", None),
     "audit": ("what its logs say", None),
     "here": ("measured here", None),
@@ -50,7 +52,7 @@ class Claims:
 
     def shown(self) -> Styler:
         """The table as the paper prints it."""
-        return figures.printed(self.table, "claims", COLUMNS)
+        return style.printed(self.table, "claims", COLUMNS)
 
 
 def claims(run: params.ClaimsRun) -> Claims:
@@ -61,15 +63,15 @@ def claims(run: params.ClaimsRun) -> Claims:
     """
     folder = run.output / "claims"
     inputs = [run.build / name for name in ("audit", "comparison", "attention")]
-    inputs += [run.build / "responses" / strategy for strategy in (UNPRIMED, "confidence")]
-    there = [path for path in inputs if path.name == "audit" or (path / manifest.FILE).exists()]
-    recipe = manifest.recipe("claims", run.model_dump(exclude={"profile", "data_dir"}), there, code="claims")
-    if not manifest.is_current(folder, recipe):
+    inputs += [run.build / "responses" / strategy for strategy in (params.UNPRIMED, "confidence")]
+    there = [path for path in inputs if path.name == "audit" or (path / artifacts.FILE).exists()]
+    recipe = artifacts.recipe("claims", run.model_dump(exclude={"profile", "data_dir"}), there, code=["claims"])
+    if not artifacts.is_current(folder, recipe):
         table = _table(run, {path.name for path in there})
         texts = {
             f"claims_{verdict.replace(' ', '_')}": str((table["verdict"] == verdict).sum()) for verdict in VERDICTS
         }
-        with manifest.writing(folder, recipe) as aside:
+        with artifacts.writing(folder, recipe) as aside:
             table.to_csv(aside / "claims.csv", index=False)
             texts["claims_total"] = str(len(table))
             (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
@@ -80,13 +82,13 @@ def claims(run: params.ClaimsRun) -> Claims:
 
 
 def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
-    facts = audit.published()
+    facts = findings.published()
     texts = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
     found = dict.fromkeys(facts["claims"], ABSENT)
     if "comparison" in there:
-        compared = compare.compare(run)
+        compared = comparison.compare(run)
         found |= gain_claims(compared.gains, facts["relative_gain"])
-        found["over-fine-tuning"] = gain(over_fine_tuning(compare.read_scores(run), run.rule, seed=run.seed))
+        found["over-fine-tuning"] = gain(over_fine_tuning(comparison.read_scores(run), run.rule, seed=run.seed))
         measured = compared.accuracy.set_index("arm")["accuracy"]
         printed = {arm: values["readme_accuracy"] for arm, values in facts["arms"].items()}
         found["order"] = follows({"README's accuracy": pd.Series(printed)}, measured, sign=1)
@@ -95,9 +97,9 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
             there_too = (heads["arm"] != params.UNDISTILLED) & (heads["region"] == "prompt")
             means = heads[there_too].groupby("arm")[list(METRICS)].mean()
             found["attention"] = follows({name: means[name] for name in METRICS}, measured, sign=-1)
-    if {UNPRIMED, "confidence"} <= there:
+    if {params.UNPRIMED, "confidence"} <= there:
         found["teacher-confidence"] = confidence(
-            *(responses.read(run.build / "responses" / strategy) for strategy in (UNPRIMED, "confidence"))
+            *(store.read(run.build / "responses" / strategy) for strategy in (params.UNPRIMED, "confidence"))
         )
     entries = facts["claims"].items()
     names = {key.removeprefix("released_"): text for key, text in texts.items()}
@@ -117,8 +119,8 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
 
 def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
     """The claims that rows of `tables.gains` decide."""
-    primed = gains[(gains["baseline"] == UNPRIMED) & gains["arm"].map(params.is_primed)]
-    unprimed = gains[(gains["baseline"] == params.UNDISTILLED) & (gains["arm"] == UNPRIMED)]
+    primed = gains[(gains["baseline"] == params.UNPRIMED) & gains["arm"].map(params.is_primed)]
+    unprimed = gains[(gains["baseline"] == params.UNDISTILLED) & (gains["arm"] == params.UNPRIMED)]
     return {
         "priming": gain(primed),
         "relative-gain": relative_gain(primed[primed["arm"] == BEST], claimed),
@@ -130,10 +132,10 @@ def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int
     """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
     right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
     primed = [arm for arm in right if params.is_primed(arm) and params.FINE_TUNED in right]
-    baseline = {"baseline": params.FINE_TUNED, "baseline_title": figures.title(params.FINE_TUNED)}
+    baseline = {"baseline": params.FINE_TUNED, "baseline_title": style.title(params.FINE_TUNED)}
     rows = [
-        {"arm": arm, "title": figures.title(arm), **baseline}
-        | tables.paired(right[arm], right[params.FINE_TUNED], seed=seed)
+        {"arm": arm, "title": style.title(arm), **baseline}
+        | stats.paired(right[arm], right[params.FINE_TUNED], seed=seed)
         for arm in primed
     ]
     return pd.DataFrame(rows).assign(p_holm=multipletests([row["p"] for row in rows], method="holm")[1] if rows else [])
@@ -146,12 +148,12 @@ def gain(rows: pd.DataFrame) -> Found:
     row: Any = rows.iloc[int(rows["points"].argmax())]
     text = (
         f"{row['title']} over {row['baseline_title']}: {row['points']:+.1f} points "
-        f"({verdicts.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "
-        f"p (Holm) {verdicts.p_value(row['p_holm'])}, {verdicts.seeds(row)}"
+        f"({style.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "
+        f"p (Holm) {style.p_value(row['p_holm'])}, {style.seeds(row)}"
     )
-    if row["differ"] < FEWEST_DISAGREEMENTS:
+    if row["differ"] < stats.FEWEST_DISAGREEMENTS:
         return text, UNTESTABLE
-    return text, SUPPORTED if verdicts.significant(row) else UNSUPPORTED
+    return text, SUPPORTED if stats.significant(row) else UNSUPPORTED
 
 
 def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
@@ -160,7 +162,7 @@ def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
     if rows.empty:
         return ABSENT
     row: Any = rows.iloc[0]
-    ends = verdicts.interval(100 * row["relative_low"], 100 * row["relative_high"])
+    ends = style.interval(100 * row["relative_low"], 100 * row["relative_high"])
     reached = row["relative_high"] >= claimed
     return (
         f"{text}; relative: {row['relative']:+.1%} ({ends} %)",
@@ -175,23 +177,23 @@ def follows(quantities: Mapping[str, "pd.Series[float]"], measured: "pd.Series[f
         pairs = pd.concat([values, measured], axis=1, join="inner").to_numpy(float)
         if len(pairs) < FEWEST_ARMS or (pairs == pairs[0]).all(axis=0).any():
             return f"{len(pairs)} arms", UNTESTABLE
-        rho, p = recount.rank_correlation(*pairs.T)
-        parts.append(f"rank correlation with {name} {rho:+.2f}, p {verdicts.p_value(p)}")
-        if sign * rho <= 0 or p >= SIGNIFICANT:
+        rho, p = stats.rank_correlation(*pairs.T)
+        parts.append(f"rank correlation with {name} {rho:+.2f}, p {style.p_value(p)}")
+        if sign * rho <= 0 or p >= stats.SIGNIFICANT:
             verdict = UNSUPPORTED
     return f"{len(pairs)} arms: {'; '.join(parts)}", verdict
 
 
 def confidence(unprompted: pd.DataFrame, prompted: pd.DataFrame) -> Found:
-    """The teacher's confidence (see `responses.summarise`) with the prompt that asks for a double check, against
+    """The teacher's confidence (see `store.summarise`) with the prompt that asks for a double check, against
     without; the first response to each problem counts."""
     before, after = (one.query("sample == 0").set_index("problem_id")["confidence"] for one in (unprompted, prompted))
     change = (after - before).dropna()
-    test = stats.ttest_1samp(change, 0.0)
+    test = scipy.stats.ttest_1samp(change, 0.0)
     low, high = test.confidence_interval(0.95)
     text = (
         f"mean probability of the teacher's most likely token: {after.mean():.3f} with the prompt, "
         f"{before.mean():.3f} without; difference {change.mean():+.3f} ({low:+.3f} to {high:+.3f}), "
-        f"{len(change)} problems, p {verdicts.p_value(test.pvalue)}"
+        f"{len(change)} problems, p {style.p_value(test.pvalue)}"
     )
-    return text, SUPPORTED if change.mean() < 0 and test.pvalue < SIGNIFICANT else UNSUPPORTED
+    return text, SUPPORTED if change.mean() < 0 and test.pvalue < stats.SIGNIFICANT else UNSUPPORTED

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 import yaml
 
-from response_priming import console, params, paths, plan
+from response_priming import console, notebooks, params, paths
 from response_priming.errors import InputError
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -59,7 +59,7 @@ def check(profile: ProfileName) -> None:
 @app.command("plan")
 def plan_(profile: ProfileName) -> None:
     """Write build/PROFILE/plan/, which tells make what is stale."""
-    plan.write(params.load(profile))
+    notebooks.write(params.load(profile))
 
 
 @app.command()
@@ -76,12 +76,12 @@ def run(
     if stage not in params.RUNS:
         raise InputError(f"stage {stage!r}: unknown; allowed: {', '.join(params.RUNS)}")
     try:
-        node = plan.find(loaded, stage, strategy or arm)
+        node = notebooks.find(loaded, stage, strategy or arm)
     except KeyError:
-        nodes = plan.nodes(loaded) + plan.extras(loaded)
+        nodes = notebooks.nodes(loaded) + notebooks.extras(loaded)
         known = ", ".join(node.item or "(none)" for node in nodes if node.stage == stage)
         raise InputError(f"{stage} of {strategy or arm!r}: not in profile {profile}; allowed: {known}") from None
-    names = [other.name for other in plan.nodes(loaded)]
+    names = [other.name for other in notebooks.nodes(loaded)]
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
     with console.Line(node.name, console.shared(profile), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
@@ -98,7 +98,7 @@ def distill(
 
     On several GPUs: `accelerate launch -m response_priming distill --arm ARM`.
     """
-    from response_priming import distill as distill_stage
+    from response_priming.distill import training as distill_stage
 
     loaded = params.load(profile)
     if arm not in loaded.trained:
@@ -106,7 +106,7 @@ def distill(
     distill_stage.train(cast("params.DistillRun", loaded.run("distill", arm=arm)))
 
 
-def execute(node: plan.Node, line: console.Line) -> None:
+def execute(node: notebooks.Node, line: console.Line) -> None:
     """Execute a notebook by papermill. It is written beside its target and renamed once complete.
 
     What it writes to standard error is also said by the line; its standard output is in the executed notebook alone.
@@ -141,7 +141,7 @@ def execute(node: plan.Node, line: console.Line) -> None:
             line.say(f"{node.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}")
             raise typer.Exit(1) from None
     partial.replace(node.executed)
-    plan.mark_done(node)
+    notebooks.mark_done(node)
 
 
 @app.command()
@@ -171,7 +171,7 @@ def score(
 @app.command()
 def report(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
-    from response_priming import report as report_stage
+    from response_priming.report import page as report_stage
 
     loaded = params.load(profile)
     with console.Line("report", console.shared(profile), place="[report] ") as line:
@@ -187,9 +187,9 @@ def compare_runs(
     """Set two finished runs side by side, with the parameters that differ, in build/compare-runs/A-B/index.html."""
     if not (a and b):
         raise InputError("A or B is missing: name two runs, as in `make compare A=laptop B=single-gpu`")
-    from response_priming import compare_runs_page
+    from response_priming.studies import two_runs_page
 
-    typer.echo(f"The comparison: {compare_runs_page.write(a, b)}")
+    typer.echo(f"The comparison: {two_runs_page.write(a, b)}")
 
 
 @app.command()
@@ -201,13 +201,13 @@ def audit(
 
     `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %.
     """
-    from response_priming import released
+    from response_priming.audit import released
 
     logs = released.read(folder)  # before the slow imports: a bad folder is refused at once
     import pandas as pd
 
-    from response_priming import audit as audit_stage
-    from response_priming import recount
+    from response_priming.audit import findings as audit_stage
+    from response_priming.audit import recount
 
     facts, found = audit_stage.published(), recount.count(logs)
     rows = recount.rows(found, facts)

@@ -25,8 +25,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import hardware, manifest, paths, progress, sections
+from response_priming import artifacts, hardware, paths, progress
 from response_priming.errors import InputError
+from response_priming.params import sections
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
 disable_progress_bar()
@@ -91,7 +92,7 @@ class Base(NamedTuple):
             return self
         if not is_adapter(student):
             return Base(str(student))
-        made = manifest.read(student)["recipe"] if (student / manifest.FILE).exists() else {}
+        made = artifacts.read(student)["recipe"] if (student / artifacts.FILE).exists() else {}
         return self._replace(quantization="nf4") if made.get("parameters", {}).get("adapter") == "qlora" else self
 
 
@@ -184,7 +185,7 @@ def _fetch(folder: Path) -> Path:
 
 def convert(gguf: Path, target: Path) -> None:
     """Check the GGUF file's digest and save its weights, dequantised to bf16, as a transformers folder."""
-    found = manifest.digest(gguf)
+    found = artifacts.digest(gguf)
     if found != GGUF_SHA256:
         raise InputError(f"{gguf.name}: SHA-256 is {found}, expected {GGUF_SHA256}; the file is not the released model")
     from transformers import GgufConfig

@@ -16,7 +16,7 @@ from typing import Literal
 
 from response_priming import paths
 from response_priming.errors import InputError
-from response_priming.sections import Problems
+from response_priming.params.sections import Problems
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

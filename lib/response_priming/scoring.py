@@ -13,9 +13,8 @@ from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
-from statsmodels.stats.proportion import proportion_confint
 
+from response_priming import stats
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, grade, plain_number
 from response_priming.problems import FINAL_ANSWER, Problem
@@ -25,7 +24,7 @@ ID_FIELDS = ("problem_id", "id")
 
 
 def grade_teacher(answered: pd.DataFrame, asked: Sequence[Problem], rule: str) -> pd.DataFrame:
-    """A teacher's responses (see `responses.read`), graded by one rule; `asked` are the problems they answer."""
+    """A teacher's responses (see `store.read`), graded by one rule; `asked` are the problems they answer."""
     right = {problem.id: problem.answer for problem in asked}
     answers = answered.rename(columns={"text": "response"})
     return grade(answers.assign(answer=answers["problem_id"].map(right), tokens=answers["tokens"].map(len)), [rule])
@@ -41,7 +40,7 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
     that ended within its budget; `mean_tokens`.
     """
     right = by_student(answers, rule)
-    low, high = interval(right)
+    low, high = stats.accuracy_interval(right)
     answered = answers[rule].notna()
     return {
         "n": right.shape[1],
@@ -63,29 +62,6 @@ def by_student(answers: pd.DataFrame, rule: str) -> Any:
     """Right or wrong as an array of bool [seeds, problems]; without a `seed` column all rows are of one student."""
     right = answers[f"{rule}-correct"].to_numpy(bool)
     return right.reshape(answers["seed"].nunique() if "seed" in answers else 1, -1)
-
-
-def interval(right: Any) -> tuple[float, float]:
-    """The ends of the 95 % interval of the accuracy of `right` [seeds, problems].
-
-    One seed: Wilson's (1927), over problems alone. Several: the mean's, with standard errors clustered both by problem
-    and by seed (Cameron, Gelbach & Miller 2011) and Student's t with one degree of freedom less than there are seeds,
-    so it covers another draw of both; two seeds say little, and it shows. Where noise makes that narrower than
-    clustering by problem or by seed alone, or leaves it no variance at all, the widest of the three.
-    """
-    accuracy = float(right.mean())
-    if len(right) == 1 or accuracy in (0, 1):
-        # Equal outcomes have no variance to estimate; Wilson's interval for one student is then the widest there is.
-        low, high = proportion_confint(accuracy * right.shape[1], right.shape[1], alpha=0.05, method="wilson")
-    else:
-        seeds, problems = np.indices(right.shape).reshape(2, -1)
-        model = sm.OLS(right.ravel().astype(float), np.ones(right.size))
-        clusterings = [np.column_stack([problems, seeds]), problems, seeds]
-        with np.errstate(invalid="ignore"):
-            fits = [model.fit(cov_type="cluster", cov_kwds={"groups": one}, use_t=True) for one in clusterings]
-            low, high = max((fit.conf_int(alpha=0.05)[0] for fit in fits), key=lambda ends: np.nan_to_num(np.ptp(ends)))
-    # Rounding can leave an accuracy of 0 or 1 just outside its interval.
-    return max(0.0, min(float(low), accuracy)), min(1.0, max(float(high), accuracy))
 
 
 # --- any file of responses ---
@@ -127,7 +103,7 @@ def score(table: pd.DataFrame, rules: Sequence[str]) -> tuple[list[dict[str, Any
     counts, verdicts = [], []
     for rule in rules:
         right = graded[f"{rule}-correct"]
-        low, high = interval(right.to_numpy(bool).reshape(1, -1))
+        low, high = stats.accuracy_interval(right.to_numpy(bool).reshape(1, -1))
         row = {"rule": rule, "n": n, "answered": int(graded[rule].notna().sum()), "correct": int(right.sum())}
         counts.append(row | {"accuracy": float(right.mean()), "low": low, "high": high})
         verdicts.append(

@@ -1,0 +1,28 @@
+"""Stage attention-visualize: how the students' self-attention differs, head by head.
+
+Reads: all students. Writes: `attention/`, numbers of every head, the most divergent ones, and maps to look at:
+
+    prompt  region  layer  head  arm   seed  entropy  diagonal  sink
+    0       prompt  3      5     none  0     1.83     0.06      0.41
+"""
+
+import lazy_loader
+
+# What is imported when it is used: some of it takes seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "analysis": ["analyse"],
+        "metrics": ["divergent_heads", "head_metrics"],
+        "differences": ["against", "means", "shown_means", "shown_tests", "with_accuracy"],
+        "figures": [
+            "accuracy_figure",
+            "heatmaps_figure",
+            "layers_figure",
+            "ranking_figure",
+            "shown_heads",
+            "shown_pair",
+        ],
+        "widgets": ["explore"],
+    },
+)

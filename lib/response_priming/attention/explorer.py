@@ -1,0 +1,140 @@
+"""The explorer: one page, complete in itself, where a reader picks arm, layer, head and prompt and sees the map.
+
+Bokeh draws it and brings the controls: its scripts weigh a third of plotly's, its controls are native ones, and it
+packs arrays by itself. report/explorer.jinja holds the page's words, report/explorer.js looks up one head.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from bokeh.document import Document
+from bokeh.embed import file_html
+from bokeh.models import ColumnDataSource, CustomJS, FactorRange, FixedTicker, LinearColorMapper, Model, NoOverlap
+from bokeh.models.annotations import ColorBar
+from bokeh.models.widgets import Select
+from bokeh.palettes import RdBu11, Viridis256, interp_palette
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+from bokeh.settings import settings
+from bokeh.transform import transform
+from numpy.typing import NDArray
+
+from response_priming import paths, style
+from response_priming.attention.results import Analysis, Example
+
+STEPS = 255
+BUDGET = 7_000_000  # weights, a byte each; packed and written as text they take a little over half of that
+SHOWN_WEIGHTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # ticks of the square-root scale
+FOCUS = ".bk-input:focus-visible { outline: 3px solid #0b5cad; outline-offset: 1px; }"
+TITLES = {"map": "Attention of the arm", "difference": "The arm minus the compared arm"}
+HOVER = [("from", "@attends"), ("to", "@attended"), ("weight", "@weight{0.000}"), ("difference", "@difference{0.000}")]
+
+
+def html(analysis: Analysis) -> str:
+    """The page, from `examples` and `divergent`; where not all heads fit into `BUDGET`, the most divergent ones."""
+    examples, divergent = analysis.examples, analysis.divergent
+    kept = _kept(examples, divergent)
+    controls = _controls(examples, kept)
+    plots, filled = _plots()
+    texts = [{"problem": one.problem, "tokens": _labels(one), "maps": _packed(one, kept)} for one in examples]
+    names = [f"{layer}-{head}" for layer, head in kept]
+    update = CustomJS(args={**controls, **filled, "texts": texts, "heads": names}, code=_read("explorer.js"))
+    for control in controls.values():
+        control.js_on_change("value", update)
+    document = Document()
+    document.js_on_event("document_ready", update)
+    for name, model in (controls | plots).items():
+        model.name = name
+        document.add_root(model)
+    shown = {
+        "arms": controls["arm"].options,
+        "texts": examples,
+        "kept": len(kept),
+        "heads": len(divergent),
+        "layers": divergent["layer"].nunique(),
+        "controls": list(controls),
+    }
+    settings.compression_level = 9
+    return file_html(document, Resources(mode="inline"), template=_read("explorer.jinja"), template_variables=shown)
+
+
+def _read(name: str) -> str:
+    return (paths.REPORT / name).read_text(encoding="utf-8")
+
+
+def _kept(examples: Sequence[Example], divergent: pd.DataFrame) -> list[tuple[int, int]]:
+    """(layer, head) of the heads that fit into the page, most divergent first."""
+    weights = sum(len(one.maps) * len(one.tokens) * (len(one.tokens) + 1) // 2 for one in examples)
+    heads = divergent.head(max(1, BUDGET // weights))
+    return list(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
+
+
+def _labels(example: Example) -> list[str]:
+    """The tokens behind their positions, which makes each label unique."""
+    places = zip(example.positions, example.tokens, strict=True)
+    return [f"{place} {token.strip() or repr(token)[1:-1]}" for place, token in places]
+
+
+def _packed(example: Example, kept: list[tuple[int, int]]) -> NDArray[np.uint8]:
+    """The causal halves [heads, arms, pairs], each arm but the first as the difference to the one before it."""
+    layers, heads = np.array(kept).T
+    half = np.tril_indices(len(example.tokens))
+    maps = np.stack([maps[layers, heads][:, *half] for maps in example.maps.values()], axis=1)
+    return np.diff(maps, axis=1, prepend=np.uint8(0))
+
+
+def _controls(examples: Sequence[Example], kept: list[tuple[int, int]]) -> dict[str, Select]:
+    """A list to choose from for each of arm, second arm, layer, head and problem."""
+    arms = [style.title(arm) for arm in examples[0].maps]
+    by_layer: dict[str, list[str]] = {}
+    for layer, head in sorted(kept):
+        by_layer.setdefault(str(layer), []).append(str(head))
+    first_layer, first_head = map(str, kept[0])
+    problems = [(str(number), example.problem) for number, example in enumerate(examples)]
+    chosen = {
+        "arm": _select("Arm", arms, arms[-1]),
+        "against": _select("Compared with", arms, arms[0]),
+        "layer": _select("Layer", list(by_layer), first_layer),
+        "head": _select("Head", by_layer[first_layer], first_head),
+        "text": _select("Problem", problems, "0"),
+    }
+    # A page that does not hold every head offers a layer's own ones.
+    offer = "head.options = heads[cb_obj.value]; if (!head.options.includes(head.value)) head.value = head.options[0]"
+    chosen["layer"].js_on_change("value", CustomJS(args={"head": chosen["head"], "heads": by_layer}, code=offer))
+    return chosen
+
+
+def _select(title: str, options: list[Any], value: str) -> Select:
+    return Select(title=title, options=options, value=value, stylesheets=[FOCUS])
+
+
+def _plots() -> tuple[dict[str, figure], dict[str, Model]]:
+    """The two empty heatmaps, and what has to be set to fill them."""
+    source = ColumnDataSource({name: [] for name in ("attends", "attended", "shade", "weight", "difference")})
+    across, down = FactorRange(), FactorRange()
+    scale = LinearColorMapper(palette=interp_palette(RdBu11, STEPS), low=-1, high=1)
+    roots = LinearColorMapper(palette=list(Viridis256), low=0, high=1)
+    ticks: dict[Any, Any] = {float(np.sqrt(weight)): f"{weight:g}" for weight in SHOWN_WEIGHTS}
+    drawn = {
+        "map": ("shade", ColorBar(color_mapper=roots, ticker=FixedTicker(ticks=[*ticks]), major_label_overrides=ticks)),
+        "difference": ("difference", ColorBar(color_mapper=scale)),
+    }
+    plots = {}
+    for name, (column, bar) in drawn.items():
+        plot = figure(
+            title=TITLES[name], width=580, height=560, x_range=across, y_range=down,
+            x_axis_label="Token attended to", y_axis_label="Token that attends",
+            tools="hover,box_zoom,wheel_zoom,pan,reset,save", toolbar_location="above", tooltips=HOVER,
+        )  # fmt: skip
+        color = transform(column, bar.color_mapper)
+        plot.rect("attended", "attends", 1, 1, source=source, color=color, line_width=0.5)
+        plot.axis.major_label_text_font_size = "8px"
+        plot.axis.major_label_policy = NoOverlap()
+        plot.xaxis.major_label_orientation = "vertical"
+        plot.grid.visible = False
+        plot.toolbar.logo = None
+        plot.add_layout(bar, "right")
+        plots[name] = plot
+    return plots, {"source": source, "across": across, "down": down, "scale": scale}

@@ -1,0 +1,170 @@
+"""The figures of attention-visualize. None is made by pyplot, which would show it a second time in a notebook."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import CenteredNorm, PowerNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from response_priming import params, stats, style
+from response_priming.attention import differences
+from response_priming.attention.metrics import EVERY, PAPER
+from response_priming.attention.results import Analysis, Example
+from response_priming.errors import InputError
+
+Head = tuple[int, int]  # layer, head
+REGION_MARKERS = {"prompt": ("o", "0.25"), "response": ("s", "#d55e00")}
+
+
+def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:
+    """Numbers across layers: a row a number, a column a region, a line an arm named at its right end.
+
+    Lines are means over heads, seeds and then prompts; bands are 95 % t-intervals over prompts. `arms` is the
+    profile's list, for their order; arms that `metrics` lacks are left out.
+    """
+    names = list(names)
+    regions = list(dict.fromkeys(metrics["region"]))
+    lines = metrics.groupby(["region", "arm", "prompt", "layer"])[names].mean()
+    figure = Figure(figsize=(3.6 * len(regions) + 0.4, 1.8 * len(names) + 0.5), layout="constrained")
+    grid = figure.subplots(len(names), len(regions), squeeze=False, sharex=True, sharey="row")
+    for (row, column), axes in np.ndenumerate(grid):
+        name, region = names[row], regions[column]
+        ends = {}
+        for place, arm in enumerate(arms):
+            if (region, arm) in lines.index:
+                values = lines.loc[(region, arm), name].unstack("prompt").dropna(how="all")
+                look: dict[str, Any] = {"color": style.color(arm)}
+                bands = np.array([stats.t_interval(row) for row in values.to_numpy()])
+                line: dict[str, Any] = {"marker": style.marker(arm), "markersize": 3, "linewidth": 1.1}
+                line["markevery"] = (0.2 * place / len(arms), 0.2)  # beside those of other arms, not upon them
+                axes.plot(values.index, values.mean(axis=1), **line, **look)
+                axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
+                ends[arm] = (float(values.index[-1]), float(values.mean(axis=1).iloc[-1]))
+        axes.set_title(differences.REGION_TITLES[region] if row == 0 else "", fontsize=10)
+        label = EVERY[name].replace(" the ", "\nthe ")
+        axes.set_ylabel(label if column == 0 else "", fontsize=9)
+        axes.tick_params(labelsize=8, labelleft=True)
+        if column == len(regions) - 1:
+            style.name_points(axes, ends, gap=0.13)
+    for axes in grid[-1]:
+        axes.set_xlabel(f"Layer (n = {metrics['prompt'].nunique()} prompts)", fontsize=9)
+    return figure
+
+
+def shown_heads(run: params.AttentionRun, analysis: Analysis) -> list[Head]:
+    """The heads that the run chooses, else the most divergent ones.
+
+    Raises:
+        InputError: a chosen layer or head is not among those measured.
+    """
+    heads = analysis.divergent[["layer", "head"]]
+    for pair in run.chosen_heads:
+        for name, value in zip(("layer", "head"), pair, strict=True):
+            if value > heads[name].max():
+                raise InputError(
+                    f"attention.chosen_heads = {pair}: {name} {value} is not there; allowed: 0 to {heads[name].max()}"
+                )
+    chosen = run.chosen_heads or heads.head(run.heatmaps).to_numpy().tolist()
+    return [(int(layer), int(head)) for layer, head in chosen]
+
+
+def shown_pair(arms: list[str]) -> tuple[str, str]:
+    """The two students held against each other: the unprimed one, else the first arm, and the last arm."""
+    return (params.UNPRIMED if params.UNPRIMED in arms[:-1] else arms[0]), arms[-1]
+
+
+def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], tokens: int) -> Figure:
+    """One text's maps of two students and their difference: a row a head, tokens named at the sides.
+
+    `tokens` of the text are shown, the first one and the last ones. Maps share a square-root colour scale; each
+    difference has its own, symmetric around zero.
+    """
+    kept = [0, *range(max(1, len(example.tokens) - tokens + 1), len(example.tokens))]
+    labels = [_printed(example.tokens[place]) for place in kept]
+    response = sum(place < example.response for place in kept)
+    figure = Figure(figsize=(8, 3.1 * len(heads) + 0.5), layout="constrained")
+    grid = figure.subplots(len(heads), 3, squeeze=False, sharex=True, sharey=True)
+    future = np.triu(np.ones((len(kept), len(kept)), dtype=bool), k=1)
+    for row, (layer, head) in zip(grid, heads, strict=True):
+        old, new = (example.weights(arm, layer, head)[np.ix_(kept, kept)] for arm in pair)
+        scale = PowerNorm(0.5, vmin=0, vmax=max(1e-6, float(max(old.max(), new.max()))))
+        images = [_draw(row[side], weights, future, scale, "viridis") for side, weights in enumerate((old, new))]
+        images.append(_draw(row[2], new - old, future, CenteredNorm(), "RdBu_r"))
+        row[0].set_ylabel(f"Layer {layer}, head {head}", fontsize=9)
+        for axes in row:
+            axes.axhline(response - 0.5, color="grey", linewidth=0.5, linestyle=":")
+            if kept[1:2] != [1]:
+                axes.axvline(0.5, color="white", linewidth=2)  # what is left out of the text
+                axes.axhline(0.5, color="white", linewidth=2)
+            axes.set_yticks(range(len(labels)), labels, fontsize=6, parse_math=False)
+            axes.set_xticks(range(len(labels)), labels, fontsize=6, rotation=90, parse_math=False)
+            axes.grid(visible=False)
+        for image, where, name in ((images[1], row[:2], "weight"), (images[2], row[2:], "difference")):
+            bar = figure.colorbar(image, ax=list(where), shrink=0.6, aspect=30, location="top", pad=0.02)
+            bar.set_label(name, size=7, labelpad=2)
+            bar.ax.tick_params(labelsize=6)
+    names = [style.title(arm) for arm in pair]
+    for axes, title in zip(grid[-1], (*names, f"{names[1]} minus {names[0]}"), strict=True):
+        axes.set_xlabel(title, fontsize=8)
+    return figure
+
+
+def _draw(axes: Any, weights: NDArray[Any], future: NDArray[np.bool_], norm: Any, colors: str) -> Any:
+    return axes.imshow(np.where(future, np.nan, weights), norm=norm, cmap=colors, interpolation="nearest")
+
+
+def _printed(token: str) -> str:
+    """A token as a label: line breaks and leading spaces made visible."""
+    return repr(token)[1:-1].replace(" ", "\u00b7")
+
+
+def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
+    """The most divergent heads, most first: variance across arms over each region, and where known across seeds."""
+    top = divergent.head(heads)
+    figure = Figure(figsize=(7, 0.9 + 0.24 * len(top)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(top))
+    axes.barh(places, top["variance"], color="0.85", label="Whole text")
+    for name, (marker, color) in REGION_MARKERS.items():
+        if top[name].notna().any():
+            axes.plot(top[name], places, marker, markersize=5, color=color, label=differences.REGION_TITLES[name])
+    if top["seeds"].notna().any():
+        axes.plot(top["seeds"], places, "|", markersize=11, markeredgewidth=2, color="#0072b2", label="Between seeds")
+    names = [f"layer {layer}, head {head}" for layer, head in zip(top["layer"], top["head"], strict=True)]
+    axes.set_yticks(places, names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("Variance of a weight across arms, mean over positions", fontsize=9)
+    axes.tick_params(axis="x", labelsize=8)
+    figure.legend(fontsize=8, loc="outside upper right", ncols=4, frameon=False)
+    return figure
+
+
+def accuracy_figure(changes: pd.DataFrame, names: Iterable[str] = PAPER) -> Figure:
+    """How far each student's most divergent heads are from the first arm's, against its accuracy.
+
+    `changes`: `differences.with_accuracy`. A panel a number; x is the mean over heads of the change's absolute
+    value; a point a student, named where it is an arm's first.
+    """
+    names = list(names)
+    moved = changes.assign(**{name: changes[name].abs() for name in names})
+    moved = moved.groupby(["arm", "seed", "accuracy"], sort=False)[names].mean().reset_index()
+    figure = Figure(figsize=(7, 2.6 * ((len(names) + 1) // 2)), layout="constrained")
+    grid = figure.subplots((len(names) + 1) // 2, 2, squeeze=False, sharey=True)
+    for place, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
+        first = {}
+        for arm, points in moved.groupby("arm", sort=False):
+            x, y = points[name].to_numpy(), 100 * points["accuracy"].to_numpy()
+            axes.plot(x, y, style.marker(str(arm)), color=style.color(str(arm)), markersize=6)
+            first[str(arm)] = (float(x[0]), float(y[0]))
+        axes.margins(x=0.1, y=0.15)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel(f"Change of: {EVERY[name][0].lower()}{EVERY[name][1:]}", fontsize=8)
+        axes.set_ylabel("" if place % 2 else "Accuracy (%)", fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.autoscale_view()
+        if place % 2 or name == names[-1]:  # accuracy, the height of a point, is the same in every panel
+            style.name_points(axes, first, gap=0.11)
+    return figure

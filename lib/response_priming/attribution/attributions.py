@@ -1,0 +1,220 @@
+"""Stage attribution: which tokens of its prompt drive the teacher's response, under each strategy's prefix.
+
+Two methods answer, and each is checked. Occlusion replaces one segment of the prompt at a time by neutral tokens and
+takes what the response loses. Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) walk from a neutral
+prompt to the real one and split the change of the response's log-probability among all tokens; how far the parts are
+from adding up is reported. Deletion replaces ever more tokens, those first that a method ranks highest: if they matter,
+the log-probability falls faster than in random order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from captum.attr import FeatureAblation, LayerIntegratedGradients
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from response_priming import artifacts, models, params, problems, progress, prompts
+from response_priming.errors import InputError
+from response_priming.generate import store
+
+REGIONS = ("system prompt", "prefix", "worked examples", "question", "chat template")
+FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # of the prompt's tokens that a deletion curve replaces
+METHODS = ("occlusion", "gradient")
+NEUTRAL = " "  # the text whose token stands for "nothing here"
+
+
+@dataclass(frozen=True)
+class Attributions:
+    """What the stage wrote.
+
+    `tokens`: strategy, problem, token, `text`, `region`, `segment` (number of a run of tokens that occlusion replaces
+    together), `gradient` (the token's share of the log-probability, nats) and `occlusion` (the same of its segment).
+    `deletion`: strategy, problem, `order` (a method, or random), `fraction` of tokens replaced, `logprob` (nats per
+    token of the response). `gaps`: strategy, problem, and `gap`, what integrated gradients leave unexplained as a share
+    of what they explain.
+    """
+
+    tokens: pd.DataFrame
+    deletion: pd.DataFrame
+    gaps: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt's token ids with the region and segment of each."""
+
+    ids: list[int]
+    regions: list[str]
+    segments: list[int]
+
+
+def attribute(run: params.AttributionRun) -> Attributions:
+    """Attribute the teacher's responses to the first training problems; computed unless they are there already.
+
+    Raises:
+        InputError: no arm has a strategy, or its responses are missing, too few or to another prompt.
+    """
+    if not run.strategies:
+        raise InputError(f"arms = {run.arms}: must name one that learns from a teacher")
+    folder = run.output / "attribution"
+    inputs = [run.build / "responses" / strategy for strategy in run.strategies]
+    recipe = artifacts.recipe(
+        run.stage,
+        run.model_dump(exclude={"profile", "n_test", "student", "student_revision", "data_dir"})
+        | {
+            "prefixes": {strategy: prompts.prefix_of(strategy) for strategy in run.strategies},
+            "data": problems.fingerprint(run),
+            "model": models.fingerprint(run.teacher, run.teacher_revision),
+        },
+        inputs,
+        code=["attribution.attributions"],
+    )
+    if not artifacts.is_current(folder, recipe):
+        with artifacts.writing(folder, recipe) as aside:
+            _write(aside, run)
+    return read(folder)
+
+
+def read(folder: Path) -> Attributions:
+    """What `attribute` wrote; `InputError` where the folder is not complete."""
+    artifacts.read(folder)
+    return Attributions(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("tokens", "deletion", "gaps")))
+
+
+def _write(folder: Path, run: params.AttributionRun) -> None:
+    examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
+    asked = problems.load(run, "train", run.attribution_problems, seed=run.seed)
+    given = {strategy: _given(run, strategy) for strategy in run.strategies}
+    model: Any
+    model, tokenizer = models.load(run.teacher, revision=run.teacher_revision, dtype=run.dtype, device=run.device)
+    model.requires_grad_(False)
+    neutral = tokenizer(NEUTRAL, add_special_tokens=False)["input_ids"][0]
+    tables: list[tuple[pd.DataFrame, ...]] = []
+    for strategy, problem in progress.over(list(product(run.strategies, asked)), "response"):
+        prefix = prompts.prefix_of(strategy)
+        prompt = locate(tokenizer, problem.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples)
+        response = given[strategy].loc[problem.id]
+        if response["prompt_tokens"] != len(prompt.ids):
+            raise InputError(f"{strategy}: {problem.id} was answered to another prompt; run generate with these values")
+        explain = Explainer(model, response["tokens"].tolist(), neutral)
+        rng = np.random.default_rng([run.seed, len(tables)])
+        found = explain.all(prompt, tokenizer, steps=run.gradient_steps, orders=run.random_orders, rng=rng)
+        tables.append(tuple(table.assign(strategy=strategy, problem=problem.id) for table in found))
+    for name, parts in zip(("tokens", "deletion", "gaps"), zip(*tables, strict=True), strict=True):
+        pd.concat(parts, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
+
+
+def _given(run: params.AttributionRun, strategy: str) -> pd.DataFrame:
+    """The strategy's responses by problem, the first where there are several."""
+    answered = store.read(run.build / "responses" / strategy)
+    if run.attribution_problems > answered["problem_id"].nunique():
+        raise InputError(
+            f"attribution.attribution_problems = {run.attribution_problems}: strategy {strategy} has responses to "
+            f"{answered['problem_id'].nunique()} problems"
+        )
+    return answered.drop_duplicates("problem_id").set_index("problem_id")
+
+
+def locate(
+    tokenizer: PreTrainedTokenizerBase,
+    question: str,
+    *,
+    system_prompt: str,
+    prefix: str,
+    examples: Sequence[problems.Problem],
+) -> Prompt:
+    """The teacher's prompt (see `prompts.messages`) with the region of each token; the prefix is one, every copy of it.
+
+    A token belongs to the region of its last character. Segments are the parts of the prompt, and single tokens within
+    the question.
+
+    Raises:
+        InputError: the chat template does not repeat a part of the prompt as it is.
+    """
+    chat = prompts.messages(question, system_prompt=system_prompt, prefix=prefix, examples=examples)
+    text = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+    shown = [(("prefix", prefix), (REGIONS[2], one.question), (REGIONS[2], one.worked)) for one in examples]
+    parts = [("system prompt", system_prompt), *(part for turn in shown for part in turn)]
+    parts += [("prefix", prefix), ("question", question)]
+    owner, end = [-1] * len(text), 0
+    for number, (region, part) in enumerate(parts):
+        words = part if part in text[end:] else part.strip()
+        start = text.find(words, end)
+        if start < 0:
+            raise InputError(
+                f"chat template of the teacher: changes the {region} {part[:40]!r}; it must be kept as it is"
+            )
+        end = start + len(words)
+        owner[start:end] = [number] * len(words)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    owners = [owner[max(start, stop - 1)] for start, stop in encoded["offset_mapping"]]
+    named = [*parts, (REGIONS[4], "")]  # -1, the template, is the last one
+    regions = [named[number][0] for number in owners]
+    starts = [n == 0 or owners[n] != owners[n - 1] or regions[n] == "question" for n in range(len(owners))]
+    return Prompt(list(encoded["input_ids"]), regions, (np.cumsum(starts) - 1).tolist())
+
+
+class Explainer:
+    """Attributes the log-probability of one response to the tokens of its prompt."""
+
+    def __init__(self, model: Any, response: Sequence[int], neutral: int) -> None:
+        self.model, self.neutral = model, neutral
+        self.response = torch.tensor([list(response)], device=model.device)
+
+    def logprob(self, ids: Tensor) -> Tensor:
+        """Log-probability of the response [prompts] after prompts [prompts, tokens] (nats)."""
+        response = self.response.expand(len(ids), -1)
+        output = self.model(torch.cat([ids, response], dim=1), use_cache=False, logits_to_keep=response.shape[1] + 1)
+        logprobs = output.logits[:, :-1].float().log_softmax(-1)
+        total: Tensor = logprobs.gather(-1, response[..., None])[..., 0].sum(-1)
+        return total
+
+    def all(
+        self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, *, steps: int, orders: int, rng: np.random.Generator
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """`tokens`, `deletion` and `gaps` of `Attributions` for one prompt."""
+        ids = torch.tensor([prompt.ids], device=self.model.device)
+        gradient, gap = self.gradient(ids, steps)
+        found = {"occlusion": self.occlusion(ids, prompt.segments), "gradient": gradient}
+        text = [tokenizer.decode([token]) for token in prompt.ids]
+        about = {"token": range(len(text)), "text": text, "region": prompt.regions, "segment": prompt.segments}
+        curves = [(method, np.argsort(-values, kind="stable")) for method, values in found.items()]
+        curves += [("random", rng.permutation(len(text))) for _ in range(orders)]
+        deletion = pd.concat([self.deletion(ids, order).assign(order=name) for name, order in curves])
+        deletion = deletion.groupby(["order", "fraction"], as_index=False)[["logprob"]].mean()
+        return pd.DataFrame(about).assign(**found), deletion, pd.DataFrame({"gap": [gap]})
+
+    def gradient(self, ids: Tensor, steps: int) -> tuple[NDArray[np.float64], float]:
+        """Integrated gradients on the embedding layer, summed over its dimensions, and the unexplained share."""
+        method = LayerIntegratedGradients(self.logprob, self.model.get_input_embeddings())
+        neutral = torch.full_like(ids, self.neutral)
+        values = method.attribute(ids, baselines=neutral, n_steps=steps, internal_batch_size=1)
+        found = values.double().sum(-1)[0, : ids.shape[1]].numpy(force=True)
+        with torch.inference_mode():
+            change = float(self.logprob(ids) - self.logprob(neutral))
+        return found, abs(found.sum() - change) / abs(change)
+
+    @torch.inference_mode()
+    def occlusion(self, ids: Tensor, segments: Sequence[int]) -> NDArray[np.float64]:
+        """What the log-probability loses when a token's segment is replaced, [tokens]."""
+        mask = torch.tensor([list(segments)], device=ids.device)
+        values = FeatureAblation(self.logprob).attribute(ids, baselines=self.neutral, feature_mask=mask)
+        return np.asarray(values[0].double().numpy(force=True))
+
+    @torch.inference_mode()
+    def deletion(self, ids: Tensor, order: NDArray[np.int64]) -> pd.DataFrame:
+        """Log-probability per token of the response with ever more tokens replaced, in this order."""
+        rows = []
+        for fraction in FRACTIONS:
+            left = ids.clone()
+            left[0, torch.tensor(order[: round(fraction * len(order))], device=ids.device)] = self.neutral
+            rows.append((fraction, float(self.logprob(left)) / self.response.shape[1]))
+        return pd.DataFrame(rows, columns=["fraction", "logprob"])

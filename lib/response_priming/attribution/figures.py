@@ -1,0 +1,97 @@
+"""What the attributions come to: shares of regions, the two checks, and their figures. Intervals are over problems."""
+
+from typing import cast
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from response_priming import stats, style
+from response_priming.attribution.attributions import METHODS, REGIONS, Attributions
+
+PROMPT = ["strategy", "problem"]
+TITLES = {"occlusion": "Occlusion", "gradient": "Integrated gradients", "random": "Random order"}
+CHECKS = {
+    "occlusion": "Faithfulness of occlusion",
+    "gradient": "Faithfulness of gradients",
+    "agreement": "Rank correlation of the two",
+    "gap": "Unexplained by gradients",
+}
+
+
+def shares(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Per strategy, problem and region: its share of the absolute values of `occlusion` and of `gradient`, and of
+    the prompt's `tokens`; 0 where the prompt has no such region. Occlusion counts a segment once."""
+    once = ~tokens.duplicated([*PROMPT, "segment"])
+    values = tokens.assign(occlusion=tokens["occlusion"].abs() * once, gradient=tokens["gradient"].abs(), tokens=1.0)
+    sums = values.groupby([*PROMPT, "region"])[[*METHODS, "tokens"]].sum()
+    parts = sums / sums.groupby(PROMPT).transform("sum")
+    return parts.unstack("region", fill_value=0.0).stack("region", future_stack=True).reset_index()
+
+
+def checks(result: Attributions) -> pd.DataFrame:
+    """Per strategy and problem, the columns of `CHECKS`.
+
+    The faithfulness of `occlusion` and `gradient` is the area between the deletion curve of random order and theirs
+    (nats per token of the response; above 0, what they rank high matters more than chance). `agreement` is Spearman's
+    rank correlation of the two over segments; for `gap` see `Attributions`.
+    """
+    curves = result.deletion.set_index([*PROMPT, "fraction", "order"])["logprob"].unstack("order")
+    leads = {method: (curves["random"] - curves[method]).unstack("fraction") for method in METHODS}
+    areas = [pd.Series(np.trapezoid(lead, lead.columns, axis=1), lead.index, name=name) for name, lead in leads.items()]
+    parts = result.tokens.groupby([*PROMPT, "segment"]).agg({"gradient": "sum", "occlusion": "first"})
+    ranks = parts.groupby(PROMPT).corr(method="spearman")["gradient"].xs("occlusion", level=-1).rename("agreement")
+    return result.gaps.set_index(PROMPT).join([*areas, ranks]).reset_index()
+
+
+def table(result: Attributions, strategies: list[str]) -> pd.DataFrame:
+    """A row a strategy: the means of `checks` with their 95 % t-intervals over problems, as text."""
+    values = checks(result).groupby("strategy")[list(CHECKS)]
+    rows = {strategy: values.get_group(strategy).agg(_mean) for strategy in strategies}
+    shown = pd.DataFrame(rows).T.rename(index=style.title, columns=CHECKS)
+    return shown.rename_axis("Strategy").reset_index()
+
+
+def _mean(values: pd.Series) -> str:
+    low, high = stats.t_interval(values)
+    return f"{values.mean():.2f} ({low:.2f} to {high:.2f})" if len(values) > 1 else f"{values.mean():.2f}"
+
+
+def shares_figure(result: Attributions, strategies: list[str]) -> Figure:
+    """Share of attribution per region, a panel a method and a bar a strategy, with 95 % t-interval over problems; white
+    diamonds are the region's share of the prompt's tokens."""
+    figure, panels = plt.subplots(len(METHODS), 1, figsize=(8, 5.6), sharex=True, layout="constrained")
+    parts = shares(result.tokens)
+    palette = [style.color(strategy) for strategy in strategies]
+    drawn_as = {"data": parts, "x": "region", "order": REGIONS, "hue": "strategy", "hue_order": strategies}
+    for axes, method in zip(panels, METHODS, strict=True):
+        bars = {"palette": palette, "errorbar": stats.t_interval, "capsize": 0.2, "err_kws": {"lw": 1}}
+        sns.barplot(y=method, ax=axes, legend=method == METHODS[0], **drawn_as, **bars)
+        marks = {"errorbar": None, "linestyle": "none", "marker": "D", "markersize": 5, "markeredgecolor": "black"}
+        white, dodge = ["white"] * len(strategies), 0.8 - 0.8 / len(strategies)  # the centres of the bars
+        sns.pointplot(y="tokens", ax=axes, palette=white, dodge=dodge, legend=False, **drawn_as, **marks)
+        axes.set(xlabel="", ylabel=f"Share, n = {parts['problem'].nunique()}", ylim=(0, 1), title=TITLES[method])
+    handles, _ = panels[0].get_legend_handles_labels()
+    panels[0].legend(handles[: len(strategies)], [style.title(strategy) for strategy in strategies], title=None)
+    return figure
+
+
+def deletion_figure(result: Attributions, strategies: list[str]) -> Figure:
+    """Deletion curves, a panel a strategy: log-probability of the response against the share of tokens replaced, in
+    the order of each method and in random order; bands are 95 % t-intervals over problems."""
+    titles = {strategy: style.title(strategy) for strategy in strategies}
+    orders = list(TITLES.values())
+    grid = sns.relplot(
+        result.deletion.replace({"strategy": titles, "order": TITLES}), x="fraction", y="logprob", kind="line",
+        hue="order", style="order", hue_order=orders, style_order=orders,
+        markers=True, errorbar=stats.t_interval, col="strategy", col_order=list(titles.values()), col_wrap=2,
+        height=2.6, aspect=1.5, err_kws={"alpha": 0.15},
+    )  # fmt: skip
+    count = result.deletion["problem"].nunique()
+    grid.set_titles("{col_name}").set_axis_labels(
+        "Share of the prompt replaced", f"Log-probability a token\nn = {count}"
+    )
+    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, title=None)
+    return cast("Figure", grid.figure)

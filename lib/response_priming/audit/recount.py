@@ -1,0 +1,187 @@
+"""The recount of the released logs: what the audit counts in them, and the tables that follow from the counts alone.
+
+The tables need no log, so they are the same whether the counts were made just now or are those on record. Shares are
+fractions; differences are in percentage points.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from response_priming import params, stats, style
+from response_priming.extraction import RULES, boxed_number, grade
+
+RULE = "boxed-first"  # one rule for every arm, close to the released cascade's first step
+Counts = dict[str, Any]
+
+
+def count(logs: Mapping[str, pd.DataFrame]) -> Counts:
+    """All that the audit takes from the logs (see `released.read`).
+
+    `n`, problems; `arms`, the counts of each (see `_count_arm`); `only_right`: for each arm and each other one, the
+    problems that the arm gets right by `RULE` and the other does not.
+    """
+    graded = {arm: grade(log) for arm, log in logs.items()}
+    right = {arm: table[f"{RULE}-correct"].to_numpy(bool) for arm, table in graded.items()}
+    return {
+        "n": len(next(iter(logs.values()))),
+        "arms": {arm: _count_arm(table) for arm, table in graded.items()},
+        "only_right": {
+            arm: {other: int((right[arm] & ~right[other]).sum()) for other in logs if other != arm} for arm in logs
+        },
+    }
+
+
+def _count_arm(graded: pd.DataFrame) -> dict[str, Any]:
+    """The longest response (`cap`, tokens), and numbers of responses: that ran into the cap, that have a boxed number,
+    those of either that are right by `RULE`; that the released grading marks correct, and on which it contradicts
+    `RULE` (None: not graded); for which the cascade's slip changes the number; answered and correct by each rule."""
+    right, capped = graded[f"{RULE}-correct"], graded["capped"]
+    boxed = graded["response"].map(boxed_number)
+    marked = graded["graded"].astype(bool) if "graded" in graded else None
+    return {
+        "cap": int(graded["tokens"].max()),
+        "capped": int(capped.sum()),
+        "capped_correct": int((capped & right).sum()),
+        "boxed": int(boxed.sum()),
+        "boxed_correct": int((boxed & right).sum()),
+        "graded": None if marked is None else int(marked.sum()),
+        "graded_otherwise": None if marked is None else int((marked != right).sum()),
+        "slipped": int((graded["published"].fillna("") != graded["published-corrected"].fillna("")).sum()),
+        "answered": {rule: int(graded[rule].notna().sum()) for rule in RULES},
+        "correct": {rule: int(graded[f"{rule}-correct"].sum()) for rule in RULES},
+    }
+
+
+def differences(found: Any, recorded: Any, name: str = "") -> list[str]:
+    """Every count in which two differ, as `arms.none.boxed = 411 (recorded: 412)`."""
+    if not (isinstance(found, dict) and isinstance(recorded, dict)):
+        return [] if found == recorded else [f"{name} = {found} (recorded: {recorded})"]
+    keys = dict.fromkeys([*found, *recorded])
+    return [
+        line
+        for key in keys
+        for line in differences(found.get(key), recorded.get(key), f"{name}.{key}" if name else str(key))
+    ]
+
+
+def rows(counts: Counts, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row an arm and rule, and under `graded` and `readme` what the log's grading and the README say.
+
+    `arm`; `rule`; `n`; `answered` and `correct`, numbers of responses; `accuracy`, a fraction, with `low` and `high`,
+    its 95 % Wilson interval. The README's accuracy is the printed one, whether or not its count bears it out, and has
+    no interval; None stands for what a log does not have.
+    """
+    n, made = counts["n"], []
+    for arm, found in counts["arms"].items():
+        for rule in RULES:
+            made.append(_row(arm, rule, n, found["answered"][rule], found["correct"][rule]))
+        made.append(_row(arm, "graded", n, None if found["graded"] is None else n, found["graded"]))
+        printed = facts["arms"][arm]
+        readme = _row(arm, "readme", facts["n"], None, None)
+        made.append(readme | {"correct": printed["readme_count"], "accuracy": printed["readme_accuracy"]})
+    return made
+
+
+def _row(arm: str, rule: str, n: int, answered: int | None, correct: int | None) -> dict[str, Any]:
+    low, high = (None, None) if correct is None else stats.accuracy_interval(_right(n, correct))
+    accuracy = None if correct is None else correct / n
+    row = {"arm": arm, "rule": rule, "n": n, "answered": answered, "correct": correct}
+    return row | {"accuracy": accuracy, "low": low, "high": high}
+
+
+def _right(n: int, *counted: int) -> Any:
+    """Verdicts [1, n] with so many right ones at the front."""
+    return (np.arange(n) < sum(counted))[None]
+
+
+# --- tables ---
+
+
+def tabulate(counts: Counts, facts: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The tables `published`, `rules`, `decomposition` and `tests`."""
+    every = pd.DataFrame(rows(counts, facts)).assign(title=lambda table: table["arm"].map(style.title))
+    return {
+        "published": _published_table(counts, facts, every),
+        "rules": every,
+        "decomposition": _decomposition(counts),
+        "tests": _tests(counts),
+    }
+
+
+def _published_table(counts: Counts, facts: Mapping[str, Any], every: pd.DataFrame) -> pd.DataFrame:
+    recount = every[every["rule"] == RULE].set_index("arm")
+    return pd.DataFrame(
+        {
+            "title": style.title(arm),
+            "readme": facts["arms"][arm]["readme_accuracy"],
+            "readme_count": facts["arms"][arm]["readme_count"],
+            "readme_share": facts["arms"][arm]["readme_count"] / facts["n"],
+            "graded": found["graded"],
+            "correct": recount.loc[arm, "correct"],
+            "accuracy": recount.loc[arm, "accuracy"],
+            "low": recount.loc[arm, "low"],
+            "high": recount.loc[arm, "high"],
+            "boxed": found["boxed"],
+        }
+        for arm, found in counts["arms"].items()
+    ).astype({"graded": "Int64"})
+
+
+def _decomposition(counts: Counts) -> pd.DataFrame:
+    """One row an arm: `shares`; for a primed one its `gain` over the unprimed one and what of it `boxing` explains."""
+    unprimed, made = shares(counts, params.UNPRIMED), []
+    for arm in counts["arms"]:
+        share, gain = shares(counts, arm), {"gain": np.nan, "boxing_points": np.nan}
+        if arm not in (*params.CONTROLS, params.UNPRIMED):
+            gain = {"gain": 100 * (share["accuracy"] - unprimed["accuracy"]), "boxing_points": boxing(share, unprimed)}
+        made.append({"arm": arm, "title": style.title(arm), **share, **gain})
+    return pd.DataFrame(made)
+
+
+def boxing(arm: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """The points of an arm's lead over another (`shares` of both) that come from boxing more answers.
+
+    Kitagawa's decomposition (1955): the difference in shares times how much likelier a boxed answer is to be right, the
+    mean of both arms; the remainder comes from being right more often with a box, or without.
+    """
+    premium = sum(one["boxed_right"] - one["unboxed_right"] for one in (arm, other)) / 2
+    return 100 * (arm["boxed_share"] - other["boxed_share"]) * premium
+
+
+def shares(counts: Counts, arm: str) -> dict[str, float]:
+    """What an arm's counts say of it: its accuracy by `RULE`, and the factors that make it up."""
+    n, found = counts["n"], counts["arms"][arm]
+    correct = found["correct"][RULE]
+    return {
+        "cap": found["cap"],
+        "finished": n - found["capped"],
+        "capped_share": found["capped"] / n,
+        "accuracy": correct / n,
+        "boxed_share": found["boxed"] / n,
+        "boxed_right": _ratio(found["boxed_correct"], found["boxed"]),
+        "unboxed_right": _ratio(correct - found["boxed_correct"], n - found["boxed"]),
+        "finished_right": _ratio(correct - found["capped_correct"], n - found["capped"]),
+    }
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else np.nan
+
+
+def _tests(counts: Counts) -> pd.DataFrame:
+    """Every pair of arms: the columns of `tables.paired`, and `p_holm`, corrected for all pairs."""
+    n, arms, only = counts["n"], list(counts["arms"]), counts["only_right"]
+    made = []
+    for place, arm in enumerate(arms):
+        for baseline in arms[:place]:
+            both = counts["arms"][arm]["correct"][RULE] - only[arm][baseline]
+            new = _right(n, both, only[arm][baseline])
+            old = _right(n, both) | np.roll(_right(n, only[baseline][arm]), both + only[arm][baseline])
+            names = {"arm": arm, "title": style.title(arm), "baseline": baseline}
+            names["baseline_title"] = style.title(baseline)
+            made.append(names | stats.paired(new, old, seed=0))
+    return pd.DataFrame(made).assign(p_holm=lambda table: multipletests(table["p"], method="holm")[1])

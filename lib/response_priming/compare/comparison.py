@@ -1,0 +1,231 @@
+"""Stage compare: all arms' scores side by side, as the tables, figures and prose numbers of the paper.
+
+Arms answered the same problems, so a difference between two of them is tested in pairs: a bootstrap over problems for
+its interval, McNemar's exact test for its p (see `tables`). Scores that were not made alike are refused, so no table
+can mix protocols.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pandas.io.formats.style import Styler
+
+from response_priming import artifacts, params, paths, problems, scoring, style
+from response_priming.compare import tables, verdicts
+from response_priming.errors import InputError
+from response_priming.evaluate import calculations, calibration
+from response_priming.extraction import RULES
+from response_priming.generate import store
+
+TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration")
+SHARE, TEXT, WORDS = "{:.1%}", "{}", None  # a format is of numbers, aligned right; words have none
+ACCURACY: style.Columns = {
+    "n": ("n", "{:.0f}"),
+    "seeds": ("seeds", "{:.0f}"),
+    "correct": ("correct", "{:.0f}"),
+    "accuracy": ("accuracy", SHARE),
+    "interval": ("95 % interval", TEXT),
+    "covers": ("interval covers", WORDS),
+    "spread": ("spread", SHARE),
+    "answered": ("answered", SHARE),
+    "accuracy_answered": ("if answered", SHARE),
+    "finished": ("finished", SHARE),
+    "mean_tokens": ("tokens", "{:.1f}"),
+}
+# For each table as the paper prints it: column -> heading and format.
+COLUMNS: dict[str, style.Columns] = {
+    "accuracy": {"title": ("student", WORDS), **ACCURACY, "published": ("published", SHARE)},
+    "gains": {
+        "title": ("student", WORDS),
+        "baseline_title": ("compared with", WORDS),
+        "points": ("gain (points)", "{:+.1f}"),
+        "interval": ("95 % interval", TEXT),
+        "relative": ("relative gain", "{:+.1%}"),
+        "relative_interval": ("95 % interval", TEXT),
+        "wins": ("wins", "{:.0f}"),
+        "losses": ("losses", "{:.0f}"),
+        "p": ("p", style.p_value),
+        "p_holm": ("p (Holm)", style.p_value),
+    },
+    "rules": {"title": ("student", WORDS)} | {rule: (style.wrapping(rule), SHARE) for rule in RULES},
+    "teacher": {"title": ("strategy", WORDS), **ACCURACY},
+    "samples": {key: (key, WORDS) for key in ("question", "answer")}
+    | {"title": ("student", WORDS), "response": ("response", WORDS), "correct": ("correct", WORDS)},
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found. Shares are fractions; `gains` is in percentage points."""
+
+    accuracy: pd.DataFrame
+    gains: pd.DataFrame
+    rules: pd.DataFrame
+    teacher: pd.DataFrame
+    samples: pd.DataFrame
+    losses: pd.DataFrame
+    steps: pd.DataFrame
+    calibration: pd.DataFrame
+    variables: dict[str, str]
+
+    def shown(self, name: str) -> Styler:
+        """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
+        table: pd.DataFrame = getattr(self, name)
+        columns = COLUMNS[name]
+        for prefix in ("", "relative_"):
+            if f"{prefix}low" in table:
+                scale = 1 if (name, prefix) == ("gains", "") else 100
+                ends = (scale * table[f"{prefix}{end}"] for end in ("low", "high"))
+                table = table.assign(**{f"{prefix}interval": list(map(style.interval, *ends))})
+        if "covers" in table and (table["seeds"] == 1).all():
+            columns = {key: column for key, column in columns.items() if key not in ("seeds", "spread", "covers")}
+        if name == "rules":
+            table = by_rule(table)
+        if name == "samples":
+            table = table.assign(correct=table["correct"].map({True: "yes", False: "no"}))
+            table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
+        return style.printed(table, name, columns)
+
+
+def by_rule(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table with a row an arm and rule as one with a row an arm, and the accuracies by rule in columns."""
+    table = rows.pivot(index="title", columns="rule", values="accuracy").loc[rows["title"].unique()]
+    return table.reset_index()
+
+
+def compare(run: params.CompareRun) -> Comparison:
+    """The comparison of all arms of `run`; computed unless it is there already.
+
+    Raises:
+        InputError: scores or responses are missing, were not made alike, or do not fit the run's parameters.
+    """
+    folder = run.output / "comparison"
+    inputs = [run.scores_of(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
+    inputs += [run.student_of(arm, seed) for arm, seed in _trained(run)]
+    inputs += [run.build / "responses" / strategy for strategy in run.strategies]
+    texts = {"published": published(), "titles": [style.title(arm) for arm in run.arms]}
+    recipe = artifacts.recipe(
+        "compare", run.model_dump(exclude={"profile", "data_dir"}) | texts, inputs, code=["compare.comparison"]
+    )
+    if not artifacts.is_current(folder, recipe):
+        _compare(run, folder, recipe)
+    # Only empty fields are missing values: an arm is called "none", and a response may say "NaN".
+    options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "dtype": {"answer": str}}
+    read = {name: pd.read_csv(folder / f"{name}.csv", **options) for name in TABLES}
+    return Comparison(**read, variables=json.loads((folder / "variables.json").read_text(encoding="utf-8")))
+
+
+def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> None:
+    scores = read_scores(run)
+    printed = {arm: values["readme_accuracy"] for arm, values in published().items()}
+    made = {
+        "accuracy": tables.accuracy(scores, run.rule, printed),
+        "gains": tables.gains(scores, run.rule, seed=run.seed),
+        "rules": tables.rules(scores),
+        "teacher": teacher_table(run),
+        "samples": tables.samples(scores, run.rule),
+        "losses": losses_table(run),
+        "steps": calculations.calculations_table(scores, run.rule),
+        "calibration": calibration.table(scores, run.rule),
+    }
+    scored = _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))
+    models = {"student": scored["student"], "precision": scored["dtype"]}
+    for strategy in run.strategies:
+        models["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
+    texts = verdicts.variables(run, made["accuracy"], made["gains"], made["teacher"], models)
+    with artifacts.writing(folder, recipe) as aside:
+        for name, table in made.items():
+            table.to_csv(aside / f"{name}.csv", index=False)
+        (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
+
+
+def _trained(run: params.CompareRun) -> list[tuple[str, int]]:
+    return [(arm, seed) for arm in run.arms if arm != params.UNDISTILLED for seed in run.seeds]
+
+
+def published() -> dict[str, dict[str, float]]:
+    """The published figures of each arm, from params/published-results.yaml."""
+    content = yaml.safe_load((paths.PARAMS / "published-results.yaml").read_text(encoding="utf-8"))
+    return dict(content["arms"])
+
+
+# --- reading what is alike ---
+
+
+def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
+    """Every arm's answers, one block of rows a seed; refused unless all were made alike and for the same problems."""
+    if run.n_test < 2:
+        raise InputError(f"n_test = {run.n_test}: a comparison resamples problems; allowed: 2 or more")
+    scores: dict[str, list[pd.DataFrame]] = {arm: [] for arm in run.arms}
+    first = run.scores_of(run.arms[0], run.seeds[0])
+    reference, asked = _made_by(run, first), list(pd.read_parquet(first / "answers.parquet")["problem_id"])
+    for arm in run.arms:
+        for seed in run.seeds_of(arm):
+            folder = run.scores_of(arm, seed)
+            made, answers = _made_by(run, folder), pd.read_parquet(folder / "answers.parquet")
+            _require_alike(_name(folder), made, _name(first), reference | {"arm": arm})
+            if list(answers["problem_id"]) != asked:
+                raise InputError(
+                    f"{_name(folder)}: problem_id differs from {_name(first)}; evaluate both on the same problems"
+                )
+            scores[arm].append(answers.assign(seed=seed))
+    return {arm: pd.concat(blocks, ignore_index=True) for arm, blocks in scores.items()}
+
+
+def _name(folder: Path) -> str:
+    """`scores/teacher/seed-0`, `responses/teacher`."""
+    return "/".join(folder.relative_to(paths.BUILD).parts[1:])
+
+
+def _made_by(run: params.CompareRun, folder: Path) -> dict[str, Any]:
+    """Parameters and code that made a folder; refused where they contradict the run's parameters."""
+    name, recipe = _name(folder), artifacts.read(folder)["recipe"]
+    made = recipe["parameters"] | {f"{name.replace('.', '/')}.py": digest for name, digest in recipe["code"].items()}
+    wanted = run.model_dump(exclude={"rule"})
+    _require_alike(name, made, "this run", {key: wanted.get(key, value) for key, value in made.items()})
+    return dict(made)
+
+
+def _require_alike(name: str, made: Mapping[str, Any], other: str, wanted: Mapping[str, Any]) -> None:
+    for field in sorted(made.keys() | wanted.keys()):
+        have, want = made.get(field), wanted.get(field)
+        if have != want:
+            raise InputError(f"{name}: {field} = {have!r}, but {want!r} in {other}; only alike runs are compared")
+
+
+# --- tables that need more than scores ---
+
+
+def teacher_table(run: params.CompareRun) -> pd.DataFrame:
+    """How often the teacher itself was right under each strategy, on the problems it answered for training."""
+    asked = problems.load(run, "train", run.n_train, seed=run.seed)
+    rows = []
+    for strategy in run.strategies:
+        _made_by(run, run.build / "responses" / strategy)
+        # One response a problem, however many samples.
+        answered = store.read(run.build / "responses" / strategy).query("sample == 0")
+        if set(answered["problem_id"]) != {problem.id for problem in asked}:
+            raise InputError(
+                f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"
+            )
+        summary = scoring.summary(scoring.grade_teacher(answered, asked, run.rule), run.rule)
+        rows.append({"arm": strategy, "title": style.title(strategy), **summary})
+    return pd.DataFrame(rows, columns=None if rows else ["arm", "title", "accuracy"])
+
+
+def losses_table(run: params.CompareRun) -> pd.DataFrame:
+    """The training losses of every student, one row a step."""
+    tables = [
+        pd.read_parquet(run.student_of(arm, seed) / "losses.parquet").assign(arm=arm, seed=seed)
+        for arm, seed in _trained(run)
+    ]
+    return (
+        pd.concat(tables, ignore_index=True)
+        if tables
+        else pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm", "seed"])
+    )

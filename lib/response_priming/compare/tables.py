@@ -1,0 +1,72 @@
+"""The tables of the comparison that follow from the arms' graded answers alone, as pure functions.
+
+`scores` is always arm -> its graded answers (see `evaluate.answer`), in the order of the table and the same problems in
+the same order for every arm. An arm with several students has one block of all problems for each `seed`. Shares are
+fractions; differences are in percentage points.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.multitest import multipletests
+
+from response_priming import params, scoring, stats, style
+from response_priming.extraction import RULES
+
+
+def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[str, float]) -> pd.DataFrame:
+    """One row an arm: `scoring.summary`, and its `published` accuracy, NaN where there is none."""
+    return pd.DataFrame(
+        {
+            "arm": arm,
+            "title": style.title(arm),
+            **scoring.summary(answers, rule),
+            "published": published.get(arm, np.nan),
+        }
+        for arm, answers in scores.items()
+    )
+
+
+def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
+    """Every trained arm against the undistilled student, every primed arm or control against the unprimed one, and
+    every primed arm against the one with neutral words.
+
+    The columns of `paired`, and `p_holm`: p corrected for all pairs of the table.
+    """
+    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
+    pairs = [(arm, params.UNDISTILLED) for arm in scores if arm != params.UNDISTILLED]
+    pairs += [(arm, _unprimed(arm)) for arm in scores if arm not in params.CONTROLS and arm != _unprimed(arm)]
+    pairs += [(arm, params.NEUTRAL) for arm in scores if params.is_primed(arm)]
+    rows = [
+        {"arm": arm, "title": style.title(arm), "baseline": baseline, "baseline_title": style.title(baseline)}
+        | stats.paired(right[arm], right[baseline], seed=seed)
+        for arm, baseline in pairs
+        if baseline in scores
+    ]
+    columns = ["arm", "title", "baseline", "baseline_title", *stats.PAIRED]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(p_holm=multipletests(table["p"], method="holm")[1] if rows else [])
+
+
+def _unprimed(arm: str) -> str:
+    """The arm without a prefix that is trained in the same way."""
+    return f"{params.RELEASED}{params.UNPRIMED}" if arm.startswith(params.RELEASED) else params.UNPRIMED
+
+
+def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """One row an arm and extraction rule: the counts and the accuracy of `scoring.summary`, with its interval."""
+    kept = ("n", "seeds", "correct", "accuracy", "low", "high")
+    rows = (
+        {"arm": arm, "title": style.title(arm), "rule": rule, **scoring.summary(answers, rule)}
+        for arm, answers in scores.items()
+        for rule in RULES
+    )
+    return pd.DataFrame(rows)[["arm", "title", "rule", *kept]]
+
+
+def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:
+    """What every arm's first student answered to the first `count` test problems: the first ones, not chosen ones."""
+    tables = [answers.head(count).assign(arm=arm, title=style.title(arm)) for arm, answers in scores.items()]
+    table = pd.concat(tables).sort_index(kind="stable").rename(columns={f"{rule}-correct": "correct"})
+    return table[["question", "answer", "arm", "title", "response", "correct"]].reset_index(drop=True)

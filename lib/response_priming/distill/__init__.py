@@ -1,0 +1,19 @@
+"""Stage distill: an arm's student is trained on the teacher's responses, or on the data set's solutions.
+
+Reads: `responses/STRATEGY/`. Writes: `students/ARM/seed-N/`, an adapter (or all weights), its model card and its
+curves, a row an optimiser step:
+
+    step  loss   hard   soft   grad_norm  learning_rate  tokens_per_second  peak_mib
+    1     1.609  1.744  1.474  2.31       0.0002         148                1893
+"""
+
+import lazy_loader
+
+# What is imported when it is used: some of it takes seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "training": ["by_position", "samples", "train", "validation"],
+        "portrait": ["cost_figure", "figure", "losses_figure"],
+    },
+)

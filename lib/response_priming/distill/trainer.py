@@ -1,0 +1,246 @@
+"""The Hugging Face trainer with the distillation objective: batches, counting, logging, validation, stopping."""
+
+import itertools
+import math
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from response_priming import params, progress
+from response_priming.errors import InputError
+from response_priming.methods import alignment, losses
+from response_priming.methods.curriculum import Curriculum, Stream
+
+LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
+VALIDATED = ("gold_hard", "response_hard", "response_soft")
+
+
+class DistillTrainer(Trainer):
+    """Sums over scored positions, divided by their number in the whole optimiser step, over all processes.
+
+    So neither gradient accumulation nor data parallelism changes the loss.
+    """
+
+    def __init__(
+        self,
+        run: params.DistillRun,
+        data: Curriculum,
+        *,
+        model: torch.nn.Module,
+        pad: int,
+        seed: int,
+        micro_batch: int,
+        folder: Path,
+        resumed: bool = False,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        """See `Trainer`.
+
+        Args:
+            pad: token that fills up what the student reads.
+            micro_batch: items in one forward pass of one process.
+            folder: where checkpoints go.
+            resumed: the training goes on from a checkpoint, so the validation before its first step is done.
+        """
+        self.run, self.micro_batch = run, micro_batch
+        arguments = _arguments(run, seed, micro_batch, folder, cpu=next(model.parameters()).device.type == "cpu")
+        arguments.eval_on_start = run.watched and not resumed
+        self.progress = _Progress(self, run.train_steps, shown=arguments.process_index == 0)
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=cast("Any", Stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
+            eval_dataset=cast("Any", data.validation),
+            data_collator=lambda batch: alignment.collate(list(itertools.chain(*batch)), pad),
+            optimizer_cls_and_kwargs=optimizer_of(run),
+            callbacks=[self.progress, *callbacks],
+        )
+        self.remove_callback(PrinterCallback)
+        self.loss_is_scaled_for_ga = True
+        self.positions: dict[str, pd.DataFrame] = {}
+        self._sums = torch.zeros(4, dtype=torch.float64)
+        self._pass = len(data.items)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The micro-batches of a step, and the numbers of its hard and soft targets over all processes."""
+        self._begun = time.monotonic()
+        batches = list(itertools.islice(epoch_iterator, num_batches))
+        counted = [
+            [(batch["labels"] != losses.IGNORED).sum().item(), batch["scored"].sum().item() if "scored" in batch else 0]
+            for batch in batches
+        ]
+        self.problems = [name for batch in batches for name in batch["problem_ids"]]
+        return batches, self.accelerator.reduce(torch.tensor(counted, device=device).sum(0), "sum")
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,  # noqa: ARG002
+        num_items_in_batch: Any = None,
+    ) -> Tensor:
+        """This micro-batch's share of the step's objective, times the processes, since they average gradients."""
+        names = inputs.pop("problem_ids")
+        hard_tokens, soft_tokens = num_items_in_batch.clamp(min=1)
+        loss: losses.Loss = model(**inputs, hard_tokens=hard_tokens, soft_tokens=soft_tokens)
+        parts = loss.total.detach(), loss.hard.sum() / hard_tokens, loss.soft.sum() / soft_tokens
+        self._sums += torch.tensor([*(part.item() for part in parts), inputs["attention_mask"].sum().item()])
+        if not math.isfinite(float(self._sums[0])):
+            raise self.diverged("the loss is not finite", names)
+        return cast("Tensor", loss.total * self.accelerator.num_processes)
+
+    def diverged(self, what: str, problems: Sequence[str]) -> InputError:
+        """The error that stops a training before it spoils the weights."""
+        return InputError(
+            f"distill, step {self.state.global_step + 1}: {what}; problems: {', '.join(dict.fromkeys(problems))}; "
+            "the last checkpoint is from before, and a lower learning_rate may help"
+        )
+
+    def log(self, logs: dict[str, float], *arguments: Any) -> None:
+        """Add to the step's log the parts of the loss, the speed and the memory."""
+        if "loss" in logs:
+            seconds = time.monotonic() - self._begun
+            sums = self.accelerator.reduce(self._sums.float().to(self.args.device), "sum").tolist()
+            logs |= dict(zip(("loss", "hard", "soft", "tokens_per_second"), sums, strict=True))
+            logs |= {"tokens_per_second": sums[3] / seconds, "peak_mib": peak_mib()}
+            self._sums.zero_()
+        super().log(logs, *arguments)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
+        """The run's schedule; `one-epoch` is the released code's cosine (commit b869e93), which rises in epoch two."""
+        if self.run.schedule == "one-epoch":
+            epoch = math.ceil(self._pass / self.run.train_batch)
+            chosen = cast("torch.optim.Optimizer", optimizer or self.optimizer)
+            self.lr_scheduler = LambdaLR(chosen, lambda step: (1 + math.cos(math.pi * step / epoch)) / 2)
+        return cast("LambdaLR", self.lr_scheduler or super().create_scheduler(num_training_steps, optimizer))
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean losses on each of the held-out sets, logged as `NAME_hard` and, with a teacher, `NAME_soft`.
+
+        What they are means of stays in `positions` until the next time (see `by_position`).
+        """
+        metrics = {}
+        for name, examples in cast("dict[str, Any]", self.eval_dataset).items():
+            self.positions[name] = self.by_position(examples)
+            sums = self.positions[name].sum()
+            metrics[f"{name}_hard"] = sums["hard"] / max(sums["hard_tokens"], 1)
+            if sums["soft_tokens"]:
+                metrics[f"{name}_soft"] = sums["soft"] / sums["soft_tokens"]
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def by_position(self, examples: Any) -> pd.DataFrame:
+        """Sums of `hard` and `soft` over the examples, and what they are sums of (`*_tokens`), one row a position."""
+        model = self.model_wrapped.eval()
+        width = max((len(example["labels"]) for example in examples), default=0)
+        sums = torch.zeros(4, width, dtype=torch.float64)
+        for start in range(0, len(examples), self.micro_batch):
+            places = range(start, min(start + self.micro_batch, len(examples)))
+            batch = self.data_collator(cast("Any", [[examples[place]] for place in places]))
+            with self.compute_loss_context_manager():
+                loss = model(**self._prepare_inputs({key: batch[key] for key in batch if key != "problem_ids"}))
+            counts = batch["labels"] != losses.IGNORED, batch.get("scored", torch.zeros_like(batch["labels"]))
+            for total, values in zip(sums, (loss.hard, loss.soft, *counts), strict=True):
+                total[: values.shape[1]] += values.sum(0).cpu()
+        return pd.DataFrame(sums.T.numpy(), columns=["hard", "soft", "hard_tokens", "soft_tokens"])
+
+    def curve(self, *, has_teacher: bool) -> pd.DataFrame:
+        """The log so far, one row an optimiser step: `step` and LOGGED."""
+        curve = self._logged("loss", LOGGED)
+        return curve if has_teacher else curve.assign(soft=np.nan)
+
+    def validation(self) -> pd.DataFrame:
+        """The validation so far, one row each time, from step 0, before the first: `step` and VALIDATED."""
+        return self._logged("gold_hard", VALIDATED)
+
+    def _logged(self, key: str, columns: Sequence[str]) -> pd.DataFrame:
+        rows = [entry for entry in self.state.log_history if key in entry]
+        # A resumed run may validate again where it goes on.
+        return pd.DataFrame(rows, columns=["step", *columns]).drop_duplicates("step", ignore_index=True)
+
+
+def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path, *, cpu: bool) -> TrainingArguments:
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=run.train_steps,
+        per_device_train_batch_size=micro_batch,
+        learning_rate=run.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=run.warmup_steps,
+        bf16=run.adapter == "full" and run.precision == "bfloat16",
+        gradient_checkpointing=run.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        train_sampling_strategy="sequential",
+        logging_steps=1,
+        eval_strategy="steps",
+        eval_steps=run.evaluate_every,
+        save_steps=run.save_every,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        dataloader_pin_memory=not cpu,
+        use_cpu=cpu,
+        seed=seed,
+    )
+    arguments.gradient_accumulation_steps = run.train_batch // (micro_batch * arguments.world_size)
+    # One process drives one device: several GPUs are several processes (`accelerate launch`).
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def optimizer_of(run: params.DistillRun) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+    """Optimiser class and arguments, as `Trainer` takes them."""
+    common = {"lr": run.learning_rate, "weight_decay": run.weight_decay}
+    if run.optimizer == "sgd":
+        return torch.optim.SGD, common | {"momentum": run.momentum}
+    return torch.optim.AdamW, common
+
+
+def peak_mib() -> float:
+    """The most memory so far: of the GPU where there is one, else of this process (MiB)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+class _Progress(TrainerCallback):
+    """Shows progress, validates after the last step, and lets no gradient that is not finite reach the weights."""
+
+    def __init__(self, trainer: DistillTrainer, steps: int, *, shown: bool) -> None:
+        self.trainer = trainer
+        self.bar = progress.Bar(steps, "step", shown=shown)
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._advance()
+
+    def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+        model = cast("torch.nn.Module", self.trainer.model)
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if not torch.nn.utils.get_total_norm(gradients).isfinite():
+            raise self.trainer.diverged("the gradient is not finite", self.trainer.problems)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        state, control = self.trainer.state, self.trainer.control
+        if state.global_step == state.max_steps:
+            control.should_evaluate = self.trainer.run.watched
+
+    def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+        if logs and "hard" in logs:
+            self.bar.set_postfix({key: f"{logs[key]:.3f}" for key in ("hard", "soft")}, refresh=False)
+            self._advance()
+
+    def _advance(self) -> None:
+        self.bar.update(self.trainer.state.global_step - self.bar.n)

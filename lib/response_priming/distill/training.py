@@ -1,0 +1,197 @@
+"""Stage distill: train one arm's student on responses, or on the data set's solutions.
+
+Trained on: what `alignment` says, by default the bare question and a response token by token, the closing
+end-of-sequence token included. A killed run goes on from its last checkpoint and ends with the same weights. Under
+`accelerate launch`, all processes run the stage together; the first one writes.
+"""
+
+import contextlib
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+
+from response_priming import artifacts, hardware, models, params, problems, progress
+from response_priming.distill import card, portrait
+from response_priming.distill.trainer import DistillTrainer
+from response_priming.errors import InputError
+from response_priming.methods import alignment, curriculum, student
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A student to train: checkpoints go to `work`, and what is complete to `folder`."""
+
+    run: params.DistillRun
+    seed: int
+    work: Path
+    folder: Path
+    callbacks: Sequence[TrainerCallback]
+
+
+def train(run: params.DistillRun) -> pd.DataFrame:
+    """The loss curves of the arm's students, one row an optimiser step; trains those that are not there already.
+
+    Columns: seed, step, loss, hard, soft (nats per scored position; soft is NaN without a teacher), grad_norm (before
+    clipping), learning_rate, tokens_per_second, peak_mib. Each student lands in `students/ARM/seed-N` beside its curve.
+    """
+    return pd.concat([train_one(run, seed).assign(seed=seed) for seed in run.seeds], ignore_index=True)
+
+
+def validation(run: params.DistillRun) -> pd.DataFrame:
+    """Losses on held-out problems, from step 0, before the first, to the last.
+
+    Columns: seed, step, and in nats per scored position gold_hard (on the data set's solutions), response_hard and
+    response_soft (on the teacher's responses; NaN without a teacher).
+    """
+    return _of_all_seeds(run, "validation.parquet")
+
+
+def by_position(run: params.DistillRun) -> pd.DataFrame:
+    """Mean divergence to the teacher at each position of the held-out responses.
+
+    Columns: seed, position (from 0), tokens (how many responses reach it), before, after (nats, times T^2).
+    """
+    return _of_all_seeds(run, "positions.parquet")
+
+
+def samples(run: params.DistillRun) -> pd.DataFrame:
+    """What the students answer to some held-out problems: seed, problem_id, question, wanted, before, after."""
+    return _of_all_seeds(run, "samples.parquet")
+
+
+def _of_all_seeds(run: params.DistillRun, file: str) -> pd.DataFrame:
+    parts = [pd.read_parquet(_folder(run, seed) / file).assign(seed=seed) for seed in run.seeds]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _folder(run: params.DistillRun, seed: int) -> Path:
+    return run.output / "students" / run.arm / f"seed-{seed}"
+
+
+def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCallback] = ()) -> pd.DataFrame:
+    """The loss curve of the student with this seed (see `train`); `callbacks` watch the training."""
+    folder, store = _folder(run, seed), alignment.store(run)
+    recipe = artifacts.recipe(
+        "distill",
+        run.model_dump(exclude={"profile", "seeds", "n_test", "micro_batch", "save_every", "data_dir"})
+        | {
+            "train_seed": seed,
+            "data": problems.fingerprint(run),
+            "model": models.fingerprint(run.student, run.student_revision),
+        },
+        [store] if store else [],
+        code=["distill.training"],
+    )
+    if not artifacts.is_current(folder, recipe):
+        processes = PartialState(cpu=hardware.device_of(run.device) == "cpu")
+        work = _workplace(folder, recipe, processes)
+        written = artifacts.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work)
+        with written as aside, progress.part("seed", seed, run.seeds):
+            _train(_Job(run, seed, work, aside, callbacks), processes)
+        if processes.is_main_process:
+            shutil.rmtree(work)
+        processes.wait_for_everyone()
+    return pd.read_parquet(folder / "losses.parquet")
+
+
+def _workplace(folder: Path, recipe: dict[str, Any], processes: PartialState) -> Path:
+    """Where checkpoints wait until the student is complete; emptied where they are of another recipe."""
+    work = folder.with_name(f".{folder.name}.checkpoints")
+    made_by = work / "recipe.json"
+    if processes.is_main_process and not (made_by.exists() and json.loads(made_by.read_text("utf-8")) == recipe):
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        made_by.write_text(json.dumps(recipe), encoding="utf-8")
+    processes.wait_for_everyone()
+    return work
+
+
+def _train(job: _Job, processes: PartialState) -> None:
+    micro_batch = _micro_batch(job.run, processes.num_processes)
+    while True:
+        try:
+            return _attempt(job, micro_batch)
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            if micro_batch == 1 or processes.num_processes > 1:
+                raise InputError(
+                    f"distill.micro_batch = {micro_batch}: out of memory; a smaller one, gradient_checkpointing: true "
+                    "or adapter: qlora take less"
+                ) from None
+        micro_batch //= 2
+        same = f"a step is still {job.run.train_batch} responses"
+        progress.say(f"Out of memory: going on with micro_batch = {micro_batch}; {same}.")
+
+
+def _micro_batch(run: params.DistillRun, count: int) -> int:
+    """The run's, or the largest divisor of it with which `count` processes share a step evenly."""
+    if run.train_batch % count:
+        raise InputError(f"distill.train_batch = {run.train_batch}: {count} processes cannot share it evenly")
+    return math.gcd(run.micro_batch, run.train_batch // count)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _attempt(job: _Job, micro_batch: int) -> None:
+    run = job.run
+    set_seed(job.seed)
+    model, tokenizer = student.load(run)
+    data = curriculum.prepare(run, tokenizer)
+    if not run.watched:
+        data.validation.pop("response", None)
+    checkpoint = _last_checkpoint(job.work)
+    drawing = portrait.Portrait(run, tokenizer, data.held_out)
+    trainer = DistillTrainer(
+        run,
+        data,
+        model=model,
+        pad=int(cast("int", tokenizer.pad_token_id)),
+        seed=job.seed,
+        micro_batch=micro_batch,
+        folder=job.work,
+        resumed=checkpoint is not None,
+        callbacks=[*job.callbacks, *([drawing] if run.watched else [])],
+    )
+    drawing.trainer = trainer
+    with contextlib.closing(trainer.progress.bar):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.save_model(str(job.folder))
+    if trainer.is_world_process_zero():
+        _finish(job, trainer, tokenizer)
+
+
+def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write what a student's folder holds beside its weights."""
+    if job.run.watched:
+        before, after = (portrait.drawn_at(job.work, step) for step in (0, job.run.train_steps))
+        portrait.join(before, after, job.folder)
+    curve = trainer.curve(has_teacher=alignment.store(job.run) is not None)
+    curve.to_parquet(job.folder / "losses.parquet", index=False)
+    trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)
+    trainer.state.save_to_json(str(job.folder / "trainer_state.json"))
+    if job.run.adapter == "full":
+        tokenizer.save_pretrained(job.folder)
+    (job.folder / "training_args.bin").unlink()
+    (job.folder / "README.md").write_text(card.text(job.run, job.seed, curve), encoding="utf-8")
+
+
+def _last_checkpoint(work: Path) -> Path | None:
+    """The last complete checkpoint, which has the trainer's state; those that a kill cut short are removed."""
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in found:
+        if not (path / TRAINER_STATE_NAME).exists():
+            shutil.rmtree(path, ignore_errors=True)
+    return next((path for path in reversed(found) if path.exists()), None)

@@ -1,0 +1,37 @@
+"""Engines: what runs a model. Token prompts in, responses out as they finish; a stage never asks which one it is.
+
+A file an engine, found by its name: `transformers` (in process, with `cascade`), `vllm` (in process), `server` (any
+OpenAI-compatible one). `base` is what they have in common. A new one is a file and its name in `params.sections`.
+"""
+
+from response_priming.engines.base import (
+    Engine,
+    Needs,
+    Response,
+    Setup,
+    Signal,
+    check_context,
+    counted,
+    open_engine,
+    pack,
+    random_of,
+    require,
+    tail_of,
+    teacher_of,
+)
+
+__all__ = [
+    "Engine",
+    "Needs",
+    "Response",
+    "Setup",
+    "Signal",
+    "check_context",
+    "counted",
+    "open_engine",
+    "pack",
+    "random_of",
+    "require",
+    "tail_of",
+    "teacher_of",
+]

@@ -1,0 +1,195 @@
+"""Engines: token prompts in, responses out as they finish. One interface, so a stage never asks what runs the model."""
+
+import importlib
+import importlib.util
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from response_priming import params, progress
+from response_priming.errors import InputError
+from response_priming.params import sections
+
+# Who reads responses and runs no model does without the model library, which takes seconds to import.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+LOWEST = float(np.finfo(np.float16).min)
+# Probabilities in fp32 cannot tell a smaller rest from none.
+SMALLEST_TAIL = 1e-7
+
+
+class Signal(NamedTuple):
+    """A model's distribution over the next token at each position, at temperature 1; natural logarithms.
+
+    `top_ids` and `top_logprobs` [positions, k]: the k most likely tokens, most likely first; k = vocabulary size is the
+    full distribution. `tail_logprobs` [positions]: the mass of all other tokens. Every value is finite: where nothing
+    is left, it is fp16's most negative number.
+    """
+
+    top_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float16]
+    tail_logprobs: NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a model answered. `tokens` ends with the end-of-sequence token where `finished`; `text` leaves it out.
+
+    The last three are its `Signal`, one position a token; None where it was not asked for.
+    """
+
+    tokens: list[int]
+    text: str
+    finished: bool
+    top_ids: NDArray[np.int32] | None = field(default=None, repr=False)
+    top_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
+    tail_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
+
+
+class Engine(Protocol):
+    """What the stages need of an engine."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def respond(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_tokens: int,
+        top_k: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[tuple[int, Response]]:
+        """Answer every prompt; yields (index of the prompt, its response) in the order they finish.
+
+        Args:
+            max_tokens: budget of a response.
+            top_k: tokens of the signal at each position; 0 for none.
+            temperature: 0 decodes greedily; above, tokens are drawn, the same ones for the same seed and prompts. A
+                prompt given several times is answered anew each time. The signal's temperature is always 1.
+
+        Raises:
+            InputError: a prompt and its budget do not fit the model's context.
+        """
+        ...
+
+    def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
+        """The distribution after reading each sequence up to and with each of its tokens.
+
+        Yields (index of the sequence, its signal), one position a token.
+        """
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""
+        ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which model an engine runs, and how.
+
+    `quantization` is `none` or a format of the engine; `batch` is how many prompts are answered at once; `student`
+    is the folder of a trained one that began as this model. Parallel sizes are for `vllm`, `server_url` for `server`.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    quantization: str = "none"
+    student: Path | None = None
+    batch: int = 64
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    server_url: str | None = None
+
+
+def teacher_of(run: params.GenerateRun) -> Setup:
+    """How a run's teacher answers."""
+    return Setup(
+        run.teacher,
+        run.teacher_revision,
+        run.dtype,
+        run.device,
+        quantization=run.teacher_quantization,
+        batch=run.generate_batch,
+        tensor_parallel=run.tensor_parallel,
+        pipeline_parallel=run.pipeline_parallel,
+        server_url=run.server_url,
+    )
+
+
+def require(name: str) -> None:
+    """`InputError` where there is no engine of that name, or the package that it needs is not installed."""
+    if name not in get_args(sections.Engine):
+        raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(get_args(sections.Engine))}")
+    needed = getattr(_module(name), "NEEDS", None)
+    if needed and importlib.util.find_spec(needed.package) is None:
+        raise InputError(f"engine = {name!r}: {needed.package} is not installed: pip install '.[{needed.extra}]'")
+
+
+def open_engine(name: str, setup: Setup) -> Engine:
+    """The engine of that name with its model loaded; `InputError` where it cannot be."""
+    require(name)
+    return cast("Engine", _module(name).ENGINE.open(setup))
+
+
+def _module(name: str) -> Any:
+    """The file of an engine, which is named like it: `ENGINE`, its class, and `NEEDS`, where it needs something."""
+    return importlib.import_module(f"{__package__}.{name}")
+
+
+class Needs(NamedTuple):
+    """The package that an engine needs beside the library's own, and the extra of pyproject.toml that installs it."""
+
+    package: str
+    extra: str
+
+
+def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
+    """A signal from higher precision, rounded to what is stored."""
+    rounded = (np.clip(np.asarray(values, np.float64), LOWEST, 0).astype(np.float16) for values in (logprobs, tails))
+    return Signal(np.asarray(ids, np.int32), *rounded)
+
+
+def tail_of(logprobs: NDArray[np.float64], vocabulary: int) -> NDArray[np.float64]:
+    """Log-probability of all tokens but the listed ones, [positions, k] -> [positions], where only those are known.
+
+    It is one minus their sum, so an error of their normaliser is as large in the tail: 3e-5 where fp32's log_softmax
+    adds up 49,152 tokens on a CPU with AVX2, 2e-5 with AVX-512. Nothing is left where k is `vocabulary`.
+    """
+    if logprobs.shape[-1] >= vocabulary:
+        return np.full(len(logprobs), LOWEST)
+    rest = 1 - np.exp(logprobs).sum(-1)
+    return np.asarray(np.log(np.maximum(rest, SMALLEST_TAIL)), np.float64)
+
+
+def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | None) -> None:
+    """`InputError` where a prompt and its budget of new tokens do not fit the model's context."""
+    for index, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {index}: has no tokens")
+        if context is not None and len(prompt) + max_tokens > context:
+            raise InputError(
+                f"prompt {index}: its {len(prompt)} tokens and {max_tokens} new ones exceed the model's context of "
+                f"{context} tokens"
+            )
+
+
+def random_of(seed: int, index: int) -> random.Random:
+    """The random numbers of one prompt, which do not depend on what is answered beside it."""
+    return random.Random(f"{seed}-{index}")
+
+
+def counted(responses: Iterator[tuple[int, Response]], bar: progress.Bar) -> Iterator[tuple[int, Response]]:
+    """The responses, each counted by the bar."""
+    for index, response in responses:
+        bar.answered(len(response.tokens))
+        yield index, response

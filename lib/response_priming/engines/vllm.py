@@ -1,0 +1,182 @@
+"""Engine `vllm`: continuous batching and paged attention by vLLM, in this process."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from response_priming import hardware, models
+from response_priming.engines.base import (
+    Needs,
+    Response,
+    Setup,
+    Signal,
+    check_context,
+    pack,
+    random_of,
+    tail_of,
+)
+from response_priming.errors import InputError
+
+NEEDS = Needs("vllm", "gpu")
+
+# Our names of quantised formats and vLLM's; `none` keeps what the checkpoint is stored in.
+QUANTIZATIONS = {"none": None, "awq": "awq", "gptq": "gptq", "fp8": "fp8", "nf4": "bitsandbytes"}
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+# Adapters and requests of one process are told apart by number.
+_NUMBERS = itertools.count(1)
+
+
+@functools.lru_cache(maxsize=1)
+def _start(setup: Setup, rank: int | None) -> Any:
+    """A running vLLM. It is kept for the next adapter: a second one would not find the memory that the first took."""
+    from vllm import LLM
+
+    lora = {"enable_lora": True, "max_lora_rank": min(r for r in LORA_RANKS if r >= rank)} if rank else {}
+    try:
+        return LLM(
+            model=models.locate(setup.model),
+            revision=setup.revision,
+            dtype=hardware.precision_of(setup.dtype, setup.device),
+            quantization=QUANTIZATIONS[setup.quantization],
+            tensor_parallel_size=setup.tensor_parallel,
+            pipeline_parallel_size=setup.pipeline_parallel,
+            max_num_seqs=setup.batch,
+            max_logprobs=-1,
+            max_model_len=-1,  # the model's context, or what of it fits the memory
+            disable_log_stats=True,
+            **lora,
+        )
+    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"engine = 'vllm': cannot start {setup.model!r}: {reason}") from error
+
+
+class VllmEngine:
+    """See `engines.Engine`."""
+
+    def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, *, lora: Any = None) -> None:
+        self.llm, self.tokenizer, self.lora = llm, tokenizer, lora
+
+    @classmethod
+    def open(cls, setup: Setup) -> Self:
+        """The engine with its model loaded."""
+        if setup.quantization not in QUANTIZATIONS:
+            allowed = ", ".join(QUANTIZATIONS)
+            raise InputError(f"quantization = {setup.quantization!r}: unknown to engine vllm; allowed: {allowed}")
+        # vLLM reads these when it is imported. One process: its own ones need an importable main module.
+        if setup.tensor_parallel * setup.pipeline_parallel == 1:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        hardware.device_of(setup.device)
+        rank, lora = None, None
+        if setup.student and models.is_adapter(setup.student):
+            from vllm.lora.request import LoRARequest
+
+            rank = json.loads((setup.student / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+            number = next(_NUMBERS)
+            lora = LoRARequest(f"adapter-{number}", number, str(setup.student))
+        base = models.Base(setup.model, setup.revision, setup.quantization).of(setup.student)
+        started = dataclasses.replace(setup, model=base.name, revision=base.revision, quantization=base.quantization)
+        llm = _start(dataclasses.replace(started, student=None), rank)
+        return cls(llm, models.tokenizer(setup.model, setup.revision), lora=lora)
+
+    def describe(self) -> dict[str, Any]:
+        """See `engines.Engine.describe`."""
+        import vllm
+
+        config = self.llm.llm_engine.vllm_config
+        return {
+            "engine": f"vllm {vllm.__version__}",
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
+            "quantization": config.model_config.quantization or "none",
+            "batch": config.scheduler_config.max_num_seqs,
+            "tensor_parallel": config.parallel_config.tensor_parallel_size,
+            "pipeline_parallel": config.parallel_config.pipeline_parallel_size,
+        }
+
+    def respond(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_tokens: int,
+        top_k: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> Iterator[tuple[int, Response]]:
+        """See `engines.Engine.respond`."""
+        check_context(prompts, max_tokens, self.llm.llm_engine.model_config.max_model_len)
+        logprobs = min(top_k, self._vocabulary) or None
+        options = {"max_tokens": max_tokens, "temperature": temperature, "logprobs": logprobs}
+        seeds = [random_of(seed, index).getrandbits(31) if temperature else None for index in range(len(prompts))]
+        return self._respond(prompts, options, seeds)
+
+    def _respond(
+        self, prompts: Sequence[list[int]], options: dict[str, Any], seeds: list[int | None]
+    ) -> Iterator[tuple[int, Response]]:
+        for index, output in self._run(prompts, [options | {"seed": seed} for seed in seeds]):
+            answer = output.outputs[0]
+            tokens = list(answer.token_ids)
+            text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+            signal = self._signal(*_table(answer.logprobs, options["logprobs"])) if options["logprobs"] else ()
+            yield index, Response(tokens, text, answer.finish_reason == "stop", *signal)
+
+    def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
+        """See `engines.Engine.score`. The last position is that of a token generated for the purpose."""
+        check_context(sequences, 1, self.llm.llm_engine.model_config.max_model_len)
+        width = min(top_k, self._vocabulary)
+        options = {"temperature": 0.0, "max_tokens": 1, "logprobs": width, "prompt_logprobs": width}
+        for index, output in self._run(sequences, [options] * len(sequences)):
+            read, last = _table(output.prompt_logprobs, width), _table(output.outputs[0].logprobs, width)
+            yield index, self._signal(*(np.concatenate(parts) for parts in zip(read, last, strict=True)))
+
+    def _run(self, prompts: Sequence[list[int]], options: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
+        """vLLM's final outputs as they come. What is still running is taken back when the caller stops early."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self.llm.llm_engine
+        common = {"detokenize": False, "flat_logprobs": True, "output_kind": RequestOutputKind.FINAL_ONLY}
+        running = {}
+        for index, (prompt, values) in enumerate(zip(prompts, options, strict=True)):
+            own = str(next(_NUMBERS))
+            parameters = SamplingParams(**values, **common)
+            name = engine.add_request(own, {"prompt_token_ids": prompt}, parameters, lora_request=self.lora)
+            running[name] = running[own] = index
+        left = len(prompts)
+        try:
+            while left:
+                for output in engine.step():
+                    if output.finished:
+                        left -= 1
+                        yield running.pop(output.request_id), output
+        finally:
+            if left:
+                engine.abort_request(list(running))
+
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.llm.llm_engine.model_config.get_vocab_size())
+
+    def _signal(self, ids: NDArray[Any], logprobs: NDArray[Any]) -> Signal:
+        return pack(ids, logprobs, tail_of(logprobs, self._vocabulary))
+
+
+def _table(flat: Any, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Ids and log-probabilities [positions, k] of vLLM's flat list.
+
+    It holds k + 1 entries a position: the token that is there, then the k most likely; none for a first prompt token.
+    """
+    ids, logprobs = (np.asarray(values).reshape(-1, k + 1)[:, 1:] for values in (flat.token_ids, flat.logprobs))
+    return ids, logprobs.astype(np.float64)
+
+
+ENGINE = VllmEngine

@@ -1,0 +1,20 @@
+"""Stage evaluate: an arm's students answer the test problems, and every extraction rule scores the answers.
+
+Reads: `students/ARM/seed-N/`. Writes: `scores/ARM/seed-N/answers.parquet`, a row a problem:
+
+    problem_id  answer  response                  tokens  finished  last-number  last-number-correct
+    test-3      17      "12 + 5 = 17\n#### 17"    12      True      17           True
+"""
+
+import lazy_loader
+
+# What is imported when it is used: some of it takes seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "answers": ["answer"],
+        "browse": ["widget"],
+        "calculations": ["shown_calculations", "calculations_table"],
+        "calibration": ["confidence_figure", "reliability_figure", "separation", "shown_calibration"],
+    },
+)

@@ -1,0 +1,96 @@
+"""Stage evaluate: one arm's student answers the test problems, and every extraction rule scores the answers.
+
+All arms get the same bare question, zero-shot and decoded greedily, and the same budget of tokens: neither the prefix
+nor the worked examples that the teacher saw. So arms differ in how the student was made and in nothing else.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from response_priming import artifacts, engines, models, params, problems, progress, prompts
+from response_priming.extraction import grade
+
+
+def answer(run: params.EvaluateRun) -> pd.DataFrame:
+    """The answers of the arm's students, one row a test problem and seed; computed unless they are there already.
+
+    Rows are in the order of seeds, then problems. Columns: `seed` (of training), `problem_id`, `question`, `answer`
+    (the right one), `response`, `tokens` (its length, end-of-sequence token included), `finished` (ended within the
+    budget), `mean_logprob` (of its tokens), and for each rule RULE what it extracted, `RULE`, and whether that is
+    right, `RULE-correct`.
+
+    Raises:
+        InputError: the arm's student is not trained yet; said before any model is loaded.
+    """
+    seeds = run.seeds_of(run.arm)
+    return pd.concat([answer_one(run, seed).assign(seed=seed) for seed in seeds], ignore_index=True)
+
+
+def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
+    """The answers of the student with this seed (see `answer`)."""
+    folder = run.output / "scores" / run.arm / f"seed-{seed}"
+    student = None if run.arm == params.UNDISTILLED else run.student_of(run.arm, seed)
+    # The headline's rule is left out because every rule's verdict is stored; the path, because `data` has the content.
+    recipe = artifacts.recipe(
+        "evaluate",
+        run.model_dump(exclude={"profile", "seeds", "rule", "n_train", "data_dir"})
+        | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
+        [student] if student else [],
+        code=["evaluate.answers", f"engines.{run.evaluate_engine}"],
+    )
+    if not artifacts.is_current(folder, recipe):
+        with artifacts.writing(folder, recipe) as aside, progress.part("seed", seed, run.seeds_of(run.arm)):
+            _answer(run, student).to_parquet(aside / "answers.parquet", index=False)
+    return pd.read_parquet(folder / "answers.parquet")
+
+
+def _answer(run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
+    return answers_to(problems.load(run, "test", run.n_test, seed=run.seed), run, student)
+
+
+def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
+    """The graded answers of the student in a folder (see `answer`); without one, the undistilled student's."""
+    engine = _engine(run, student)
+    asked_as = [
+        prompts.encode(engine.tokenizer, prompts.bare(problem.question, run.system_prompt)) for problem in asked
+    ]
+    with progress.Bar(len(asked_as), "answer") as bar:
+        given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))
+    return grade(_table(asked, given))
+
+
+def _engine(run: params.EvaluateRun, student: Path | None) -> engines.Engine:
+    return engines.open_engine(
+        run.evaluate_engine,
+        engines.Setup(
+            run.student,
+            revision=run.student_revision,
+            dtype=run.dtype,
+            device=run.device,
+            student=student,
+            batch=run.evaluate_batch,
+        ),
+    )
+
+
+def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "problem_id": problem.id,
+            "question": problem.question,
+            "answer": problem.answer,
+            "response": given[index].text,
+            "tokens": len(given[index].tokens),
+            "finished": given[index].finished,
+            "mean_logprob": _mean_logprob(given[index]),
+        }
+        for index, problem in enumerate(asked)
+    )
+
+
+def _mean_logprob(response: engines.Response) -> float:
+    """Mean log-probability (nats) of the response's tokens; greedy decoding takes the most likely one each time."""
+    assert response.top_logprobs is not None, "asked for with top_k=1"
+    return float(response.top_logprobs[:, 0].astype(np.float32).mean())

@@ -1,0 +1,19 @@
+"""Stage generate: the teacher answers the training problems under one strategy's prefix.
+
+Reads: the training problems, the strategy's prefix. Writes: `responses/STRATEGY/`, Parquet shards, a row a response:
+
+    problem_id  text                          tokens           top_ids, top_logprobs, tail_logprobs
+    train-17    "12 + 5 = 17\n#### 17"        [33, 34, 1232]   the teacher's distribution at each token
+"""
+
+import lazy_loader
+
+# What is imported when it is used: some of it takes seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "teacher": ["answer"],
+        "prompt_signals": ["most_likely", "score"],
+        "figures": ["answers", "plot_certainty", "plot_lengths", "samples", "table"],
+    },
+)

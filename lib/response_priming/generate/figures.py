@@ -1,0 +1,114 @@
+"""What the strategies' responses look like side by side: length, accuracy and certainty of the teacher.
+
+Every figure and table looks at the first response to each problem, so that a problem counts once.
+"""
+
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import yaml
+from matplotlib.axes import Axes
+
+from response_priming import artifacts, params, paths, problems, scoring, style
+from response_priming.generate import store
+
+MEASURES = {"confidence": "Confidence", "entropy": "Entropy (nats)"}
+
+
+def answers(run: params.GenerateRun) -> pd.DataFrame:
+    """The graded first responses (see `scoring.grade_teacher`) of this run's strategy and of the others made alike.
+
+    Others are those of the profile whose responses exist and differ in the strategy alone. Columns of their own:
+    `strategy`, and `title`, its printed name.
+    """
+    asked = problems.load(run, "train", run.n_train, seed=run.seed)
+    tables = []
+    for strategy in dict.fromkeys([*params.load(run.profile).strategies, run.strategy]):
+        folder = run.output / "responses" / strategy
+        if _made_alike(folder, run.output / "responses" / run.strategy):
+            first = store.read(folder).query("sample == 0")
+            graded = scoring.grade_teacher(first, asked, run.answer_rule)
+            tables.append(graded.assign(strategy=strategy, title=style.title(strategy)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _made_alike(*folders: Any) -> bool:
+    """Whether stores exist and their recipes agree in all but the strategy."""
+    if not all((folder / artifacts.FILE).exists() for folder in folders):
+        return False
+    recipes = [artifacts.read(folder)["recipe"] for folder in folders]
+    return len({str(recipe | {"parameters": _shared(recipe["parameters"])}) for recipe in recipes}) == 1
+
+
+def _shared(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parameters.items() if key not in ("strategy", "prefix")}
+
+
+def published_confidence() -> dict[str, float]:
+    """The paper's mean next-token confidence by strategy, of its teacher at prompt tokens."""
+    content = yaml.safe_load((paths.PARAMS / "published-results.yaml").read_text(encoding="utf-8"))
+    return cast("dict[str, float]", content["teacher_confidence"])
+
+
+def table(answered: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """One row a strategy: `scoring.summary`, means of `confidence`, `entropy` and `covered`, and the published
+    confidence, NaN where there is none."""
+    published = published_confidence()
+    return pd.DataFrame(
+        {
+            "title": rows["title"].iloc[0],
+            **scoring.summary(rows, rule),
+            **rows[["confidence", "entropy", "covered"]].mean().to_dict(),
+            "published_confidence": published.get(str(strategy), np.nan),
+        }
+        for strategy, rows in answered.groupby("strategy", sort=False)
+    )
+
+
+def samples(answered: pd.DataFrame, rule: str, *, count: int = 3) -> pd.DataFrame:
+    """What every strategy's teacher answered to the first `count` problems: a row a problem, a column a strategy."""
+    mark = answered[f"{rule}-correct"].map({True: " (right)", False: " (wrong)"})
+    texts = answered.assign(response=answered["response"].str.strip() + mark)
+    wide = texts.pivot_table(index="problem_id", columns="title", values="response", aggfunc="first", sort=False)
+    return wide.head(count)
+
+
+def plot_lengths(answered: pd.DataFrame, budget: int) -> Axes:
+    """The share of responses up to each length, a line a strategy, and the budget."""
+    axes: Axes = sns.ecdfplot(answered, x="tokens", hue="title", palette=_palette(answered))
+    axes.axvline(budget, color="0.5", linestyle="--", linewidth=1)
+    axes.set(xlabel="Response length (tokens); dashed: the budget", ylabel="Share of responses", xlim=(0, None))
+    sns.move_legend(axes, "best", title=f"n = {answered['problem_id'].nunique()} each")
+    return axes
+
+
+def plot_certainty(answered: pd.DataFrame, axes: list[Axes]) -> None:
+    """Mean confidence and entropy of every strategy with 95 % bootstrap intervals; hollow: the published confidence."""
+    for axis, (measure, label) in zip(axes, MEASURES.items(), strict=True):
+        sns.pointplot(
+            answered,
+            x=measure,
+            y="title",
+            hue="title",
+            palette=_palette(answered),
+            errorbar=("ci", 95),
+            seed=0,
+            linestyle="none",
+            ax=axis,
+        )
+        axis.set(xlabel=f"{label}, n = {answered['problem_id'].nunique()}", ylabel="")
+        axis.margins(y=0.3)
+    order = list(answered["strategy"].unique())
+    for strategy, value in published_confidence().items():
+        if strategy in order:
+            axes[0].plot(value, order.index(strategy), "o", markerfacecolor="none", color="0.2")
+            axes[0].annotate(
+                "published", (value, order.index(strategy)), (0, 6), textcoords="offset points", ha="center"
+            )
+
+
+def _palette(answered: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
+    pairs = answered[["strategy", "title"]].drop_duplicates().itertuples(index=False)
+    return {str(title): style.color(str(strategy)) for strategy, title in pairs}

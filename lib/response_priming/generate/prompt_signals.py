@@ -1,0 +1,83 @@
+"""Stage prompt-signals: the teacher reads each training question behind a prefix, and answers nothing.
+
+The released code's soft targets (commit b869e93): the distribution after every token of the prompt, plain text without
+a chat template or a beginning-of-sequence token, from one forward pass.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+from transformers import AutoConfig
+
+from response_priming import artifacts, engines, models, params, problems, progress, prompts
+from response_priming.generate import store
+from response_priming.params import sections
+
+# What of the run's parameters shapes the signals.
+SHAPING = {"seed", "strategy", "dtype", "engine", "teacher_quantization", "top_k", *sections.Problems.model_fields} - {
+    "n_test",
+    "data_dir",
+}
+
+
+def score(run: params.PromptSignalsRun) -> pd.DataFrame:
+    """The strategy's scored prompts, one row a training problem; scored unless they are there already.
+
+    The store is that of `responses`, in the order of the problems: `text` and `tokens` are prefix and question, and the
+    signal at a token is the teacher's distribution over the next one.
+    """
+    folder = run.output / "prompt-signals" / run.strategy
+    recipe = artifacts.recipe(
+        "prompt-signals",
+        run.model_dump(include=SHAPING)
+        | {
+            "prefix": prompts.prefix_of(run.strategy),
+            "data": problems.fingerprint(run),
+            "model": models.fingerprint(run.teacher, run.teacher_revision),
+        },
+        [],
+        code=["generate.prompt_signals", f"engines.{run.engine}"],
+    )
+    if not artifacts.is_current(folder, recipe):
+        with artifacts.writing(folder, recipe) as aside:
+            _score(run, aside)
+    return store.read(folder)
+
+
+def _score(run: params.PromptSignalsRun, folder: Path) -> None:
+    asked = problems.load(run, "train", run.n_train, seed=run.seed)
+    engine = engines.open_engine(run.engine, engines.teacher_of(run))
+    config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
+    vocabulary, dense = int(config.get_text_config().vocab_size), run.top_k == "all"
+    with progress.Bar(len(asked), "prompt") as bar:
+        for first in range(0, len(asked), run.generate_batch):
+            shard = asked[first : first + run.generate_batch]
+            texts = [prompts.prefix_of(run.strategy) + problem.question for problem in shard]
+            scored = _scored(engine, texts, vocabulary if run.top_k == "all" else run.top_k)
+            rows = [
+                store.Answered(problem.id, 0, "", len(response.tokens), response)
+                for problem, response in zip(shard, scored, strict=True)
+            ]
+            store.write_shard(folder / store.shard_name(first), rows, vocabulary=vocabulary, dense=dense)
+            bar.update(len(shard))
+    pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(folder / store.KEPT, index=False)
+
+
+def _scored(engine: engines.Engine, texts: list[str], top_k: int) -> Iterator[engines.Response]:
+    """The scored texts as unfinished responses, in their order."""
+    sequences = [prompts.encode_plain(engine.tokenizer, text) for text in texts]
+    scored = dict(engine.score(sequences, top_k=top_k))
+    for index, (tokens, text) in enumerate(zip(sequences, texts, strict=True)):
+        yield engines.Response(tokens, text, False, *scored[index])
+
+
+def most_likely(folder: Path, positions: int) -> pd.DataFrame:
+    """The teacher's most likely next token at each of the first positions, one row a problem; NaN past its prompt."""
+    frame = store.read(folder, columns=["tokens", "top_ids"])
+    return pd.DataFrame(
+        [
+            pd.Series(ids.reshape(len(tokens), -1)[:positions, 0])
+            for tokens, ids in zip(frame["tokens"], frame["top_ids"], strict=True)
+        ]
+    )

@@ -1,0 +1,237 @@
+"""The response store: Parquet shards (zstd) of a teacher's responses, each token with the teacher's signal.
+
+One row a response, in the order of the problems and then of the samples, whatever order they finished in; a shard is
+named after the position of its first problem. Plain pandas and `datasets` read it. Columns:
+
+| column | type | meaning |
+|---|---|---|
+| problem_id, sample | string, int16 | what is answered, and which of its samples this is (from 0) |
+| key | string | digest of the model, prompt tokens and sampling settings: responses are reused by it |
+| prompt_tokens | int32 | length of the prompt (tokens) |
+| text, finished | string, bool | the response; whether it ended by itself within the budget |
+| tokens | list of int32 | its token ids, the end-of-sequence token included where `finished` |
+| confidence, entropy, covered | float32 | means over tokens: see `summarise` |
+| top_ids | list of uint16 or int32 | the k most likely tokens, most likely first, flat from [tokens, k]; not in a dense
+  store, where the column is the token id; uint16 where the vocabulary has at most 65,536 entries |
+| top_logprobs | list of float16 | their log-probabilities (natural logarithm, temperature 1), flat likewise |
+| tail_logprobs | list of float16 | log of the probability outside the k tokens, [tokens]; not in a dense store |
+
+`kept.parquet` beside the shards says which responses train (see `selection`).
+
+What k costs: at temperature 1 the k = 64 tokens of a language model hold nearly all probability, and the signal is as
+good as dense. A distillation temperature T flattens what it divides, and the rest of the vocabulary then weighs
+exp(tail / T) as one bucket but the sum of exp(logprob / T) over all its tokens as many: at the paper's T = 5.94 most of
+the tempered mass lies outside any small k. Top-k distillation at high T is thus another objective, not a cheap copy of
+the dense one; `benchmarks/results/truncation.md` measures by how much. The defaults (k = 64, T = 1) stay where both
+agree; `top_k: all` keeps dense rows for those who want high T.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from response_priming import artifacts, paths
+from response_priming.engines import Response, Signal
+from response_priming.errors import InputError
+
+# Tables are read without these, which take seconds to import.
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+KEPT = "kept.parquet"
+SIGNAL = ("top_ids", "top_logprobs", "tail_logprobs")
+LARGEST_UINT16_VOCABULARY = 65_536
+
+
+class Answered(NamedTuple):
+    """A response, and the prompt that it answers."""
+
+    problem_id: str
+    sample: int
+    key: str
+    prompt_tokens: int
+    response: Response
+
+
+def shard_name(first: int) -> str:
+    """The shard that starts with the problem at this position; names sort by position."""
+    return f"shard-{first:08d}.parquet"
+
+
+def first_of(name: str) -> int:
+    """The position in a shard's name."""
+    return int(name.removeprefix("shard-").removesuffix(".parquet"))
+
+
+def is_shard(name: str) -> bool:
+    """Whether a file of the store is a shard."""
+    return name.startswith("shard-")
+
+
+# --- writing ---
+
+
+def write_shard(path: Path, rows: Sequence[Answered], *, vocabulary: int, dense: bool = False) -> None:
+    """Write responses, which must carry their signal, as one shard.
+
+    Args:
+        vocabulary: number of token ids, which decides how they are stored.
+        dense: the signal holds the whole vocabulary; it is stored by token id.
+    """
+    table = pa.table(
+        {
+            "problem_id": [row.problem_id for row in rows],
+            "sample": pa.array([row.sample for row in rows], pa.int16()),
+            "key": [row.key for row in rows],
+            "prompt_tokens": pa.array([row.prompt_tokens for row in rows], pa.int32()),
+            "text": [row.response.text for row in rows],
+            "finished": [row.response.finished for row in rows],
+            "tokens": pa.array([row.response.tokens for row in rows], pa.list_(pa.int32())),
+            **_summaries([row.response for row in rows]),
+            **_signals([row.response for row in rows], vocabulary, dense),
+        }
+    )
+    # Bytes of equal significance side by side: smaller and faster than dictionaries, for ids and log-probabilities.
+    split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in SIGNAL if name in table.column_names}
+    dictionary = ["problem_id", "finished"]
+    pq.write_table(table, path, compression="zstd", use_dictionary=dictionary, column_encoding=split)
+
+
+def _signals(given: Sequence[Response], vocabulary: int, dense: bool) -> dict[str, pa.Array]:
+    if dense:
+        return {"top_logprobs": _flat([by_token(signal_of(response)) for response in given], pa.float16())}
+    ids, logprobs, tails = zip(*map(signal_of, given), strict=True)
+    return {
+        "top_ids": _flat(ids, pa.uint16() if vocabulary <= LARGEST_UINT16_VOCABULARY else pa.int32()),
+        "top_logprobs": _flat(logprobs, pa.float16()),
+        "tail_logprobs": _flat(tails, pa.float16()),
+    }
+
+
+def _flat(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
+    """One list a response. Offsets have 64 bits: dense rows of one shard can hold more than 2^31 values."""
+    ends = np.cumsum([0, *(array.size for array in arrays)])
+    values = np.concatenate([array.ravel() for array in arrays])
+    # The cast refuses an id that does not fit.
+    return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(values).cast(kind))
+
+
+def signal_of(response: Response) -> Signal:
+    """A response's signal; `ValueError` where it was answered without."""
+    if response.top_ids is None or response.top_logprobs is None or response.tail_logprobs is None:
+        raise ValueError("the response carries no signal")
+    return Signal(response.top_ids, response.top_logprobs, response.tail_logprobs)
+
+
+def by_token(signal: Signal) -> NDArray[np.float16]:
+    """A signal of the whole vocabulary, [tokens, vocabulary], its columns in the order of token ids."""
+    dense = np.empty_like(signal.top_logprobs)
+    np.put_along_axis(dense, signal.top_ids.astype(np.int64), signal.top_logprobs, axis=1)
+    return dense
+
+
+def _summaries(given: Sequence[Response]) -> dict[str, pa.Array]:
+    table = [summarise(signal_of(response)) for response in given]
+    return {name: pa.array([row[name] for row in table], pa.float32()) for name in ("confidence", "entropy", "covered")}
+
+
+def summarise(signal: Signal) -> dict[str, float]:
+    """Means over a response's tokens of what the teacher's next-token distribution says.
+
+    `confidence`: probability of the most likely token. `entropy` (nats): of the k tokens and one bucket for the rest,
+    so at most the whole distribution's. `covered`: probability of the k tokens.
+    """
+    logprobs, tail = (values.astype(np.float32) for values in signal[1:])
+    p, rest = np.exp(logprobs), np.exp(tail)
+    entropy = -(p * logprobs).sum(-1) - rest * tail
+    means = {"confidence": p.max(-1), "entropy": entropy, "covered": p.sum(-1)}
+    return {name: float(values.mean()) for name, values in means.items()}
+
+
+# --- reading ---
+
+
+def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """All responses of a store, one row each, with `kept`: whether it trains.
+
+    Args:
+        columns: which; by default all but the signal (`SIGNAL`), which may not fit into memory. The signal comes flat.
+
+    Raises:
+        InputError: there are no responses, or a shard is damaged.
+    """
+    shards = _shards(folder)
+    if columns is None:
+        columns = [name for name in pq.read_schema(shards[0]).names if name not in SIGNAL]
+    frame = pd.concat([read_shard(shard, columns) for shard in shards], ignore_index=True)
+    return frame.assign(kept=pd.read_parquet(folder / KEPT)["kept"])
+
+
+def read_shard(file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Some columns of one shard."""
+    return pd.read_parquet(file, columns=list(columns))
+
+
+def dataset(folder: Path) -> "Dataset":
+    """The responses that train, memory-mapped: one row a problem, all columns, arrays as numpy.
+
+    Rows are read from disk as they are asked for: `dataset(folder)[number]`, or by problem (see `rows_by_problem`). The
+    Arrow file that is mapped is made beside the shards the first time.
+
+    Raises:
+        InputError: there are no responses, none is kept, or a shard is damaged.
+    """
+    from datasets import Dataset, disable_progress_bars
+
+    # A bar of a second for mapping the shards says nothing in an executed notebook.
+    disable_progress_bars()
+    shards = [str(shard) for shard in _shards(folder)]
+    data = Dataset.from_parquet(shards, cache_dir=str(folder / ".arrow"))
+    kept = np.flatnonzero(pd.read_parquet(folder / KEPT)["kept"])
+    if not len(kept):
+        raise InputError(f"{paths.shown(folder)}: all {len(data)} responses are dropped by the filters; nothing trains")
+    return data.select(kept).with_format("numpy")
+
+
+def rows_by_problem(data: "Dataset") -> dict[str, int]:
+    """The row of each problem id."""
+    return {str(problem_id): row for row, problem_id in enumerate(data["problem_id"])}
+
+
+def padded(rows: Sequence[Mapping[str, Any]]) -> "dict[str, Tensor]":
+    """The signals of some rows of `dataset` as a batch, padded on the right with zeros to its longest response.
+
+    `top_ids` (int64) and `top_logprobs` (float32) [batch, tokens, k], `tail_logprobs` (float32) [batch, tokens]. Of a
+    dense store `top_logprobs` [batch, tokens, vocabulary] alone: column and token id are the same, nothing is outside.
+    """
+    import torch
+
+    lengths = [len(row["tokens"]) for row in rows]
+    batch = {}
+    for name, kind in zip(SIGNAL, (np.int64, np.float32, np.float32), strict=True):
+        if name in rows[0]:
+            width = () if name == "tail_logprobs" else (len(rows[0][name]) // lengths[0],)
+            array = np.zeros((len(rows), max(lengths), *width), kind)
+            for target, row, length in zip(array, rows, lengths, strict=True):
+                target[:length] = row[name].reshape(length, *width)
+            batch[name] = torch.from_numpy(array)
+    return batch
+
+
+def _shards(folder: Path) -> list[Path]:
+    shards = [folder / name for name in artifacts.read(folder)["outputs"] if is_shard(name)]
+    if not shards:
+        raise InputError(f"{paths.shown(folder)}: no responses here; the generate stage writes them")
+    if damaged := sorted(artifacts.damaged(folder)):
+        raise InputError(
+            f"{paths.shown(folder / damaged[0])}: damaged; `response-priming run generate --strategy {folder.name}` "
+            "makes it again, and nothing else"
+        )
+    return sorted(shards)

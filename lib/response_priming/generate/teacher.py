@@ -1,0 +1,166 @@
+"""Stage generate: the teacher answers the training problems under one strategy's prefix."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import pandas as pd
+from transformers import AutoConfig
+
+from response_priming import artifacts, engines, models, params, problems, progress, prompts
+from response_priming.errors import InputError
+from response_priming.generate import selection, store
+from response_priming.params import sections
+
+# Parameters of the section that change no response, or change it through the prompt, which is in the key.
+NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *sections.PLACEMENT}
+
+
+def answer(run: params.GenerateRun) -> pd.DataFrame:
+    """The strategy's responses (see `store.read`), generated unless they are there already.
+
+    Prompts carry the prefix and worked examples, which come from the validation split. A run that was killed continues:
+    a shard is one batch, and what is stored intact is kept wherever its keys are those of this run.
+
+    Raises:
+        InputError: the student cannot read the teacher's tokens, said before any model is loaded; a prompt is too long;
+            the disk is full.
+    """
+    check_tokens(run)
+    folder = run.output / "responses" / run.strategy
+    recipe = artifacts.recipe(
+        "generate",
+        run.model_dump(
+            exclude={"profile", "n_test", "student", "student_revision", "signal", "data_dir", *sections.PLACEMENT}
+        )
+        | {
+            "prefix": prompts.prefix_of(run.strategy),
+            "data": problems.fingerprint(run),
+            "model": models.fingerprint(run.teacher, run.teacher_revision),
+        },
+        [],
+        code=["generate.teacher", f"engines.{run.engine}"],
+    )
+    if not artifacts.is_current(folder, recipe) or artifacts.damaged(folder):
+        asked = problems.load(run, "train", run.n_train, seed=run.seed)
+        with artifacts.resuming(folder, recipe) as partial:
+            _generate(run, asked, partial)
+            _select(run, asked, partial)
+    return store.read(folder)
+
+
+def check_tokens(run: params.GenerateRun) -> None:
+    """`InputError` where a token-level signal is wanted and teacher and student do not share their token ids."""
+    teacher, student = (run.teacher, run.teacher_revision), (run.student, run.student_revision)
+    if run.signal == "text" or teacher == student:
+        return
+    if difference := prompts.first_difference(models.tokenizer(*teacher), models.tokenizer(*student)):
+        raise InputError(
+            f"generate.teacher = {run.teacher!r}: its tokens are not those of the student {run.student!r}: "
+            f"{difference}; allowed: a teacher with the student's tokenizer, or distill.signal = 'text'"
+        )
+
+
+class _Prompt(NamedTuple):
+    problem_id: str
+    sample: int
+    tokens: list[int]
+    key: str
+
+
+class _Prompts:
+    """The run's prompts, made when they are needed, so that a large number of problems takes no memory."""
+
+    def __init__(self, run: params.GenerateRun, asked: list[problems.Problem]) -> None:
+        self.run, self.asked = run, asked
+        self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
+        wanted = run.worked_examples
+        self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
+        settings = run.model_dump(include=sections.Generate.model_fields.keys() - NOT_IN_KEY) | {
+            "model": models.fingerprint(run.teacher, run.teacher_revision),
+            "dtype": run.precision,
+            "seed": run.seed if run.temperature else None,
+            "code": artifacts.code_digests("engines.base", f"engines.{run.engine}"),
+        }
+        self.settings = json.dumps(settings, sort_keys=True)
+
+    def between(self, first: int, last: int) -> list[_Prompt]:
+        """Every sample of the problems from one position to before another."""
+        return [
+            _Prompt(problem.id, sample, tokens, self._key(tokens, sample))
+            for problem in self.asked[first:last]
+            for tokens in [self._encode(problem)]
+            for sample in range(self.run.samples)
+        ]
+
+    def _encode(self, problem: problems.Problem) -> list[int]:
+        prefix = prompts.prefix_of(self.run.strategy)
+        system = self.run.system_prompt
+        chat = prompts.messages(problem.question, system_prompt=system, prefix=prefix, examples=self.examples)
+        return prompts.encode(self.tokenizer, chat)
+
+    def _key(self, tokens: list[int], sample: int) -> str:
+        return hashlib.sha256(f"{self.settings}{tokens}{sample}".encode()).hexdigest()[:32]
+
+
+def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: artifacts.Partial) -> None:
+    """Write the shards that are missing, and remove those with other keys than this run's."""
+    wanted = _Prompts(run, asked)
+    stored: dict[int, int] = {}
+    for name in filter(store.is_shard, partial.outputs):
+        keys = store.read_shard(partial.folder / name, ["key"])["key"].tolist()
+        first, count = store.first_of(name), len(keys) // run.samples
+        if keys == [prompt.key for prompt in wanted.between(first, first + count)]:
+            stored[first] = count
+    partial.keep([store.shard_name(first) for first in stored])
+    missing = list(gaps(stored, len(asked), max(1, run.generate_batch // run.samples)))
+    if not missing:
+        return
+    engine = engines.open_engine(run.engine, engines.teacher_of(run))
+    partial.notes["engine"] = engine.describe()
+    config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
+    vocabulary = config.get_text_config().vocab_size
+    with progress.Bar(len(asked) * run.samples, "response", done=sum(stored.values()) * run.samples) as bar:
+        for first, last in missing:
+            batch = wanted.between(first, last)
+            given = engine.respond(
+                [prompt.tokens for prompt in batch],
+                max_tokens=run.response_tokens,
+                top_k=vocabulary if run.top_k == "all" else run.top_k,
+                temperature=run.temperature,
+                # Another seed for every batch, and the same one where the batch is made again.
+                seed=int(batch[0].key[:8], 16),
+            )
+            by_index = dict(engines.counted(given, bar))
+            rows = [
+                store.Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_index[index])
+                for index, prompt in enumerate(batch)
+            ]
+            write = functools.partial(store.write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
+            partial.notes["tokens_per_second"] = round(bar.speed, 1)
+            partial.put(store.shard_name(first), write)
+
+
+def gaps(stored: Mapping[int, int], total: int, size: int) -> Iterator[tuple[int, int]]:
+    """What lacks of the positions from 0 to before `total`, as (first, after last), at most `size` at once.
+
+    Args:
+        stored: number of positions there are, by the first of them.
+    """
+    position = 0
+    for start in sorted({*stored, total}):
+        yield from ((first, min(first + size, start)) for first in range(position, start, size))
+        position = start + stored.get(start, 0)
+
+
+def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: artifacts.Partial) -> None:
+    """Write which responses train, and count them in the manifest."""
+    columns = ["problem_id", "sample", "finished", "text"]
+    answered = pd.concat(
+        [store.read_shard(partial.folder / name, columns) for name in sorted(partial.outputs)], ignore_index=True
+    )
+    selected = selection.select(answered, {problem.id: problem.answer for problem in asked}, run)
+    partial.put(store.KEPT, functools.partial(selected.to_parquet, index=False))
+    partial.notes["counts"] = selection.counts(selected)

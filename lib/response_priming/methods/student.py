@@ -1,0 +1,126 @@
+"""The student in training: what of it is trained, and a forward pass that returns the objective."""
+
+import functools
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from response_priming import models, params
+from response_priming.errors import InputError
+from response_priming.methods import losses, packing
+
+
+def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The student with what is to be trained (`adapter`), and its tokenizer. Its forward pass can return the objective.
+
+    All weights are trained in fp32 (`Trainer` computes in `dtype`): bf16 would round small updates away.
+    """
+    base, tokenizer = models.load(
+        run.student,
+        revision=run.student_revision,
+        dtype="float32" if run.adapter == "full" else run.dtype,
+        device=run.device,
+        quantization="nf4" if run.adapter == "qlora" else "none",
+    )
+    teach(base, losses.Objective(run.alpha, run.kd_temperature, run.divergence, run.divergence_share))
+    if run.adapter == "full":
+        return base, tokenizer
+    return cast("PreTrainedModel", get_peft_model(base, lora_config(run, base))), tokenizer
+
+
+def lora_config(run: params.DistillRun, base: PreTrainedModel) -> LoraConfig:
+    """The adapter's configuration; `InputError` where the model lacks a target."""
+    head = base.get_output_embeddings()
+    linear = {
+        name.rpartition(".")[2]
+        for name, module in base.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    if missing := set(run.lora_targets) - linear:
+        raise InputError(
+            f"distill.lora_targets = {sorted(missing)}: {run.student} has no such layers; it has {sorted(linear)}"
+        )
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=run.lora_r,
+        lora_alpha=run.lora_alpha,
+        lora_dropout=run.lora_dropout,
+        target_modules=run.lora_targets,
+    )
+
+
+def teach(model: PreTrainedModel, objective: losses.Objective) -> None:
+    """Make the forward pass return `losses.Loss` for a batch that says which `positions` count (see `alignment`).
+
+    It is the model's own forward pass, and its head's, so that whatever wraps a model in training (PEFT, data
+    parallelism, sharding, checkpointing) finds what it expects: where weights are sharded, the head's are gathered when
+    the head is called. `hard` and `soft` come as [batch, n], like the labels.
+
+    Raises:
+        InputError: the model does more to its last hidden states than multiply them with its head.
+    """
+    _refuse_other_heads(model)
+    head, packed = model.get_output_embeddings(), packing.fits(model)
+    plain, project = model.forward, head.forward
+
+    @functools.wraps(plain)
+    def forward(*arguments: Any, positions: Tensor | None = None, **batch: Any) -> Any:
+        return plain(*arguments, **batch) if positions is None else _objective(model, positions, packed=packed, **batch)
+
+    @functools.wraps(project)
+    def score(hidden: Tensor, wanted: losses.Targets | None = None, **counts: Any) -> Any:
+        return (
+            project(hidden) if wanted is None else losses.distillation(hidden, head.weight, wanted, objective, **counts)
+        )
+
+    model.forward, head.forward = forward, score
+
+
+def _objective(
+    model: PreTrainedModel,
+    positions: Tensor,
+    *,
+    packed: bool,
+    input_ids: Tensor,
+    labels: Tensor,
+    attention_mask: Tensor | None = None,
+    scored: Tensor | None = None,
+    top_ids: Tensor | None = None,
+    top_logprobs: Tensor | None = None,
+    tail_logprobs: Tensor | None = None,
+    hard_tokens: Tensor | float = 1,
+    soft_tokens: Tensor | float = 1,
+    **_: Any,
+) -> losses.Loss:
+    if packed:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        layout = packing.pack(input_ids, mask)
+        hidden, places = packing.read(model.get_decoder(), input_ids, layout), layout.places
+    else:
+        # Padding is on the right, where a causal model's other tokens do not see it: no mask is needed.
+        hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
+        places = torch.arange(len(hidden), device=hidden.device).view_as(input_ids)
+    counts = (labels != losses.IGNORED) if scored is None else (labels != losses.IGNORED) | scored
+    wanted = losses.Targets(labels, scored, top_logprobs, top_ids, tail_logprobs)
+    head = model.get_output_embeddings()
+    loss: losses.Loss = head(
+        hidden[places.gather(1, positions)[counts]],
+        wanted.part(counts),
+        hard_tokens=hard_tokens,
+        soft_tokens=soft_tokens,
+    )
+    spread = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:])
+    return losses.Loss(loss.total, *spread)
+
+
+@torch.no_grad()
+def _refuse_other_heads(model: PreTrainedModel) -> None:
+    tokens = torch.tensor([[0, 1]], device=model.device)
+    hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+    if not torch.equal(model(input_ids=tokens).logits, F.linear(hidden, model.get_output_embeddings().weight)):
+        name = type(model).__name__
+        raise InputError(f"model.student: {name} scales, caps or shifts its logits; allowed: a model with a plain head")

@@ -1,0 +1,14 @@
+"""Stage report: executed notebooks and the manuscript become the page.
+
+Reads: executed notebooks, results, `report/`. Writes: `report/_site/index.html`, by Quarto or, without it, by pandoc.
+"""
+
+import lazy_loader
+
+# What is imported when it is used: some of it takes seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "page": ["check_sources", "render"],
+    },
+)

@@ -1,0 +1,266 @@
+"""The manuscript where there is no Quarto: its syntax resolved here, the rest rendered by pandoc.
+
+Of Quarto's Markdown this knows what index.qmd uses and pandoc lacks: `{{< var KEY >}}`, `{{< embed NB.ipynb#LABEL >}}`,
+`{{< include FILE >}}`, `{#tbl-x}` behind a table's caption, `{#fig-x fig-alt="..."}` behind an image, and `@fig-x` or
+`@tbl-x`. `report.check_sources` has refused what does not resolve.
+"""
+
+import base64
+import html
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pypandoc
+import yaml
+
+from response_priming import paths
+from response_priming.errors import InputError
+from response_priming.report import downloads
+
+SHORTCODE = re.compile(r"\{\{<\s*(?P<name>\w+)\s+(?P<value>\S+)\s*>\}\}")
+TABLE_CAPTION = re.compile(r"^: (?P<caption>.+) \{#(?P<label>tbl-[\w-]+)\}$", re.MULTILINE)
+IMAGE = re.compile(
+    r'^!\[(?P<caption>.+)\]\((?P<file>\S+)\)\{#(?P<label>fig-[\w-]+) fig-alt="(?P<alt>[^"]+)"\}$', re.MULTILINE
+)
+REFERENCE = re.compile(r"(?<![\w/.])@(?P<key>[A-Za-z][\w-]*\w)")  # a cross-reference or a citation
+
+NOTE = """::: {.callout-note title="Preview"}
+This page is the pandoc preview of the manuscript, not Quarto's rendering: the machine that made it has no Quarto. Text,
+figures, tables and numbers are the same; the layout is plainer.
+:::
+"""
+_OPTIONS = (
+    "--standalone",
+    "--wrap=none",
+    "--embed-resources",
+    "--mathml",
+    "--syntax-highlighting=pygments",
+    "--css=preview.css",
+)
+# A state of a bar, from the start of its line to the next one's; a cursor that moves up; what is overwritten by blanks.
+_PROGRESS = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*[\r\n]*|\x1b\[A|\r *(?=\r|$)")
+_TABLE = re.compile(r"<table.*</table>", re.DOTALL)
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A labelled cell: its `#|` options and its outputs."""
+
+    options: dict[str, str]
+    outputs: list[Any]
+
+
+def labelled_cells(notebook: Path) -> dict[str, Cell]:
+    """The cells of a notebook that carry a `#| label:`, by label; `InputError` where one label occurs twice."""
+    cells: dict[str, Cell] = {}
+    for cell in _read(notebook).cells:
+        options = _options(cell)
+        if "label" not in options:
+            continue
+        if options["label"] in cells:
+            raise InputError(
+                f"{paths.shown(notebook)}: label {options['label']!r} occurs twice; each must be one cell's own"
+            )
+        cells[options["label"]] = Cell(options, cell.get("outputs", []))
+    return cells
+
+
+def _read(notebook: Path) -> Any:
+    return nbformat.read(notebook, as_version=4)
+
+
+def _options(cell: Any) -> dict[str, str]:
+    lines = [line.removeprefix("#|") for line in cell.source.splitlines() if line.startswith("#|")]
+    try:
+        return yaml.safe_load("\n".join(line.removeprefix(" ") for line in lines)) or {}
+    except yaml.YAMLError as error:
+        raise InputError(
+            f"cell {cell.get('id')}: its `#|` options are not YAML: {' '.join(str(error).split())}"
+        ) from None
+
+
+def numbers(text: str) -> dict[str, str]:
+    """What a cross-reference to each figure and table reads, e.g. `Figure 2`, in order of appearance."""
+    found = [(match.start(), match["label"]) for form in (TABLE_CAPTION, IMAGE) for match in form.finditer(text)]
+    found += [(at.start(), at["value"].partition("#")[2]) for at in SHORTCODE.finditer(text) if at["name"] == "embed"]
+    labels = [label for _, label in sorted(found)]
+    kinds = {"fig": "Figure", "tbl": "Table"}
+    return {
+        label: f"{name}\u00a0{number}"
+        for kind, name in kinds.items()
+        for number, label in enumerate((label for label in labels if label.startswith(kind)), start=1)
+    }
+
+
+def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
+    """The manuscript as plain pandoc Markdown.
+
+    Args:
+        text: of index.qmd.
+        folder: where the executed notebooks and the other staged files are.
+        variables: values of the `var` shortcodes.
+
+    Raises:
+        InputError: an embedded cell has no figure or table among its outputs.
+    """
+    named = numbers(text)
+
+    def refer(match: re.Match[str]) -> str:
+        key = match["key"]
+        return f"[{named[key]}](#{key})" if key in named else match[0]
+
+    def draw(match: re.Match[str]) -> str:
+        picture = _img("svg+xml", base64.b64encode((folder / match["file"]).read_bytes()).decode(), match["alt"])
+        return figure(match["label"], picture, f"{named[match['label']]}: {match['caption']}")
+
+    def fill(match: re.Match[str]) -> str:
+        if match["name"] == "var":
+            return variables[match["value"]]
+        if match["name"] == "include":
+            return (folder / match["value"]).read_text(encoding="utf-8").rstrip()
+        notebook, _, label = match["value"].partition("#")
+        cell = labelled_cells(folder / notebook)[label]
+        caption = REFERENCE.sub(refer, cell.options[f"{label[:3]}-cap"])
+        stem = Path(notebook).stem
+        source = f"[Source: [{stem}](notebooks/{stem}.html)]{{.source}}"
+        return figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption} {source}")
+
+    text = TABLE_CAPTION.sub(lambda match: f": {named[match['label']]}: {match['caption']} {{#{match['label']}}}", text)
+    return IMAGE.sub(draw, SHORTCODE.sub(fill, REFERENCE.sub(refer, text)))
+
+
+def figure(label: str, content: str, caption: str) -> str:
+    """A figure or table between raw HTML, its caption still Markdown; a table's caption stands above it."""
+    shown = [_raw(content)]
+    words = [_raw("<figcaption>"), caption, _raw("</figcaption>")]
+    parts = [*words, *shown] if label.startswith("tbl") else [*shown, *words]
+    return "\n\n".join([_raw(f'<figure id="{label}" class="{label[:3]}">'), *parts, _raw("</figure>")])
+
+
+def _raw(content: str) -> str:
+    fence = "`" * 12  # longer than any run of backticks that a response might hold
+    return f"{fence}{{=html}}\n{content}\n{fence}"
+
+
+def _content(cell: Cell, where: str) -> str:
+    """The cell's figure as an `<img>`, or its table inside a box that scrolls sideways."""
+    for output in cell.outputs:
+        if "fig-cap" in cell.options and (picture := image(output, cell.options["fig-alt"])):
+            return picture
+        if "tbl-cap" in cell.options and (shown := table(output.get("data", {}).get("text/html", ""))):
+            return shown
+    raise InputError(f"{where}: the executed cell shows no {'figure' if 'fig-cap' in cell.options else 'table'}")
+
+
+def table(content: str) -> str | None:
+    """The table in some HTML, inside a box that scrolls sideways; None where it has none."""
+    found = _TABLE.search(content)
+    return f'<div class="scroll" tabindex="0">{found[0]}</div>' if found else None
+
+
+def image(output: Any, alt: str) -> str | None:
+    """The output's picture as an `<img>` that carries its data, SVG rather than PNG; None where it has none."""
+    data = output.get("data", {})
+    if svg := data.get("image/svg+xml"):
+        return _img("svg+xml", base64.b64encode(svg.encode()).decode(), alt)
+    return _img("png", data["image/png"].replace("\n", ""), alt) if "image/png" in data else None
+
+
+def _img(kind: str, encoded: str, alt: str) -> str:
+    return f'<img src="data:image/{kind};base64,{encoded}" alt="{html.escape(alt)}">'
+
+
+def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
+    """Render the staged manuscript and a page for each notebook; every page carries all that it shows. Beside them are
+    what they offer to download: the notebooks, and the results.
+
+    Args:
+        folder: staged sources (see `report.stage`).
+        site: an empty folder for index.html and notebooks/STEM.html.
+        titles: of the notebooks, by stem.
+    """
+    variables = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
+    text = expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables)
+    head, front, body = text.split("---\n", 2)
+    links = "\n".join(
+        f"- [{title}](notebooks/{stem}.html) ([download](notebooks/{stem}.ipynb))" for stem, title in titles.items()
+    )
+    text = f"{head}---\n{front}---\n{NOTE}\n{body}\n\n# Notebooks {{.unnumbered}}\n\n{links}\n"
+    options = ("--citeproc", "--toc", "--toc-depth=2", "--number-sections", "--variable=toc-title:Contents")
+    pandoc(text, "markdown", folder, site / "index.html", *options)
+    (site / "notebooks").mkdir()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # pandoc is a process of its own
+        list(pool.map(lambda stem: _write_notebook(folder, site / "notebooks", stem, titles[stem]), titles))
+    shutil.copytree(folder / downloads.FOLDER, site / downloads.FOLDER)
+
+
+def _write_notebook(folder: Path, pages: Path, stem: str, title: str) -> None:
+    links = (
+        f'<a href="../index.html">Back to the manuscript</a> \u00b7 <a href="{stem}.ipynb">Download this notebook</a>'
+    )
+    options = (f"--metadata=pagetitle:{title}", f'--variable=include-before:<p class="back">{links}</p>')
+    pandoc(notebook_for_pandoc(folder / f"{stem}.ipynb"), "ipynb", folder, pages / f"{stem}.html", *options)
+    shutil.copyfile(folder / f"{stem}.ipynb", pages / f"{stem}.ipynb")
+
+
+def notebook_for_pandoc(notebook: Path) -> str:
+    """The notebook with its figures as HTML: pandoc would prefer the PNG and knows no alternative text."""
+    content = _read(notebook)
+    for cell in content.cells:
+        alt = _options(cell).get("fig-alt", "Figure of the cell above; its title and axes say what it shows")
+        for output in cell.get("outputs", []):
+            if picture := image(output, alt):
+                output.data = {"text/html": picture}
+    return str(nbformat.writes(content))
+
+
+def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) -> None:
+    """Write one page that carries all that it shows, in the look of preview.css.
+
+    Args:
+        text: in pandoc's format `source`.
+        folder: where the style sheets are.
+        target: the page.
+        options: of pandoc, beside those that every page has.
+    """
+    # Not pypandoc's `cworkdir`, which changes the folder of the whole process, and so of other threads.
+    arguments = [*_OPTIONS, f"--resource-path={folder}", "--metadata=lang:en", *options]
+    page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments)
+    # A formula wider than a phone scrolls, so the keyboard must be able to reach it.
+    page = page.replace('<math display="block"', '<math tabindex="0" display="block"')
+    target.write_text(page, encoding="utf-8")
+
+
+def static_copy(notebook: Path, target: Path) -> None:
+    """Copy a notebook without what a page cannot show: widgets (Quarto would load their scripts from the network) and
+    progress bars, which leave an output for every state that they were in. Tables become nothing but a table."""
+    content = _read(notebook)
+    content.metadata.pop("widgets", None)
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    output.text = _PROGRESS.sub("", output.text)
+                elif found := _TABLE.search(output.get("data", {}).get("text/html", "")):
+                    output.data["text/html"] = _bare(found[0], output.data["text/html"])
+            cell.outputs = [output for output in cell.outputs if output.output_type != "stream" or output.text.strip()]
+    nbformat.write(content, target)
+
+
+def _bare(table: str, styled: str) -> str:
+    """The table without the styles before it, with each column's alignment and line breaks written into its cells.
+
+    Quarto loses an embedded table that has anything before or after it in its output (quarto-cli, issue 8927). A bare
+    one it reads as its own, for PDF as well.
+    """
+    table = re.sub(r">[^<>]+</td>", lambda cell: cell[0].replace("\n", "<br>"), table)
+    right = "|".join(re.findall(r"\.(col\d+) {\s*text-align: right", styled)) or "none"
+    return re.sub(rf'(<t[hd] [^>]*class="[^"]*\b(?:{right})\b[^"]*")', r'\1 style="text-align: right"', table)

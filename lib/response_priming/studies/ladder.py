@@ -1,0 +1,140 @@
+"""Notebook repair-ladder: from the released procedure to the repaired one, one repair at a time, each rung measured.
+
+Every rung keeps the repairs of those below it. The first ones repair the training, so that the student moves at all and
+the cost of each misalignment can be seen in what it learns; the others are `sections.REPAIRS` (see `alignment`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+from statsmodels.stats.proportion import proportion_confint
+
+from response_priming import artifacts, params, placed, progress, style
+from response_priming.distill import training
+from response_priming.evaluate import answers
+from response_priming.params import sections
+
+# Parameters that each repair of the training takes from the run instead of from the released code.
+TRAINING = {
+    "optimiser": (
+        "optimizer",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+        "train_batch",
+        "micro_batch",
+        "train_steps",
+    ),
+    "schedule": ("schedule", "warmup_steps"),
+    "settings": ("alpha", "kd_temperature", "divergence", "lora_r", "lora_alpha", "lora_dropout", "held_out"),
+}
+TITLES = {
+    "undistilled": "Undistilled student",
+    "released": "As released",
+    "optimiser": "+ AdamW in batches, not SGD at 5e-6",
+    "schedule": "+ one cosine with warm-up",
+    "settings": "+ this profile's loss and LoRA settings",
+    "pairing": "+ each problem its own signal",
+    "prefix-offset": "+ prefix positions passed over",
+    "bos": "+ no beginning token on one side only",
+    "eos": "+ labels end with end-of-sequence",
+    "teacher-answers": "+ the teacher answers",
+    "positions": "+ labels scored in the answer, shifted",
+    "template": "+ the chat template of the evaluation",
+    "truncation": "+ nothing cut: the repaired method",
+}
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A training on the way: its name, and the values of the distill section that it has."""
+
+    name: str
+    values: dict[str, Any]
+
+
+def rungs(run: params.LadderRun) -> list[Rung]:
+    """All trainings, from the released to the repaired one."""
+    values = sections.RELEASED_TRAINING | {"train_steps": run.as_released["train_steps"], "repairs": []}
+    found = [Rung("released", values)]
+    for name, keys in TRAINING.items():
+        values = values | {key: getattr(run, key) for key in keys}
+        found.append(Rung(name, values))
+    for repair in sections.REPAIRS:
+        values = values | {"repairs": [*values["repairs"], repair]}
+        found.append(Rung(repair, values))
+    return found
+
+
+def climb(run: params.LadderRun) -> pd.DataFrame:
+    """One row a rung, the undistilled student first: trained and evaluated unless that is done already.
+
+    Columns: `rung`, `title`; `n` (answers: problems times seeds); `accuracy` by the run's rule and `finished` (share
+    that ended within the budget), each with `_low` and `_high`, its 95 % Wilson interval; `mean_tokens`; `seconds` that
+    training and evaluation took. Students and scores of a rung are in `ladder/RUNG/`.
+
+    Raises:
+        InputError: the strategy's responses or signals over prompts are not there.
+    """
+    start = Rung(params.UNDISTILLED, {})
+    steps, rows = [start, *rungs(run)], []
+    for rung in steps:
+        with progress.part("rung", rung, steps):
+            rows.append(_row(run, rung))
+    return pd.DataFrame(rows)
+
+
+def _row(run: params.LadderRun, rung: Rung) -> dict[str, Any]:
+    place = run.output / "ladder" / rung.name
+    arm = params.UNDISTILLED if rung.name == params.UNDISTILLED else run.ladder_strategy
+    values = run.model_dump() | rung.values
+    values |= {"arm": arm, "seeds": run.ladder_seeds, "n_test": run.ladder_test}
+    if arm != params.UNDISTILLED:
+        training.train(placed.distill_run(place, values))
+    graded = answers.answer(placed.evaluate_run(place, values))
+    shares = {"accuracy": graded[f"{run.rule}-correct"], "finished": graded["finished"]}
+    return {
+        "rung": rung.name,
+        "title": TITLES[rung.name],
+        "n": len(graded),
+        **{key: value for name, hits in shares.items() for key, value in _share(name, hits)},
+        "mean_tokens": float(graded["tokens"].mean()),
+        "seconds": sum(artifacts.read(file.parent)["wall_seconds"] for file in place.rglob(artifacts.FILE)),
+    }
+
+
+def _share(name: str, hits: "pd.Series[bool]") -> Iterator[tuple[str, float]]:
+    low, high = proportion_confint(int(hits.sum()), len(hits), method="wilson")
+    yield from ((name, float(hits.mean())), (f"{name}_low", float(low)), (f"{name}_high", float(high)))
+
+
+def ladder_figure(table: pd.DataFrame) -> Figure:
+    """Accuracy and share of finished answers of every rung, the undistilled student at the top."""
+    drawn = Figure(figsize=(9, 0.9 + 0.36 * len(table)), layout="constrained")
+    panels = drawn.subplots(1, 2, sharey=True)
+    shown = (("accuracy", "Accuracy (%)", "C0"), ("finished", "Finished (%)", "C1"))
+    for axes, (name, label, color) in zip(panels, shown, strict=True):
+        for y, row in enumerate(table.to_dict("records")):
+            x, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+            ends = [[max(x - low, 0)], [max(high - x, 0)]]
+            axes.errorbar(x, y, xerr=ends, capsize=3, color=color, marker="o")
+        axes.plot(100 * table[name], range(len(table)), color="0.8", zorder=0)
+        axes.set(xlim=(-2, 102), xlabel=label)
+    panels[0].set_yticks(range(len(table)), labels=list(table["title"]))
+    panels[0].set_ylim(len(table) - 0.5, -0.5)
+    return drawn
+
+
+def shown_ladder(table: pd.DataFrame) -> Styler:
+    """The rungs as the notebook prints them: per cent, and one column for an interval."""
+    columns: dict[str, Any] = {"rung": table["title"], "n": table["n"]}
+    for name in ("accuracy", "finished"):
+        low, high = 100 * table[f"{name}_low"], 100 * table[f"{name}_high"]
+        columns[f"{name} (%)"] = 100 * table[name]
+        columns[f"{name}, 95 % interval"] = list(map(style.interval, low, high))
+    columns |= {"mean tokens": table["mean_tokens"], "seconds": table["seconds"].round().astype(int)}
+    return pd.DataFrame(columns).style.format(precision=1).hide(axis="index").set_uuid("ladder")

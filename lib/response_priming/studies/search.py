@@ -1,0 +1,213 @@
+"""Notebook search: which alpha, temperature, divergence and learning rate do best on validation problems.
+
+Trials are drawn by TPE (Bergstra et al. 2011, as Optuna has it) and pruned where their validation loss is worse than
+the median of earlier trials at the same step. The test split is never read: the released code searched on it.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from optuna.trial import TrialState
+from statsmodels.stats.proportion import proportion_confint
+from transformers import TrainerCallback
+
+from response_priming import artifacts, models, params, paths, placed, problems, progress
+from response_priming.distill import training
+from response_priming.errors import InputError
+from response_priming.evaluate import answers
+from response_priming.params import sections
+
+DONE, PRUNED = sns.color_palette("colorblind")[0], "0.5"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def optimize(run: params.SearchRun) -> optuna.Study:
+    """The study with `run.trials` finished trials, whose value is the validation accuracy; a killed one continues.
+
+    It is kept in `search/study.sqlite3`. A trial that was killed is begun again with its values.
+
+    Raises:
+        InputError: the responses are not there; the validation problems are also training problems; or the file holds
+            trials with other parameters.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    asked, made_by = validation(run), _made_by(run)
+    study = _open(run, made_by)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    done = len(study.get_trials(states=FINISHED))
+    # Another seed than at the start, or a continued search would draw its first values again.
+    study.sampler = optuna.samplers.TPESampler(seed=run.seed + done, n_startup_trials=5)
+    while (finished := len(study.get_trials(states=FINISHED))) < run.trials:
+        with progress.part("trial", finished, range(run.trials)):
+            study.optimize(lambda trial: _accuracy(run, trial, asked), n_trials=1)
+    return study
+
+
+def validation(run: params.SearchRun) -> list[problems.Problem]:
+    """The problems that trials are scored on: of the validation split, without the teacher's worked examples."""
+    worked = run.worked_examples
+    pool = problems.load(run, "validation", worked + run.validation_problems, seed=run.seed)
+    shown = {p.id for p in problems.load(run, "validation", worked, seed=run.seed)} if worked else set()
+    asked = [problem for problem in pool if problem.id not in shown]
+    trained = {problem.id for problem in problems.load(run, "train", run.n_train, seed=run.seed)}
+    if both := sum(problem.id in trained for problem in asked):
+        raise InputError(
+            f"search.validation_problems = {run.validation_problems}: {both} of them are among the {run.n_train} of "
+            "train; lower one of the two"
+        )
+    return asked
+
+
+def trials(study: optuna.Study) -> pd.DataFrame:
+    """One row a finished trial: `trial`, `state`, `accuracy` of `n` answers (NaN where pruned), its values, its last
+    `loss`."""
+    rows = [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            "accuracy": trial.value,
+            "n": trial.user_attrs.get("n"),
+            **trial.params,
+            "loss": -list(trial.intermediate_values.values())[-1] if trial.intermediate_values else None,
+        }
+        for trial in study.get_trials(states=FINISHED)
+    ]
+    table = pd.DataFrame(rows)
+    accuracy = table["accuracy"].where(table["state"] == "complete").astype(float)
+    return table.assign(accuracy=accuracy, n=table["n"].astype("Int64"))
+
+
+def _made_by(run: params.SearchRun) -> dict[str, Any]:
+    """What decides the value of a trial, but for what is searched."""
+    irrelevant = {
+        "profile",
+        "trials",
+        "n_test",
+        "data_dir",
+        "train_steps",
+        "evaluate_batch",
+        "evaluate_every",
+        "save_every",
+        "micro_batch",
+    }
+    parameters = run.model_dump(exclude=sections.SEARCHED.keys() | irrelevant)
+    fingerprint = {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)}
+    store = params.store_of(run.search_strategy, run)
+    return (
+        parameters | fingerprint | ({store.parent.name: artifacts.read(run.build / store)["outputs"]} if store else {})
+    )
+
+
+def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
+    file = run.output / "search" / "study.sqlite3"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
+    study = optuna.create_study(
+        storage=f"sqlite:///{file}", study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
+    )
+    known = study.user_attrs.get("made_by", made_by)
+    if differing := [key for key in made_by if known.get(key) != made_by[key]]:
+        raise InputError(
+            f"{paths.shown(file)}: its trials have another {differing[0]} than this search; take the change back, or "
+            "remove the file"
+        )
+    study.set_user_attr("made_by", made_by)
+    return study
+
+
+def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.Problem]) -> float:
+    """Train a student with the trial's values; the share of validation problems it gets right by the run's rule."""
+    seed = run.seed
+    every = max(1, run.trial_steps // (run.trial_checks + 1))
+    values = run.model_dump() | _draw(run, trial) | {"train_steps": run.trial_steps, "evaluate_every": every}
+    values |= {"arm": run.search_strategy, "seeds": [seed]}
+    with tempfile.TemporaryDirectory() as scratch:
+        place = Path(scratch)
+        training.train_one(placed.distill_run(place, values), seed, callbacks=[_Pruning(trial)])
+        scored = placed.evaluate_run(place, values)
+        graded = answers.answers_to(asked, scored, scored.student_of(run.search_strategy, seed))
+    trial.set_user_attr("n", len(graded))
+    return float(graded[f"{run.rule}-correct"].mean())
+
+
+def _draw(run: params.SearchRun, trial: optuna.Trial) -> dict[str, Any]:
+    return {
+        "alpha": trial.suggest_float("alpha", *run.alpha_range),
+        "kd_temperature": trial.suggest_float("kd_temperature", *run.temperature_range, log=True),
+        "learning_rate": trial.suggest_float("learning_rate", *run.learning_rate_range, log=True),
+        "divergence": trial.suggest_categorical("divergence", run.divergences),
+    }
+
+
+class _Pruning(TrainerCallback):
+    """Reports the validation loss whenever there is one, and stops a training whose loss is worse than the median.
+
+    The loss is the cross-entropy on the solutions of problems held out of training (`curriculum`), which means the same
+    whatever is searched.
+    """
+
+    def __init__(self, trial: optuna.Trial) -> None:
+        self.trial = trial
+
+    def on_log(self, args: Any, state: Any, control: Any, **parts: Any) -> None:  # noqa: ARG002
+        """After the first step and before the last."""
+        if "gold_hard" not in parts["logs"] or state.global_step in (0, state.max_steps):
+            return
+        self.trial.report(-parts["logs"]["gold_hard"], state.global_step)
+        if self.trial.should_prune():
+            raise optuna.TrialPruned
+
+
+# --- figures ---
+
+
+def history_figure(study: optuna.Study) -> Figure:
+    """Accuracy of every trial in the order they ran, with its 95 % Wilson interval, and the best so far."""
+    table, figure = trials(study), Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
+    asked = done["n"].to_numpy(float)
+    low, high = proportion_confint(done["accuracy"] * asked, asked, method="wilson")
+    ends = 100 * np.array([done["accuracy"] - low, high - done["accuracy"]]).clip(min=0)
+    axes.errorbar(done["trial"], 100 * done["accuracy"], yerr=ends, fmt="o", color=DONE, capsize=3)
+    axes.step(done["trial"], 100 * done["accuracy"].cummax(), where="post", color=DONE, alpha=0.5)
+    axes.plot(pruned["trial"], np.full(len(pruned), 2.0), "x", color=PRUNED)
+    if len(pruned):
+        label = (pruned["trial"].iloc[-1], 2.0)
+        axes.annotate("pruned", label, (6, 3), textcoords="offset points", color=PRUNED, fontsize="small")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="Trial", ylabel=f"Accuracy on {_asked(done)} validation problems (%)", ylim=(0, 100))
+    return figure
+
+
+def surface_figure(study: optuna.Study) -> Figure:
+    """Accuracy over alpha and temperature, interpolated between the trials that ran to their end (see `history_figure`
+    for how sure each is); crosses are pruned trials."""
+    table, figure = trials(study), Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
+    x, y, color = done["alpha"], done["kd_temperature"], 100 * done["accuracy"]
+    between = Normalize(color.min(), color.max())
+    if len(done) > 2:
+        axes.tricontourf(x, y, color, levels=10, cmap="cividis", norm=between, alpha=0.6)
+    points = axes.scatter(x, y, c=color, cmap="cividis", norm=between, edgecolor="black")
+    axes.plot(pruned["alpha"], pruned["kd_temperature"], "x", color=PRUNED)
+    axes.set(xlabel="Weight of the hard loss (alpha)", ylabel="Temperature", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    figure.colorbar(points, label=f"Accuracy on {_asked(done)} validation problems (%)")
+    return figure
+
+
+def _asked(done: pd.DataFrame) -> str:
+    return str(int(done["n"].max())) if len(done) else "0"

@@ -1,0 +1,145 @@
+"""One style for every figure, one colour and marker for every arm."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+import seaborn as sns
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+from pandas.io.formats.style import Styler
+
+from response_priming import params
+
+# Seaborn's colour-blind palette with a dark grey for its yellow and pink, which are hardly visible on white, and
+# distinct markers, so that no figure relies on colour alone. Nine and ten: 90 arms differ in at least one of the two.
+_PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
+
+# Of a table: column -> heading, and format, None for words.
+Columns = dict[str, tuple[str, Any]]
+
+NOT_RUN = "not run"
+TITLES = {
+    params.UNDISTILLED: "Undistilled",
+    params.FINE_TUNED: "Fine-tuned",
+    params.SHUFFLED: "KD, shuffled responses",
+}
+
+
+def apply_style() -> None:
+    """Set fonts, sizes and colours, and make notebooks keep both SVG and PNG of each figure."""
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "font.size": 10,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "response-priming",
+        }
+    )
+    set_matplotlib_formats("svg", "png")
+
+
+def title(arm: str) -> str:
+    """The name of an arm or strategy as tables and figures print it."""
+    if arm.startswith(params.RELEASED):
+        return f"{title(arm.removeprefix(params.RELEASED))}, as released"
+    return TITLES.get(arm) or params.strategies()[arm]["title"]
+
+
+def color(arm: str) -> tuple[float, float, float]:
+    """The arm's or strategy's colour, the same in every figure of every profile."""
+    return tuple(_PALETTE[_place(arm) % len(_PALETTE)])
+
+
+def marker(arm: str) -> str:
+    """The arm's or strategy's marker, the same in every figure of every profile."""
+    return _MARKERS[_place(arm) % len(_MARKERS)]
+
+
+def _place(arm: str) -> int:
+    known = params.known_arms()
+    # An earlier run may have a strategy that has gone since.
+    return known.index(arm) if arm in known else len(known)
+
+
+def name_points(axes: Any, points: Mapping[str, tuple[float, float]], *, gap: float) -> None:
+    """Name the arms at the right of the axes instead of in a legend, each joined to its point.
+
+    Args:
+        points: of each arm, e.g. the end of its line, in data coordinates; the axes' limits must be final.
+        gap: least distance of two names, as a share of the axes' height; less where many names would not fit.
+    """
+    ranked = sorted(points, key=lambda arm: points[arm][1])
+    heights = [float(axes.transLimits.transform(points[arm])[1]) for arm in ranked]
+    places = apart(heights, min(gap, 1.1 / max(1, len(ranked))))
+    for arm, place in zip(ranked, places, strict=True):
+        axes.annotate(
+            title(arm),
+            points[arm],
+            (1.06, place),
+            textcoords="axes fraction",
+            color=color(arm),
+            fontsize=8,
+            va="center",
+            # To the middle of the name's left side.
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.6}
+            | {"color": color(arm)},
+        )
+
+
+def apart(wanted: list[float], gap: float) -> list[float]:
+    """Ascending places at least `gap` apart, near those wanted, around the same middle; not below 0 if they fit."""
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, places[-1] + gap) if places else place)
+    shift = sum(places) / len(places) - sum(wanted) / len(wanted) if places else 0.0
+    shift = min(shift, places[0]) if places and places[-1] - places[0] <= 1 else shift
+    return [place - shift for place in places]
+
+
+def printed(table: pd.DataFrame, name: str, columns: Columns) -> Styler:
+    """A table for the page: its `columns` (column -> heading and format), in that order, without an index.
+
+    A column with a format holds numbers and is aligned right; one without holds words.
+    """
+    style = table[list(columns)].style.hide(axis="index")
+    style = style.format({key: form for key, (_, form) in columns.items() if form}, na_rep="", escape="html")
+    style = style.format_index(lambda key: columns[str(key)][0], axis=1)
+    look: Any = [
+        {"selector": f".col{place}", "props": f"text-align: {'right' if form else 'left'}; vertical-align: top"}
+        for place, (_, form) in enumerate(columns.values())
+    ]
+    # A fixed id instead of a random one, so that a second run writes the same page.
+    return style.set_table_styles(look).set_uuid(name)
+
+
+def wrapping(name: str) -> str:
+    """A hyphenated name as a heading that may break after each hyphen, in every browser and in PDF."""
+    return name.replace("-", "-\u200b")
+
+
+def percent(share: float) -> str:
+    """A fraction as per cent, `18.5 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(low: float, high: float) -> str:
+    """Two ends, in the unit they come in, `13.7 to 24.5`."""
+    return f"{low:.1f} to {high:.1f}"
+
+
+def p_value(p: float) -> str:
+    """`0.012`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def seeds(row: Any) -> str:
+    """How many students of each arm something rests on, `one training seed` or `3 training seeds`."""
+    return "one training seed" if row["seeds"] == 1 else f"{row['seeds']} training seeds"

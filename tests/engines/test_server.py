@@ -1,0 +1,177 @@
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from response_priming import engines
+from response_priming.engines import server as server_engine
+from response_priming.errors import InputError
+
+
+class Stub:
+    """A completions server: answers a prompt [.., n] with the tokens n, 0 after as many refusals as it is told."""
+
+    def __init__(self):
+        self.refusals, self.running, self.most, self.asked, self.lock = 0, 0, 0, [], threading.Lock()
+        self.models, self.logprobs, self.ids = [{"id": "m", "max_model_len": 50}], True, True
+
+    def complete(self, body):
+        with self.lock:
+            self.asked.append(body)
+            self.running += 1
+            self.most = max(self.most, self.running)
+            refused, self.refusals = self.refusals > 0, max(0, self.refusals - 1)
+        time.sleep(0.02)
+        with self.lock:
+            self.running -= 1
+        return (503, {"error": {"message": "busy"}}) if refused else (200, self.answer(body))
+
+    def answer(self, body):
+        tokens = [body["prompt"][-1], 0]
+        row = {"token_id:0": -3.0, f"token_id:{tokens[0]}": -0.1, "token_id:9": -2.5}
+        top = {"top_logprobs": [row, row], "tokens": [], "token_logprobs": [], "text_offset": []}
+        read = [None] + [{"9": {"logprob": -2.5}, "1": {"logprob": -0.1}}] * (len(body["prompt"]) - 1)
+        if body["max_tokens"] == 1:
+            tokens, top["top_logprobs"] = tokens[:1], [row]
+        choice = {"index": 0, "text": "", "finish_reason": "stop", "logprobs": top if self.logprobs else None}
+        extra = {"token_ids": tokens, "prompt_logprobs": read} if self.ids else {}
+        return {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [choice | extra]}
+
+
+@pytest.fixture
+def stub():
+    return Stub()
+
+
+@pytest.fixture
+def url(stub, monkeypatch):
+    """Where the stub listens. Back-off takes no time here."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def reply(self, status, content):
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self):
+            self.reply(200, {"object": "list", "data": [{"object": "model"} | model for model in stub.models]})
+
+        def do_POST(self):
+            self.reply(*stub.complete(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+@pytest.fixture
+def engine(url, tiny_model):
+    return engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url, batch=3))
+
+
+PROMPTS = [[5, 6, number] for number in range(1, 9)]
+
+
+def test_every_prompt_is_answered_under_its_own_index(engine):
+    answered = dict(engine.respond(PROMPTS, max_tokens=5, top_k=2))
+    assert {index: response.tokens for index, response in answered.items()} == {
+        index: [prompt[-1], 0] for index, prompt in enumerate(PROMPTS)
+    }
+    assert all(response.finished for response in answered.values())
+
+
+def test_the_signal_is_sorted_cut_and_completed_by_its_tail(engine):
+    ((_, response),) = engine.respond(PROMPTS[:1], max_tokens=5, top_k=2)
+    assert response.top_ids.tolist() == [[1, 9]] * 2
+    assert response.top_logprobs[0].tolist() == pytest.approx([-0.1, -2.5], abs=1e-3)
+    assert response.tail_logprobs[0] == pytest.approx(-4.337, abs=0.01)  # log(1 - e^-0.1 - e^-2.5)
+
+
+def test_never_more_requests_at_once_than_the_batch(engine, stub):
+    list(engine.respond(PROMPTS * 2, max_tokens=5))
+    assert stub.most == 3
+
+
+def test_a_busy_server_is_asked_again(engine, stub):
+    stub.refusals = 4
+    assert len(dict(engine.respond(PROMPTS, max_tokens=5))) == len(PROMPTS)
+    assert len(stub.asked) == len(PROMPTS) + 4
+
+
+def test_a_server_that_stays_busy_is_given_up_in_one_line(engine, stub):
+    stub.refusals = 10_000
+    with pytest.raises(InputError, match=r"^server_url = 'http://127.*503.*busy") as refused:
+        list(engine.respond(PROMPTS[:1], max_tokens=5))
+    assert len(stub.asked) == server_engine.RETRIES + 1
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_repeated_prompt_has_a_seed_of_its_own_which_the_run_decides(engine, stub):
+    for seed in (0, 0, 1):
+        list(engine.respond(PROMPTS[:1] * 3, max_tokens=5, temperature=0.7, seed=seed))
+    seeds = [body["seed"] for body in stub.asked]
+    first, again, other = (set(seeds[at : at + 3]) for at in (0, 3, 6))
+    assert len(first) == 3
+    assert first == again != other
+
+
+def test_scores_cover_every_position(engine):
+    ((index, signal),) = engine.score([[4, 5, 6]], top_k=2)
+    assert index == 0
+    assert signal.top_ids.tolist() == [[1, 9], [1, 9], [6, 9]]
+    assert signal.tail_logprobs.shape == (3,)
+
+
+def test_a_server_without_log_probabilities_is_refused(engine, stub):
+    stub.logprobs = False
+    assert dict(engine.respond(PROMPTS[:1], max_tokens=5))[0].top_ids is None
+    with pytest.raises(InputError, match=r"^engine = 'server': the server returns no log-probabilities by token id"):
+        list(engine.respond(PROMPTS[:1], max_tokens=5, top_k=2))
+
+
+def test_a_server_without_token_ids_is_refused(engine, stub):
+    stub.ids = False
+    with pytest.raises(InputError, match=r"^engine = 'server': the server returns no token_ids"):
+        list(engine.respond(PROMPTS[:1], max_tokens=5))
+
+
+def test_a_server_that_gives_fewer_log_probabilities_is_refused(engine):
+    with pytest.raises(InputError, match=r"^top_k = 4: the server returns 3 log-probabilities"):
+        list(engine.respond(PROMPTS[:1], max_tokens=5, top_k=4))
+
+
+def test_a_prompt_longer_than_the_servers_context_is_refused(engine, stub):
+    with pytest.raises(InputError, match=r"^prompt 0: its 46 tokens and 5 new ones exceed .* 50 tokens$"):
+        engine.respond([[1] * 46], max_tokens=5)
+    assert stub.asked == []
+
+
+def test_an_unreachable_server_is_refused_in_one_line(tiny_model, monkeypatch):
+    monkeypatch.setattr(server_engine, "RETRIES", 0)
+    with pytest.raises(InputError, match=r"^server_url = 'http://127.0.0.1:9/v1': APIConnectionError") as refused:
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url="http://127.0.0.1:9/v1"))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_server_of_other_models_is_refused(url, stub, tiny_model):
+    stub.models = [{"id": "m"}, {"id": "n"}]
+    with pytest.raises(InputError, match=rf"does not serve {tiny_model}; it serves m, n$"):
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"), [({}, "server_url = None: "), ({"server_url": "u", "quantization": "fp8"}, "engine = ")]
+)
+def test_a_setup_that_no_server_can_follow_is_refused(tiny_model, values, problem):
+    with pytest.raises(InputError, match=f"^{problem}"):
+        engines.open_engine("server", engines.Setup(str(tiny_model), **values))

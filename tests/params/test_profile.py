@@ -1,0 +1,280 @@
+import json
+import re
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from response_priming import params, paths
+from response_priming.errors import InputError
+from response_priming.params import sections
+
+SECTIONS = {
+    "problems": sections.Problems,
+    "model": sections.Model,
+    "generate": sections.Generate,
+    "distill": sections.Distill,
+    "evaluate": sections.Evaluate,
+    "attention": sections.Attention,
+    "audit": sections.Audit,
+    "ladder": sections.Ladder,
+    "search": sections.Search,
+    "attribution": sections.Attribution,
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes params/mine.yaml into a folder that stands for the project's params/."""
+    (tmp_path / "prompts.yaml").write_text((paths.PARAMS / "prompts.yaml").read_text())
+    (tmp_path / "laptop.yaml").write_text((paths.PARAMS / "laptop.yaml").read_text())
+    monkeypatch.setattr(paths, "PARAMS", tmp_path)
+
+    def write(content):
+        text = content if isinstance(content, str) else yaml.safe_dump(content)
+        (tmp_path / "mine.yaml").write_text(text)
+
+    return write
+
+
+# --- profiles ---
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_every_profile_file_validates(name):
+    assert params.load(name).name == name
+
+
+def test_an_unknown_profile_names_those_there_are():
+    with pytest.raises(InputError, match=r"^params/labtop.yaml: no such profile; there are: .*laptop, .*single-gpu$"):
+        params.load("labtop")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"distil": {}}, "distil = {}: unknown key; allowed: name, seed, seeds, arms, problems, .*distill"),
+        ({"distill": {"alpah": 1}}, "distill.alpah = 1: unknown key; allowed: .*alpha, kd_temperature, "),
+        ({"problems": {"n_train": "many"}}, "problems.n_train = 'many': input should be a valid integer"),
+        ({"problems": {"n_train": 0.5}}, "problems.n_train = 0.5: input should be a valid integer"),
+        ({"distill": {"alpha": 2}}, "distill.alpha = 2: input should be less than or equal to 1"),
+        ({"distill": {"learning_rate": 0}}, "distill.learning_rate = 0: input should be greater than 0"),
+        ({"problems": {"dataset": "gsm9k"}}, "problems.dataset = 'gsm9k': input should be 'procedural', 'gsm8k' or "),
+        (
+            {"problems": {"dataset": "local"}},
+            "problems: data_dir = None: dataset 'local' needs a folder with train.jsonl",
+        ),
+        ({"generate": {"top_k": "most"}}, "generate.top_k: 'most' is neither a number from 1 nor 'all'"),
+        ({"generate": {"top_k": 0}}, "generate.top_k: 0 is neither a number from 1 nor 'all'"),
+        ({"generate": {"samples": 4}}, "generate: samples = 4 needs a temperature above 0; greedy samples are all "),
+        ({"distill": None}, "distill = None: input should be a valid dictionary"),
+        ({"distill": {"micro_batch": 3}}, "distill: micro_batch = 3 does not divide train_batch = 8"),
+        ({"arms": ["theacher"]}, "arms: unknown arm 'theacher'; known: undistilled, fine-tuned, none, teacher, "),
+        ({"arms": ["none", "none"]}, "arms: must be one or more different names"),
+        ({"seeds": [1, 1]}, r"seeds: \[1, 1\] must be different numbers"),
+        ({"ladder": {"ladder_seeds": [1, 1]}}, r"ladder.ladder_seeds: \[1, 1\] must be different numbers"),
+        ({"seeds": [-1]}, "seeds.0 = -1: input should be greater than or equal to 0"),
+        ({"arms": []}, "arms: must be one or more different names"),
+        ({"overrides": {"nobody": {}}}, "overrides: unknown arm 'nobody'; known: "),
+        ({"overrides": {"none": {"alpah": 1}}}, "overrides.none.alpah = 1: unknown key; allowed: .*alpha, "),
+        ({"overrides": {"none": {"alpha": "x"}}}, "overrides.none.alpha = 'x': input should be a valid number"),
+        ({"distill": {"alignment": "shifted"}}, "distill.alignment = 'shifted': input should be 'response' or 'publ"),
+        ({"distill": {"repairs": ["boss"]}}, "distill.repairs.0 = 'boss': input should be 'pairing', 'prefix-offset'"),
+        ({"distill": {"repairs": ["bos"]}}, r"distill: repairs = \['bos'\]: only alignment 'published' has something"),
+        ({"arms": ["published-nobody"]}, "arms: unknown arm 'published-nobody'; known: .*, published-none"),
+        ({"ladder": {"ladder_strategy": "x"}}, "ladder.ladder_strategy = 'x': unknown; known: none, teacher"),
+        ({"search": {"search_strategy": "x"}}, "search.search_strategy = 'x': unknown; known: none, teacher"),
+        ({"search": {"alpha_range": [0.9, 0.1]}}, r"search: alpha_range = \[0.9, 0.1\]: the first number must be"),
+        (
+            {"search": {"alpha_range": [0, 2]}},
+            "search: alpha_range: alpha = 2.0: input should be less than or equal to 1",
+        ),
+        (
+            {"search": {"divergences": ["kl"]}},
+            "search: divergences: divergence: 'kl' is none of forward-kl, reverse-kl",
+        ),
+        ("distill: [1\n", "not YAML: "),
+        ("- distill\n", "must be a mapping of sections, is a list"),
+    ],
+)
+def test_a_bad_profile_is_refused_in_one_line(write, content, problem):
+    write(content)
+    with pytest.raises(InputError, match=rf"mine.yaml: {problem}") as refused:
+        params.load("mine")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_anywhere_either_loads_or_is_named(write, data):
+    section = data.draw(st.sampled_from(sorted(SECTIONS)))
+    field = data.draw(st.sampled_from(sorted(SECTIONS[section].model_fields)))
+    values = st.none() | st.booleans() | st.integers() | st.floats() | st.text("a\n'", max_size=3)
+    value = data.draw(values | st.lists(st.integers(), max_size=2) | st.just({"a": 1}))
+    write({section: {field: value}})
+    problem = refusal()
+    assert problem is None or (field in problem and len(problem.splitlines()) == 1)
+
+
+def refusal():
+    try:
+        params.load("mine")
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number(write):
+    write("distill: {learning_rate: 1e-4}")
+    assert params.load("mine").distill.learning_rate == 1e-4
+
+
+def test_the_folder_of_gsm8k_applies_to_that_data_set_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("GSM8K_DIR", str(tmp_path))
+    assert params.load("gsm8k-laptop").problems.data_dir == str(tmp_path)
+    assert params.load("laptop").problems.data_dir is None
+
+
+def test_without_the_folder_gsm8k_comes_from_the_hub(monkeypatch):
+    monkeypatch.delenv("GSM8K_DIR", raising=False)
+    assert params.load("gsm8k-laptop").problems.data_dir is None
+
+
+def test_trained_arms_and_strategies_follow_from_the_arms(write):
+    write({"arms": ["undistilled", "teacher", "fine-tuned"]})
+    assert params.load("mine").strategies == ["teacher"]
+    assert params.load("mine").trained == ["teacher", "fine-tuned"]
+
+
+def test_an_arm_as_released_has_the_released_training_on_as_many_examples(write):
+    write({"arms": ["none", "published-none"], "distill": {"train_steps": 7, "train_batch": 4, "micro_batch": 2}})
+    profile = params.load("mine")
+    released = profile.distill_of("published-none")
+    assert {key: getattr(released, key) for key in sections.RELEASED_TRAINING} == sections.RELEASED_TRAINING
+    assert (released.train_steps, released.train_batch) == (28, 1)
+    assert profile.distill_of("none") == profile.distill
+
+
+def test_the_published_profile_trains_as_an_arm_as_released_does():
+    profile = params.load("published")
+    own = profile.distill_of("teacher").model_dump()
+    assert {key: own[key] for key in sections.RELEASED_TRAINING} == sections.RELEASED_TRAINING
+    assert profile.distill_of("none").lora_dropout == 0.2
+
+
+@pytest.mark.parametrize(
+    ("arms", "answered", "scored"),
+    [
+        (["undistilled", "fine-tuned"], [], []),
+        (["none", "shuffled", "constant-prefix"], ["none", "constant-prefix"], []),
+        (["shuffled"], ["none"], []),
+        (["published-none", "published-teacher", "teacher"], ["teacher"], ["none", "teacher"]),
+    ],
+)
+def test_what_the_teacher_has_to_give_follows_from_the_arms(write, arms, answered, scored):
+    write({"arms": arms})
+    profile = params.load("mine")
+    assert (profile.strategies, profile.scored) == (answered, scored)
+    assert profile.run("compare").strategies == profile.run("attribution").strategies == answered
+
+
+def test_repairing_the_teachers_part_needs_its_responses(write):
+    write({"arms": ["published-none"], "overrides": {"published-none": {"repairs": ["teacher-answers"]}}})
+    assert (params.load("mine").strategies, params.load("mine").scored) == (["none"], [])
+
+
+def test_only_the_papers_primed_strategies_count_as_primed():
+    known = ["undistilled", "fine-tuned", "shuffled", "published-teacher", *params.strategies()]
+    assert [arm for arm in known if params.is_primed(arm)] == ["teacher", "ground-truth", "confidence"]
+
+
+# --- runs ---
+
+
+@pytest.mark.parametrize("stage", params.RUNS)
+def test_a_run_has_its_sections_values_flat(write, stage):
+    write({"seed": 3, "problems": {"n_train": 5}, "generate": {"top_k": 7}, "evaluate": {"rule": "hash"}})
+    values = params.load("mine").run(stage).model_dump()
+    expected = {"profile": "mine", "seed": 3, "n_train": 5, "n_test": 200, "top_k": 7, "rule": "hash"}
+    assert {key: values[key] for key in expected if key in values} == {
+        key: value for key, value in expected.items() if key in params.RUNS[stage].model_fields
+    }
+
+
+def test_an_override_reaches_its_arm_alone(write):
+    write({"overrides": {"teacher": {"alpha": 0.125, "train_steps": 3}}})
+    profile = params.load("mine")
+    found = {arm: profile.run("distill", arm=arm).model_dump() for arm in ("teacher", "none")}
+    usual = params.load("laptop").run("distill", arm="none").model_dump() | {"profile": "mine"}
+    assert found["none"] == usual
+    assert found["teacher"] == usual | {"arm": "teacher", "alpha": 0.125, "train_steps": 3}
+
+
+def namespace(stage, **changes):
+    return params.load("laptop").run(stage).model_dump() | {"json": json, "_": 1} | changes
+
+
+def test_collect_takes_its_fields_and_nothing_else(capsys):
+    assert params.collect("distill", namespace("distill")) == params.load("laptop").run("distill")
+    assert capsys.readouterr().out == ""
+
+
+def test_collect_says_that_changed_values_go_aside(capsys):
+    run = params.collect("distill", namespace("distill", alpha=0.25))
+    assert run.alpha == 0.25
+    assert capsys.readouterr().out == (
+        f"Exploring: parameters differ from profile laptop; results go to {paths.shown(run.output)}\n"
+    )
+
+
+def test_collect_refuses_a_bad_value_in_one_line():
+    with pytest.raises(InputError, match=r"^distill.ipynb: alpha = 2: input should be less than or equal to 1$"):
+        params.collect("distill", namespace("distill", alpha=2))
+
+
+def test_the_profiles_own_run_writes_where_it_is_read():
+    run = params.load("laptop").run("generate", strategy="teacher")
+    assert run.output == run.build == paths.BUILD / "laptop"
+
+
+def test_explored_runs_write_aside_each_in_its_own_folder():
+    base = params.load("laptop").run("distill", arm="teacher").model_dump()
+    runs = [params.DistillRun.model_validate(base | {"alpha": alpha}) for alpha in (0.1, 0.2, 0.1)]
+    assert all(run.output.parent == run.build / "explored" for run in runs)
+    assert runs[0].output == runs[2].output != runs[1].output
+
+
+# --- the schema ---
+
+
+def test_field_names_are_unique_across_sections():
+    names = [name for section in SECTIONS.values() for name in section.model_fields]
+    assert len(names) == len(set(names))
+    assert not set(names) & {"profile", "seed", "arms", "strategy", "arm"}
+
+
+@pytest.mark.parametrize("stage", params.RUNS)
+def test_every_field_has_a_description(stage):
+    assert [name for name, field in params.RUNS[stage].model_fields.items() if not field.description] == []
+
+
+def test_every_field_is_read_somewhere():
+    modules = [file.read_text() for file in (paths.ROOT / "lib").rglob("*.py")]
+    sources = "\n".join(modules + [file.read_text() for file in paths.NOTEBOOKS.glob("*.ipynb")])
+    fields = {name for run in params.RUNS.values() for name in run.model_fields}
+    assert {name for name in fields if not re.search(rf"\b(run|source|model|self)\.{name}\b", sources)} == set()
+
+
+@pytest.mark.parametrize("stage", params.RUNS)
+def test_a_notebooks_parameters_are_the_schemas(stage):
+    cells = json.loads((paths.NOTEBOOKS / f"{stage}.ipynb").read_text())["cells"]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    assert tagged == [params.parameters_cell(stage)]
+
+
+@pytest.mark.parametrize("stage", params.RUNS)
+def test_the_parameters_cell_executes_to_the_defaults(stage):
+    values = {}
+    exec(params.parameters_cell(stage), values)
+    assert params.collect(stage, values) == params.load("laptop").run(stage)

@@ -1,0 +1,589 @@
+"""The manuscript's check, its staging and its preview, rendered for real from notebooks made here."""
+
+import json
+import re
+import subprocess
+from html import escape, unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from nbformat import v4
+
+from response_priming import artifacts, notebooks, params, paths
+from response_priming.attention.metrics import EVERY
+from response_priming.compare import verdicts
+from response_priming.errors import InputError
+from response_priming.methods import losses
+from response_priming.params import sections
+from response_priming.report import citation, downloads, preview, prose
+from response_priming.report import page as report
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+CELL = "```\n@none {{< 1"  # what a response may hold: none of it is the manuscript's syntax
+TABLE = f"<div><style>td {{}}</style><table><tbody><tr><td>{escape(CELL)}</td></tr></tbody></table></div>"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROFILE = params.load("laptop")
+QUARTO = report.quarto()
+
+
+def labelled(label, *, options=None, data=None):
+    """A published cell as the notebooks have it, with its output."""
+    kind = label[:3]
+    captions = {f"{kind}-cap": f"Caption of {label}, see @goyal2024."} | (
+        {"fig-alt": f'Alt "{label}"'} if kind == "fig" else {}
+    )
+    chosen = {"label": label} | (captions if options is None else options)
+    source = "\n".join(f"#| {key}: {json.dumps(value)}" for key, value in chosen.items()) + "\nshow()"
+    data = data or ({"image/svg+xml": SVG, "image/png": PNG} if kind == "fig" else {"text/html": TABLE})
+    return v4.new_code_cell(source, outputs=[v4.new_output("display_data", data=data)], execution_count=1)
+
+
+def write_notebook(path, *cells):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=[v4.new_markdown_cell("# A notebook\n\nMath $x^2$."), *cells]), path)
+
+
+def embeds():
+    text = (paths.REPORT / "index.qmd").read_text()
+    targets = [match["value"] for match in preview.SHORTCODE.finditer(text) if match["name"] == "embed"]
+    return [tuple(target.split("#")) for target in targets]
+
+
+def finish_run(root):
+    """A finished `laptop` run below `root`: executed notebooks, and the stage folders that the prose reads."""
+    exploratory = labelled("fig-x", data={"image/png": PNG})
+    exploratory.source = "plot()"
+    for stem in report.notebook_titles(PROFILE):
+        cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
+        write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", exploratory, *cells)
+    for folder in prose.RESULTS.keys() - {"attention"}:
+        write_results(root / "laptop" / folder, {key: f"value of {key}" for key in prose.RESULTS[folder]})
+    write_attention(root / "laptop" / "attention", {key: f"value of {key}" for key in prose.ATTENTION})
+
+
+def write_attention(folder, values):
+    """What the stage leaves: variables, tables, and the maps of one text for one arm with one head."""
+    about = {"problem": "test-0", "tokens": ["a", "b"], "positions": [0, 1], "response": 2}
+    maps = np.array([[[[255, 0], [180, 180]]]], dtype=np.uint8)
+    with artifacts.writing(folder, {}) as aside:
+        (aside / "variables.json").write_text(json.dumps(values))
+        np.savez(aside / "explorer.npz", **{f"{key}/0": value for key, value in about.items()}, **{"none/0": maps})
+        for name in ("tests", "divergent"):
+            pd.DataFrame({"layer": [0], "head": [0]}).to_parquet(aside / f"{name}.parquet")
+        rows = pd.DataFrame({"prompt": [0, 1], "layer": 0, "head": 0, "region": "prompt", "arm": "none", "seed": 0})
+        rows.assign(**{key: [1.0, 3.0] for key in EVERY}).to_parquet(aside / "metrics.parquet")
+
+
+def write_results(folder, values):
+    """What the stages compare, audit and claims leave: variables and tables."""
+    with artifacts.writing(folder, {}) as aside:
+        (aside / "variables.json").write_text(json.dumps(values))
+        for source in downloads.COPIED:
+            stage, name = source.split("/")
+            if stage == folder.name:
+                (aside / f"{name}.csv").write_text("arm,n\nnone,200\n")
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """A run of one's own, to stage, render or spoil."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    monkeypatch.setattr(report, "quarto", lambda: None)
+    finish_run(tmp_path)
+    return tmp_path / "laptop"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The preview of a run, rendered once, to look at."""
+    root = tmp_path_factory.mktemp("build")
+    finish_run(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "BUILD", root)
+        patch.setattr(report, "quarto", lambda: None)
+        return report.render(PROFILE)
+
+
+@pytest.fixture
+def install_quarto(build, tmp_path, monkeypatch):
+    """Puts a shell script in Quarto's place."""
+
+    def install(script):
+        fake = tmp_path / "quarto"
+        fake.write_text(f"#!/bin/sh\n{script}\n")
+        fake.chmod(0o755)
+        monkeypatch.setattr(report, "quarto", lambda: str(fake))
+        return build
+
+    return install
+
+
+class Page(HTMLParser):
+    """What a page's tags say: ids, images, local links, requested resources and visible text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.ids, self.images, self.links, self.resources, self.text = [], [], [], [], ""
+        self.hidden = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.hidden += tag in ("style", "script")
+        self.text += "\n" if tag == "br" else ""
+        self.ids += [values["id"]] if "id" in values else []
+        self.images += [values] if tag == "img" else []
+        self.links += [values["href"]] if tag == "a" and "href" in values else []
+        self.resources += [values[key] for key in ("src", "srcset", "data", "poster") if key in values]
+        self.resources += [values["href"]] if tag == "link" else []
+
+    def handle_endtag(self, tag):
+        self.hidden -= tag in ("style", "script")
+
+    def handle_data(self, data):
+        self.text += "" if self.hidden else data
+
+
+# --- the real sources ---
+
+
+def test_every_name_in_the_manuscript_exists_in_the_source_notebooks():
+    report.check_sources(paths.REPORT, paths.NOTEBOOKS)
+
+
+def test_results_hold_no_number_typed_by_hand():
+    text = (paths.REPORT / "index.qmd").read_text()
+    results = text[text.index("\n# Results") : text.index("\n# Threats to validity")]
+    assert "\n# What the released code" in results
+    typed = preview.REFERENCE.sub("", preview.SHORTCODE.sub("", results))
+    assert not re.findall(r".*\d.*", typed)
+
+
+def test_every_bibliography_entry_is_cited():
+    text = (paths.REPORT / "index.qmd").read_text()
+    cited = {match["key"] for match in preview.REFERENCE.finditer(text)}
+    entries = set(re.findall(r"^@\w+\{(\w+),", (paths.REPORT / "references.bib").read_text(), re.MULTILINE))
+    assert entries <= cited
+
+
+def test_every_embedded_figure_and_table_is_referred_to():
+    text = (paths.REPORT / "index.qmd").read_text()
+    referred = {match["key"] for match in preview.REFERENCE.finditer(text)}
+    assert set(preview.numbers(text)) <= referred
+
+
+def test_every_setting_made_for_the_prose_is_used():
+    text = (paths.REPORT / "index.qmd").read_text()
+    used = {match["value"] for match in preview.SHORTCODE.finditer(text) if match["name"] == "var"}
+    assert set(prose.settings(PROFILE)) | {*prose.PROVENANCE, *prose.AUDIT, *prose.CLAIMS} <= used
+
+
+def test_the_comparison_writes_every_result_that_the_manuscript_may_name():
+    empty = pd.DataFrame({"arm": [], "baseline": [], "accuracy": []})
+    assert set(prose.COMPARISON) <= set(verdicts.variables(params.CompareRun(), empty, empty, empty, {}))
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_settings_have_the_same_keys_for_every_profile(name):
+    assert {*prose.settings(params.load(name))} <= prose.VARIABLES
+
+
+def test_strategies_are_the_profiles_with_their_prefixes_word_for_word():
+    some = PROFILE.model_copy(update={"arms": ["undistilled", "none", "confidence"]})
+    entries = params.strategies()
+    assert prose.strategies_table(some).splitlines()[2:] == [
+        f"| {entries['none']['title']} | (empty) |",
+        f"| {entries['confidence']['title']} | {entries['confidence']['prefix'].strip()} |",
+    ]
+
+
+def test_every_divergence_has_a_name_in_the_prose():
+    assert sections.DIVERGENCES.keys() == losses.DIVERGENCES.keys()
+
+
+def test_an_override_is_owned_up_to():
+    differing = PROFILE.model_copy(update={"overrides": {"none": {"lora_dropout": 0.2}}})
+    assert "lora dropout 0.2" in prose.settings(differing)["overrides_setting"]
+
+
+def test_quarto_is_asked_for_what_its_users_expect():
+    config = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text())
+    html, typst = config["format"]["html"], config["format"]["typst"]
+    assert set(html["theme"]) == {"light", "dark"}
+    assert html["respect-user-color-scheme"]
+    assert html["html-math-method"] == "mathml"
+    assert html["code-fold"] == "show"
+    assert all(html[f"{kind}-hover"] for kind in ("citations", "crossrefs", "footnotes"))
+    assert typst["citeproc"]
+    assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*.csv"]
+    assert config["execute"] == {"enabled": False}
+
+
+def test_no_theme_or_style_asks_the_network_for_a_font():
+    config = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text())
+    for named in config["format"]["html"]["theme"].values():
+        for theme in [named] if isinstance(named, str) else named:
+            assert theme == "default" or (paths.REPORT / theme).is_file()
+    for file in [*paths.REPORT.glob("*.scss"), *paths.REPORT.glob("*.css")]:
+        assert "http" not in file.read_text()
+
+
+@pytest.mark.parametrize("executed", [(), ("search",), ("repair-ladder", "search")])
+def test_the_prose_says_where_the_ladder_and_the_search_are(monkeypatch, executed):
+    found = [node for node in notebooks.extras(PROFILE) if node.stage in executed]
+    monkeypatch.setattr(notebooks, "executed_extras", lambda _: found)
+    said = prose.extras(PROFILE)
+    for stage, goal in (("repair-ladder", "make ladder"), ("search", "make search")):
+        assert (f"*{notebooks.PAGES[stage]}*" in said) == (stage in executed)
+        assert (f"`{goal} PROFILE=laptop`" in said) == (stage not in executed)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ("lora", "the same model with a LoRA adapter of rank 8 on its layers q_proj, k_proj, v_proj, o_proj, trained"),
+        ("qlora", "is the same model in 4 bits (NF4) with a LoRA adapter of rank 8 on its layers q_proj,"),
+        ("full", "is the same model, all weights of which are trained"),
+    ],
+)
+def test_the_text_says_what_of_the_students_was_trained(adapter, said):
+    profile = PROFILE.model_copy(update={"distill": PROFILE.distill.model_copy(update={"adapter": adapter})})
+    assert said in prose.settings(profile)["adapter_setting"]
+
+
+# --- staging ---
+
+
+@pytest.mark.usefixtures("build")
+def test_stage_lists_the_profiles_notebooks_for_quarto():
+    config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
+    listed = [entry["notebook"] for entry in config["manuscript"]["notebooks"]]
+    assert listed == [f"{stem}.ipynb" for stem in report.notebook_titles(PROFILE)]
+    assert config["project"]["type"] == "manuscript"
+
+
+@pytest.mark.usefixtures("build")
+def test_quarto_and_the_page_cite_the_same_work():
+    about = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
+    assert config["author"] == [{"name": {"literal": author["name"]}} for author in about["authors"]]
+    assert config["date"] == citation.made_on(PROFILE).isoformat()
+    entry = " ".join((report.stage(PROFILE) / "_citation.md").read_text().split())
+    for said in (about["title"], about["authors"][0]["name"], config["date"][:4], config["citation"]["note"]):
+        assert said in entry
+
+
+@pytest.mark.usefixtures("build")
+def test_stage_writes_every_variable_as_text():
+    values = yaml.safe_load((report.stage(PROFILE) / "_variables.yml").read_text())
+    assert set(values) == prose.VARIABLES
+    assert all(isinstance(value, str) and value for value in values.values())
+
+
+def test_staged_notebooks_hold_neither_widgets_nor_progress_bars(build):
+    states = ("\r  0%|  | 0/64 [00:00<?]", "\r 50%|# | 32/64 [00:01<00:01]\n\x1b[A", "\r        \rnext\n")
+    bars = [v4.new_output("stream", name="stderr", text=text) for text in states]
+    widget = v4.new_output("display_data", data={WIDGET: {"model_id": "x"}, "text/plain": "HBox()"})
+    said = v4.new_output("stream", name="stdout", text="accuracy: 50% | 32 of 64\n")
+    write_notebook(
+        build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("train()", outputs=[*bars, widget, said])
+    )
+    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4)
+    after, kept = staged.cells[1].outputs
+    assert after.text.strip() == "next"
+    assert kept.text == said.text
+
+
+def test_a_staged_table_is_nothing_but_a_table_whose_cells_say_how_they_are_aligned(build):
+    styled = (
+        pd.DataFrame({"arm": ["none"], "n": [200]})
+        .style.hide(axis="index")
+        .set_table_styles([{"selector": ".col1", "props": "text-align: right"}])
+    )
+    output = v4.new_output("display_data", data={"text/html": styled.to_html()})
+    write_notebook(build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("table", outputs=[output]))
+    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4).cells[1].outputs[0]
+    html = staged.data["text/html"]
+    assert html.startswith("<table")
+    assert html.endswith("</table>")
+    cells = re.findall(r"<t[hd] ([^>]*)>(\w+)", html)
+    assert {text: "text-align: right" in tag for tag, text in cells} == {
+        "arm": False,
+        "none": False,
+        "n": True,
+        "200": True,
+    }
+
+
+def test_a_missing_notebook_is_named(build):
+    (build / "notebooks" / "evaluate-teacher.ipynb").unlink()
+    with pytest.raises(InputError, match=r"evaluate-teacher\.ipynb: not made yet"):
+        report.stage(PROFILE)
+
+
+def test_a_missing_variable_is_named(build):
+    results = json.loads((build / "comparison" / "variables.json").read_text())
+    del results["primed_gain"]
+    (build / "comparison" / "variables.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match="unknown variable 'primed_gain'"):
+        report.stage(PROFILE)
+
+
+def test_a_failed_staging_leaves_what_was_there(build):
+    before = report.stage(PROFILE) / "index.qmd"
+    write_notebook(build / "notebooks" / "compare.ipynb")
+    with pytest.raises(InputError, match="tbl-accuracy"):
+        report.stage(PROFILE)
+    assert before.exists()
+    assert not list(build.glob(".*"))
+
+
+# --- the page ---
+
+
+def test_nothing_is_left_unresolved(page):
+    text = Page(page.read_text()).text.replace("@software", "")
+    assert CELL in text
+    for mark in ("{{<", "@", ":::", "```", "???", "{#", "{=html}"):
+        assert mark not in text.replace(CELL, "")
+
+
+def test_the_page_says_that_it_is_the_pandoc_preview(page):
+    assert "pandoc preview of the manuscript, not Quarto" in Page(page.read_text()).text.replace("\n", " ")
+
+
+def test_values_of_variables_reach_the_prose(page):
+    text = Page(page.read_text()).text
+    for key in ("undistilled_accuracy", "primed_gain_interval", "divergent_layer"):
+        assert f"value of {key}" in text
+    assert "make paper PROFILE=laptop" in text
+
+
+def test_figures_and_tables_are_numbered_in_order_and_captioned(page):
+    captions = re.findall(r'<figure id="([\w-]+)".*?<figcaption>\s*<p>(.*?):', page.read_text(), re.DOTALL)
+    numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
+    assert [label for label, _ in captions] == ["fig-pipeline", *(label for _, label in embeds())]
+    assert all(number == numbered[label] for label, number in captions)
+    figures = [number for label, number in captions if label.startswith("fig")]
+    assert figures == [f"Figure\u00a0{number}" for number in range(1, len(figures) + 1)]
+
+
+def test_cross_references_read_as_their_targets_number(page):
+    numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
+    links = re.findall(r'<a\s+href="#((?:fig|tbl)-[\w-]+)">(.*?)</a>', page.read_text(), re.DOTALL)
+    assert {label for label, _ in links} == set(numbered)
+    assert all(text == numbered[label] for label, text in links)
+
+
+def test_every_image_has_its_alternative_text_and_its_data(page):
+    images = Page(page.read_text()).images
+    drawn, *embedded = [image["alt"] for image in images]
+    assert drawn.startswith("Three rows of boxes joined by arrows.")
+    assert embedded == [f'Alt "{label}"' for _, label in embeds() if label.startswith("fig")]
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in images)
+
+
+def test_the_strategies_are_a_table_of_the_page_with_their_caption(page):
+    found = re.search(r'<table[^>]*id="tbl-strategies".*?</table>', page.read_text(), re.DOTALL)
+    assert found
+    for name in PROFILE.strategies:
+        assert escape(params.strategies()[name]["title"]) in found[0]
+    assert "<caption>" in found[0]
+
+
+def test_links_inside_the_site_lead_somewhere(page):
+    for file in page.parent.rglob("*.html"):
+        parsed = Page(file.read_text())
+        for link in parsed.links:
+            target, _, anchor = link.partition("#")
+            if not target:
+                assert anchor in parsed.ids
+            elif not target.startswith("http"):
+                assert (file.parent / target).exists()
+
+
+def test_the_manuscript_links_the_explorer(page):
+    assert "explorer.html" in Page(page.read_text()).links
+    assert "1 arm, each in its first training seed" in (page.parent / "explorer.html").read_text()
+
+
+def test_ids_are_unique(page):
+    ids = Page(page.read_text()).ids
+    assert len(set(ids)) == len(ids)
+
+
+def test_no_page_requests_anything(page):
+    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+        html = file.read_text()
+        assert all(resource.startswith("data:") for resource in Page(html).resources)
+        assert "@import" not in html
+        assert not re.search(r"url\(\s*['\"]?(?!data:|#)", html)
+        assert "<script" not in html
+
+
+def test_every_notebook_has_a_page_that_the_manuscript_links(page):
+    links = Page(page.read_text()).links
+    for stem in report.notebook_titles(PROFILE):
+        assert f"notebooks/{stem}.html" in links
+        assert all(image.get("alt") for image in Page((page.parent / "notebooks" / f"{stem}.html").read_text()).images)
+
+
+def test_every_notebook_can_be_downloaded_from_the_page_and_from_its_own(page):
+    links = Page(page.read_text()).links
+    for stem in report.notebook_titles(PROFILE):
+        assert f"notebooks/{stem}.ipynb" in links
+        assert f"{stem}.ipynb" in Page((page.parent / "notebooks" / f"{stem}.html").read_text()).links
+        nbformat.validate(nbformat.read(page.parent / "notebooks" / f"{stem}.ipynb", as_version=4))
+
+
+def test_every_table_of_results_can_be_downloaded(page):
+    files = {file.name for file in (page.parent / downloads.FOLDER).iterdir()}
+    assert len(files) == len(downloads.COPIED) + len(downloads.ATTENTION)
+    assert {f"{downloads.FOLDER}/{name}" for name in files} <= set(Page(page.read_text()).links)
+
+
+def test_the_page_says_how_to_cite_it(page):
+    text = Page(page.read_text()).text
+    assert "How to cite" in text
+    assert "@software{" in text
+    assert "Profile laptop, commit" in text
+
+
+def test_no_page_is_heavy(page):
+    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+        assert file.stat().st_size < 3e6
+
+
+def test_citations_appear_in_the_references(page):
+    html = page.read_text()
+    assert 'id="ref-goyal2024"' in html
+    assert "Response-Priming" in html.partition('id="refs"')[2]
+
+
+def test_equations_are_mathml(page):
+    assert "<math" in page.read_text()
+
+
+def test_rendering_again_changes_nothing_until_a_result_does(build):
+    page = report.render(PROFILE)
+    before = page.stat().st_ino
+    assert report.render(PROFILE) == page
+    assert page.stat().st_ino == before
+    write_results(build / "comparison", {key: f"newer {key}" for key in prose.COMPARISON})
+    assert "newer primed_gain" in report.render(PROFILE).read_text()
+
+
+def test_quarto_renders_where_it_is_installed(install_quarto):
+    build = install_quarto('[ "$1 $3" = "render --output-dir" ] && echo rendered > "$2/$4/index.html"')
+    page = report.render(PROFILE)
+    assert page.read_text() == "rendered\n"
+    assert "test-0, 2 tokens" in page.with_name("explorer.html").read_text()
+    values = yaml.safe_load((build / "report" / "_variables.yml").read_text())
+    assert values["renderer"] == "Quarto"
+
+
+@pytest.mark.usefixtures("build")
+@pytest.mark.skipif(QUARTO is None, reason="Quarto is not installed")
+def test_quarto_warns_of_nothing_and_numbers_figures_and_tables_as_the_preview_does(monkeypatch):
+    monkeypatch.setattr(report, "quarto", lambda: QUARTO)
+    folder = report.stage(PROFILE)
+    done = subprocess.run([QUARTO, "render", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARN" not in done.stderr
+    text = (folder / "_site" / "index.html").read_text()
+    links = re.findall(r'<a href="#((?:fig|tbl)-[\w-]+)"[^>]*quarto-xref[^>]*><span>(.*?)</span>', text)
+    numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
+    assert {label for label, _ in links} == set(numbered)
+    assert all(unescape(shown) == numbered[label] for label, shown in links)
+
+
+@pytest.mark.parametrize("script", ["echo first >&2; echo ERROR: no such filter >&2; exit 1", "true"])
+def test_a_failure_of_quarto_is_one_line_and_leaves_no_page(install_quarto, script):
+    build = install_quarto(script)
+    with pytest.raises(InputError, match=r"quarto render failed: (ERROR: no such filter|no index\.html)$"):
+        report.render(PROFILE)
+    assert not (build / "report" / "_site").exists()
+
+
+# --- what the check refuses ---
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A small manuscript; `check(text)` checks it with another text."""
+    (tmp_path / "references.bib").write_text("@misc{known,\n title={T}}\n")
+    write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", options={"fig-cap": "c", "fig-alt": "a"}))
+
+    def check(text):
+        (tmp_path / "index.qmd").write_text(text)
+        report.check_sources(tmp_path, tmp_path)
+
+    check("{{< embed nb.ipynb#fig-a >}} @fig-a [@known] {{< var seed >}} me@example.org")
+    return check
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{{< var nothing >}}", "unknown variable 'nothing'"),
+        ("{{< var seed }}", "malformed shortcode"),
+        ("{{< video x.mp4 >}}", "unknown shortcode 'video'"),
+        ("{{< include _other.md >}}", "names _other.md, but there is no such file"),
+        ('![Caption](gone.svg){#fig-gone fig-alt="Text"}', "names gone.svg, but there is no such file"),
+        ("{{< embed other.ipynb#fig-a >}}", r"no .*other\.ipynb"),
+        ("{{< embed nb.ipynb#fig-b >}}", "fig-b; labels of that notebook: fig-a"),
+        ("@fig-a", "@fig-a is neither"),
+        ("[@unknown]", "@unknown is neither"),
+    ],
+)
+def test_check_names_what_does_not_resolve(sources, text, named):
+    with pytest.raises(InputError, match=named):
+        sources(text)
+
+
+@pytest.mark.parametrize(("label", "missing"), [("fig-a", "fig-alt"), ("fig-a", "fig-cap"), ("tbl-a", "tbl-cap")])
+def test_check_demands_captions_and_alternative_text(sources, tmp_path, label, missing):
+    options = {key: "x" for key in (f"{label[:3]}-cap", "fig-alt") if key != missing}
+    write_notebook(tmp_path / "nb.ipynb", labelled(label, options=options))
+    with pytest.raises(InputError, match=rf"cell {label} has no `#\| {missing}:`"):
+        sources(f"{{{{< embed nb.ipynb#{label} >}}}}")
+
+
+def test_options_that_are_not_yaml_are_named(tmp_path):
+    cell = v4.new_code_cell("#| label: fig-a\n#| fig-cap: a: b", id="accuracy-figure")
+    write_notebook(tmp_path / "nb.ipynb", cell)
+    with pytest.raises(InputError, match=r"cell accuracy-figure: .* not YAML"):
+        preview.labelled_cells(tmp_path / "nb.ipynb")
+
+
+def test_a_label_must_be_one_cells_own(tmp_path):
+    write_notebook(tmp_path / "nb.ipynb", labelled("fig-a"), labelled("fig-a"))
+    with pytest.raises(InputError, match="label 'fig-a' occurs twice"):
+        preview.labelled_cells(tmp_path / "nb.ipynb")
+
+
+@pytest.mark.parametrize(("label", "kind"), [("fig-a", "figure"), ("tbl-a", "table")])
+def test_a_cell_that_shows_nothing_is_named(tmp_path, label, kind):
+    write_notebook(tmp_path / "nb.ipynb", labelled(label, data={"text/plain": "42"}))
+    with pytest.raises(InputError, match=f"nb.ipynb#{label}: the executed cell shows no {kind}"):
+        preview.expand(f"{{{{< embed nb.ipynb#{label} >}}}}", tmp_path, {})
+
+
+def test_a_figure_without_svg_is_shown_as_png(tmp_path):
+    write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", data={"image/png": PNG}))
+    assert f"data:image/png;base64,{PNG}" in preview.expand("{{< embed nb.ipynb#fig-a >}}", Path(tmp_path), {})
+
+
+def test_problems_of_a_folder_are_not_passed_off_as_others(tmp_path):
+    local = sections.Problems(dataset="local", data_dir=str(tmp_path))
+    settings = prose.settings(PROFILE.model_copy(update={"problems": local}))
+    texts = settings["problems_setting"] + settings["scale_limit"]
+    assert "local folder" in texts
+    assert "GSM8K" not in texts
+    assert "generator" not in texts

@@ -1,0 +1,277 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
+from tests.studies.test_finished_run import ARMS, right_share, write_comparison, write_run
+
+from response_priming import artifacts, paths, stats
+from response_priming.errors import InputError
+from response_priming.studies import finished_run, two_runs
+
+score_test = test_proportions_2indep
+del test_proportions_2indep  # pytest would take it for a test
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Writes two runs below another build folder each, and reads them."""
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+
+    def write(a, b, *, of_a=None, of_b=None):
+        for name, arms, options in (("a", a, of_a), ("b", b, of_b)):
+            write_run(tmp_path / name / "laptop", arms, **(options or {}))
+        return tuple(finished_run.read(str(tmp_path / name / "laptop")) for name in "ab")
+
+    return write
+
+
+BETTER = {arm: right | right_share(0.2, draw=1) for arm, right in ARMS.items()}
+
+
+# --- how much they differ ---
+
+
+def test_on_the_same_problems_the_difference_is_paired(runs):
+    table = two_runs.accuracy(*runs(ARMS, BETTER)).set_index("arm")
+    expected = stats.paired(BETTER["none"], ARMS["none"], seed=0)
+    found = table.loc["none"]
+    assert found["paired"]
+    assert found[["points", "low", "high", "p"]].tolist() == [expected[key] for key in ("points", "low", "high", "p")]
+    assert (found["only_a"], found["only_b"]) == (0, (BETTER["none"] & ~ARMS["none"]).sum())
+    assert found["points"] == pytest.approx(100 * (found["b"] - found["a"]))
+
+
+def rewrite(run, change):
+    """The run with all its answers changed; its comparison is of these."""
+    for file in run.folder.glob("scores/*/*/answers.parquet"):
+        recipe, table = artifacts.read(file.parent)["recipe"], pd.read_parquet(file)
+        with artifacts.writing(file.parent, recipe) as aside:
+            change(table).to_parquet(aside / file.name, index=False)
+    write_comparison(run.folder, run.answers)
+    return finished_run.read(str(run.folder))
+
+
+def test_order_of_the_rows_does_not_matter(runs):
+    a, b = runs(ARMS, BETTER)
+    shuffled = rewrite(b, lambda table: table.sample(frac=1, random_state=0))
+    pd.testing.assert_frame_equal(two_runs.accuracy(a, shuffled), two_runs.accuracy(a, b))
+
+
+def test_same_ids_of_other_questions_are_other_problems(runs):
+    a, b = runs(ARMS, ARMS)
+    b = rewrite(b, lambda table: table.assign(question="Another?"))
+    assert not two_runs.same_problems(a, b)
+    assert not two_runs.accuracy(a, b)["paired"].any()
+
+
+def test_p_is_corrected_for_the_arms_that_both_have(runs):
+    table = two_runs.accuracy(*runs(ARMS, BETTER))
+    assert table["p_holm"].tolist() == multipletests(table["p"].astype(float), method="holm")[1].tolist()
+
+
+def test_arm_of_one_run_has_an_empty_other_side(runs):
+    a = {"undistilled": ARMS["undistilled"], "none": ARMS["none"]}
+    b = {"undistilled": ARMS["undistilled"], "teacher": ARMS["none"]}
+    table = two_runs.accuracy(*runs(a, b)).set_index("arm")
+    assert list(table.index) == ["undistilled", "none", "teacher"]
+    assert table.loc["none", ["b", "points", "p", "p_holm"]].isna().all()
+    assert table.loc["teacher", ["a", "points", "p", "p_holm"]].isna().all()
+    assert table.loc["teacher", "b"] == ARMS["none"].mean()
+    assert table.loc["undistilled", "p_holm"] == 1
+
+
+def test_runs_without_a_common_arm_have_no_differences(runs):
+    table = two_runs.accuracy(*runs({"none": ARMS["none"]}, {"teacher": ARMS["none"]}))
+    assert table[["points", "p", "p_holm"]].isna().all(axis=None)
+
+
+shares = st.tuples(st.integers(2, 60), st.integers(0, 60)).map(lambda pair: (pair[0], min(pair)))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@settings(max_examples=40, deadline=None)
+@given(shares, shares)
+def test_independent_samples_of_one_student_are_statsmodels(first, second):
+    """Each sample: n, and how many of them are right."""
+    (n_old, old), (n_new, new) = first, second
+    found = stats.difference(np.arange(n_old)[None] < old, np.arange(n_new)[None] < new, same=False)
+    expected = confint_proportions_2indep(new, n_new, old, n_old, method="newcomb", compare="diff")
+    assert (found["low"], found["high"]) == pytest.approx([100 * end for end in expected])
+    assert found["points"] == pytest.approx(100 * (new / n_new - old / n_old))
+    if 0 < old + new < n_old + n_new:
+        assert found["p"] == pytest.approx(score_test(new, n_new, old, n_old, method="score").pvalue)
+    else:
+        assert found["p"] == 1
+
+
+def test_of_several_students_the_least_significant_pair_counts():
+    old, new = right_share(0.3, seeds=2), right_share(0.6, n=80, seeds=3, draw=1)
+    found = stats.difference(old, new, same=False)
+    pairs = [score_test(b.sum(), 80, a.sum(), 60, method="score").pvalue for a in old for b in new]
+    assert found["p"] == max(pairs)
+    one = stats.difference(old[:1], new[:1], same=False)
+    assert found["low"] < found["points"] < found["high"]
+    assert not one["paired"]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "paired"), [((1, 1), True), ((3, 3), True), ((1, 3), True), ((3, 1), True), ((2, 3), False)]
+)
+def test_students_are_paired_where_each_has_one_to_meet(seeds, paired):
+    old, new = (right_share(0.5, seeds=several, draw=several) for several in seeds)
+    assert stats.difference(old, new, same=True)["paired"] is paired
+
+
+def test_turning_the_runs_round_turns_the_difference_round():
+    old, new = right_share(0.3, seeds=3), right_share(0.5, draw=1)
+    found, turned = stats.difference(old, new, same=True), stats.difference(new, old, same=True)
+    assert [found[key] for key in ("points", "low", "high", "only_a", "only_b", "p")] == pytest.approx(
+        [-turned["points"], -turned["high"], -turned["low"], turned["only_b"], turned["only_a"], turned["p"]]
+    )
+
+
+def test_both_are_scored_by_the_rule_of_a(runs):
+    a, b = runs(ARMS, BETTER, of_b={"rule": "hash"})
+    assert (a.rule, b.rule) == ("last-number", "hash")
+    b.answers["none"]["hash-correct"] = False
+    assert two_runs.accuracy(a, b).set_index("arm").loc["none", "b"] == BETTER["none"].mean()
+    assert two_runs.accuracy(b, a).set_index("arm").loc["none", "a"] == 0
+
+
+def test_answers_without_verdicts_of_that_rule_are_refused(runs):
+    a, b = runs(ARMS, ARMS, of_b={"rules": ["hash"], "rule": "hash"})
+    with pytest.raises(InputError, match=r"laptop: scores/undistilled has no verdicts by rule 'last-number'; .* hash$"):
+        two_runs.accuracy(a, b)
+
+
+# --- what they were made with ---
+
+
+def rows(table):
+    return {row["parameter"]: (row["where"], row["a"], row["b"]) for row in table.to_dict("records")}
+
+
+def test_runs_made_alike_differ_in_nothing(runs):
+    a, b = runs(ARMS, BETTER)
+    assert two_runs.differing(a, b).empty
+    assert two_runs.differing_code(a, b) == []
+
+
+def test_a_parameter_of_all_names_the_stages_and_that_of_one_arm_the_arm(runs):
+    student = {"none": {"learning_rate": 0.002, "kd_temperature": 2.0}, "fine-tuned": {"kd_temperature": 2.0}}
+    a, b = runs(ARMS, ARMS, of_a={"answer_tokens": 96}, of_b={"answer_tokens": 48, "student": student})
+    assert rows(two_runs.differing(a, b)) == {
+        "answer_tokens": ("evaluate", "96", "48"),
+        "kd_temperature": ("distill", "1.0", "2.0"),
+        "learning_rate": ("distill: KD, no prompt", "0.001", "0.002"),
+    }
+
+
+def test_a_parameter_that_differs_in_two_stages_is_one_row(runs):
+    student = {arm: {"n_train": 80} for arm in ("fine-tuned", "none")}
+    a, b = runs(ARMS, ARMS, of_b={"student": student, "n_train": 80}, of_a={"n_train": 160})
+    assert rows(two_runs.differing(a, b)) == {"n_train": ("evaluate\ndistill", "160", "80")}
+
+
+def test_values_are_readable(runs):
+    first = {"targets": ["q", "v"], "prefix": "", "weights": f"sha256:{'0' * 64}", "revision": None}
+    a, b = runs(ARMS, ARMS, of_a=first, of_b={"targets": [], "prefix": "Think. ", "new": True})
+    assert rows(two_runs.differing(a, b)) == {
+        "targets": ("evaluate", "q, v", "none"),
+        "prefix": ("evaluate", "''", "'Think. '"),
+        "weights": ("evaluate", "0" * 16, "—"),
+        "revision": ("evaluate", "None", "—"),
+        "new": ("evaluate", "—", "True"),
+    }
+
+
+def test_other_arms_and_another_rule_are_parameters(runs):
+    a, b = runs(ARMS, {"none": ARMS["none"]}, of_b={"rule": "hash"})
+    assert rows(two_runs.differing(a, b)) == {
+        "rule": ("compare", "last-number", "hash"),
+        "arms": ("compare", "undistilled, fine-tuned, none", "none"),
+    }
+
+
+def test_code_that_made_the_answers_is_compared_but_not_that_of_the_comparison(runs, tmp_path):
+    a, _ = runs(ARMS, ARMS)
+    for part, stem in (("comparison", "compare.tables"), ("scores/none/seed-0", "engines.base")):
+        file = tmp_path / "b" / "laptop" / part / "manifest.json"
+        content = json.loads(file.read_text())
+        assert stem in content["recipe"]["code"]
+        content["recipe"]["code"][stem] = "changed"
+        file.write_text(json.dumps(content))
+    assert two_runs.differing_code(a, finished_run.read(str(tmp_path / "b" / "laptop"))) == ["engines/base.py"]
+
+
+def test_origins_are_those_of_the_manifests(runs, monkeypatch, tmp_path):
+    now = artifacts.provenance()
+    monkeypatch.setattr(artifacts, "provenance", lambda: now | {"git_commit": "a" * 40, "date": "2030-01-01 00:00"})
+    a, _ = runs(ARMS, ARMS)
+    made = {"python": "3.11", "packages": {"torch": "2"}, "machine": "a cluster", "git_commit": None}
+    monkeypatch.setattr(artifacts, "provenance", lambda: made)
+    write_run(tmp_path / "b" / "laptop", ARMS)
+    b = finished_run.read(str(tmp_path / "b" / "laptop"))
+    table = two_runs.origins(a, b).set_index("what")
+    assert table.loc["profile"].tolist() == ["laptop", "laptop"]
+    assert table.loc["commit"].tolist() == ["a" * 10, "not recorded"]
+    assert table.loc["made"].tolist() == ["2030-01-01 00:00 UTC", "not recorded"]
+    assert table.loc["machine", "b"] == "a cluster"
+    assert table.loc["versions", "b"] == "Python 3.11, torch 2"
+
+
+# --- claims ---
+
+
+def write_claims(run, verdicts):
+    recipe = artifacts.recipe("claims", {}, [], code=[])
+    recipe["inputs"] = {"comparison": artifacts.read(run.folder / "comparison")["outputs"]}
+    with artifacts.writing(run.folder / "claims", recipe) as aside:
+        table = pd.DataFrame({"claim": list(verdicts), "verdict": list(verdicts.values())})
+        table.to_csv(aside / "claims.csv", index=False)
+
+
+def test_verdicts_stand_side_by_side_claim_by_claim(runs):
+    a, b = runs(ARMS, BETTER)
+    write_claims(a, {"It helps.": "supported", "Very much.": "not supported"})
+    write_claims(b, {"It helps.": "not testable here"})
+    table = two_runs.claims(a, b).set_index("claim")
+    assert table.loc["It helps."].tolist() == ["supported", "not testable here"]
+    assert table.loc["Very much.", "a"] == "not supported"
+    assert pd.isna(table.loc["Very much.", "b"])
+
+
+def test_runs_without_verdicts_have_no_claims(runs):
+    assert two_runs.claims(*runs(ARMS, BETTER)).empty
+
+
+def test_verdicts_on_another_comparison_do_not_count(runs):
+    a, b = runs(ARMS, BETTER)
+    write_claims(a, {"It helps.": "supported"})
+    assert not two_runs.claims(a, b).empty
+    with artifacts.writing(a.folder / "comparison", a.manifests["comparison"]["recipe"]) as aside:
+        (aside / "variables.json").write_text('{"profile": "laptop", "rule": "another"}')
+    assert two_runs.claims(finished_run.read(str(a.folder)), b).empty
+
+
+# --- figure ---
+
+
+def test_figure_labels_both_accuracies_of_every_arm(runs):
+    a = ARMS | {"teacher": right_share(1.1)}
+    found = two_runs.accuracy(*runs(a, BETTER))
+    (axes,) = two_runs.figure(found).axes
+    labels = [text.get_text() for text in axes.texts]
+    assert len(labels) == 7
+    assert f"A {100 * ARMS['none'].mean():.1f}" in labels
+    assert f"B {100 * BETTER['none'].mean():.1f}" in labels
+    assert "A 100.0" in labels
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(found["title"])
+    faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "D"]
+    assert "white" in faces
+    assert len(faces) == 2

@@ -1,0 +1,326 @@
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from response_priming import artifacts, paths
+from response_priming.errors import InputError
+
+FACE = 'attach(__name__, submod_attrs={{"{}": ["thing"]}})\n'
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A folder whose modules stand for ours: room.stage imports left, from which right is imported, and a face."""
+    folder = tmp_path / "package"
+    for room in ("room", "face", "params"):
+        (folder / room).mkdir(parents=True)
+    (folder / "room" / "__init__.py").write_text("import lazy_loader\n" + FACE.format("stage"))
+    (folder / "room" / "stage.py").write_text("import json\nfrom response_priming import face, left, params\n")
+    (folder / "room" / "apart.py").write_text("thing = 2\n")
+    (folder / "face" / "__init__.py").write_text(FACE.format("inner"))
+    (folder / "face" / "inner.py").write_text("thing = 4\n")
+    (folder / "left.py").write_text("from response_priming.right import thing\n")
+    (folder / "right.py").write_text("thing = 1\n")
+    (folder / "params" / "__init__.py").write_text("thing = 3\n")
+    monkeypatch.setattr(artifacts, "__file__", str(folder / "artifacts.py"))
+    monkeypatch.setattr(artifacts, "code_digests", artifacts.code_digests.__wrapped__)
+    return folder
+
+
+def make(folder, recipe=None, content="text"):
+    with artifacts.writing(folder, recipe or {}) as aside:
+        (aside / "file.txt").write_text(content)
+
+
+def hidden(folder):
+    return [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_a_complete_folder_has_its_files_and_what_made_it(tmp_path):
+    make(tmp_path / "new", {"stage": "generate"}, "seven")
+    found = artifacts.read(tmp_path / "new")
+    assert found["recipe"] == {"stage": "generate"}
+    assert found["outputs"] == {"file.txt": hashlib.sha256(b"seven").hexdigest()}
+    assert set(found["packages"]) == set(artifacts.PACKAGES)
+    assert (tmp_path / "new" / "file.txt").read_text() == "seven"
+
+
+def test_files_below_a_folder_are_outputs_too(tmp_path):
+    with artifacts.writing(tmp_path / "new", {}) as aside:
+        (aside / "deep").mkdir()
+        (aside / "deep" / "file").touch()
+    assert list(artifacts.read(tmp_path / "new")["outputs"]) == ["deep/file"]
+
+
+def test_nothing_is_there_before_the_block_ends(tmp_path):
+    with artifacts.writing(tmp_path / "new", {}) as aside:
+        assert aside.is_dir()
+        assert not (tmp_path / "new").exists()
+
+
+def test_a_new_folder_replaces_the_old_one_whole(tmp_path):
+    make(tmp_path / "new")
+    (tmp_path / "new" / "stray").touch()
+    make(tmp_path / "new", content="newer")
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"file.txt", artifacts.FILE}
+
+
+def fail(folder):
+    with artifacts.writing(folder, {}) as aside:
+        (aside / "half").touch()
+        raise RuntimeError
+
+
+def test_a_block_that_raises_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_block_that_raises_keeps_the_old_folder(tmp_path):
+    make(tmp_path / "new", content="old")
+    with pytest.raises(RuntimeError):
+        fail(tmp_path / "new")
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"file.txt", artifacts.FILE}
+    assert hidden(tmp_path) == []
+
+
+def test_a_killed_process_leaves_no_folder_and_keeps_the_old_one(tmp_path):
+    make(tmp_path / "old", {"seed": 0})
+    script = (
+        "import os, sys, pathlib; from response_priming import artifacts\n"
+        "for name in ('old', 'new'):\n"
+        "    if os.fork() == 0:\n"
+        "        with artifacts.writing(pathlib.Path(sys.argv[1], name), {}) as aside:\n"
+        "            (aside / 'half').touch()\n"
+        f"            os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
+        "    assert os.wait()[1] == 9\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, env=os.environ)
+    assert not (tmp_path / "new").exists()
+    assert artifacts.is_current(tmp_path / "old", {"seed": 0})
+    assert (tmp_path / "old" / "file.txt").exists()
+
+
+# --- folders that continue ---
+
+
+def put(partial, name, content="text"):
+    partial.put(name, lambda path: path.write_text(content))
+
+
+def stop_after(folder, *names):
+    """A run that ends before its last file, and leaves files that nobody listed."""
+    with pytest.raises(RuntimeError), artifacts.resuming(folder, {}) as partial:  # noqa: PT012
+        for name in names:
+            put(partial, name)
+        (partial.folder / "unlisted").touch()
+        (partial.folder / "cache").mkdir()
+        raise RuntimeError
+
+
+def test_a_stopped_run_keeps_the_files_listed_and_no_other(tmp_path):
+    stop_after(tmp_path / "new", "a", "b")
+    assert not (tmp_path / "new").exists()
+    with artifacts.resuming(tmp_path / "new", {"seed": 1}) as partial:
+        assert set(partial.outputs) == {"a", "b"}
+        put(partial, "c")
+        partial.notes["counts"] = 3
+    found = artifacts.read(tmp_path / "new")
+    assert list(found["outputs"]) == ["a", "b", "c"]
+    assert (found["recipe"], found["notes"]) == ({"seed": 1}, {"counts": 3})
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {"a", "b", "c", artifacts.FILE}
+    assert hidden(tmp_path) == []
+
+
+def test_a_damaged_or_missing_file_is_not_kept(tmp_path):
+    stop_after(tmp_path / "new", "a", "b", "c")
+    (tmp_path / ".new.partial" / "a").write_text("tezt")
+    (tmp_path / ".new.partial" / "b").unlink()
+    with artifacts.resuming(tmp_path / "new", {}) as partial:
+        assert set(partial.outputs) == {"c"}
+
+
+def test_a_complete_folder_is_taken_up_again(tmp_path):
+    make(tmp_path / "new")
+    with artifacts.resuming(tmp_path / "new", {}) as partial:
+        assert not (tmp_path / "new").exists()
+        assert set(partial.outputs) == {"file.txt"}
+
+
+def test_what_the_stage_does_not_keep_is_removed(tmp_path):
+    make(tmp_path / "new")
+    with artifacts.resuming(tmp_path / "new", {}) as partial:
+        partial.keep([])
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {artifacts.FILE}
+
+
+def test_time_adds_up_over_runs(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(artifacts.time, "monotonic", lambda: float(next(clock)))
+    stop_after(tmp_path / "new", "a")
+    before = artifacts.read(tmp_path / ".new.partial")["wall_seconds"]
+    with artifacts.resuming(tmp_path / "new", {}):
+        pass
+    assert artifacts.read(tmp_path / "new")["wall_seconds"] > before > 0
+
+
+def test_damage_is_found_by_digest(tmp_path):
+    make(tmp_path / "new")
+    assert artifacts.damaged(tmp_path / "new") == set()
+    (tmp_path / "new" / "file.txt").write_text("tezt")
+    assert artifacts.damaged(tmp_path / "new") == {"file.txt"}
+
+
+def test_a_manifest_that_is_not_json_is_named(tmp_path):
+    make(tmp_path / "new")
+    (tmp_path / "new" / artifacts.FILE).write_text("{")
+    with pytest.raises(InputError, match=r"manifest.json: damaged, not JSON; remove the folder"):
+        artifacts.read(tmp_path / "new")
+
+
+def test_a_folder_that_is_not_made_yet_is_named(tmp_path):
+    assert not artifacts.is_current(tmp_path / "none", {})
+    with pytest.raises(InputError, match=r"none: not made yet; `make paper` makes every stage in order$"):
+        artifacts.read(tmp_path / "none")
+
+
+@pytest.mark.usefixtures("package")
+def test_the_same_recipe_is_current_and_another_parameter_is_not(tmp_path):
+    wanted = artifacts.recipe("stage", {"seed": 0, "arms": ("a", "b")}, [], code=[])
+    make(tmp_path / "made", wanted)
+    assert artifacts.is_current(tmp_path / "made", wanted)
+    assert not artifacts.is_current(
+        tmp_path / "made", artifacts.recipe("stage", {"seed": 1, "arms": ("a", "b")}, [], code=[])
+    )
+
+
+@pytest.mark.usefixtures("package")
+def test_an_inputs_content_counts_and_its_time_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    source, made = tmp_path / "laptop" / "responses", tmp_path / "made"
+    make(source, content="one")
+    make(made, artifacts.recipe("stage", {}, [source], code=[]))
+    make(source, content="one")
+    assert artifacts.is_current(made, artifacts.recipe("stage", {}, [source], code=[]))
+    make(source, content="two")
+    assert not artifacts.is_current(made, artifacts.recipe("stage", {}, [source], code=[]))
+
+
+def test_inputs_are_named_below_their_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    inputs = [tmp_path / "laptop" / stage / "none" / "seed-0" for stage in ("students", "scores")]
+    for folder in inputs:
+        make(folder)
+    found = artifacts.recipe("stage", {}, inputs, code=[])["inputs"]
+    assert list(found) == ["students/none/seed-0", "scores/none/seed-0"]
+
+
+def test_an_input_that_is_not_made_yet_stops_the_recipe(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    with pytest.raises(InputError, match="responses: not made yet"):
+        artifacts.recipe("stage", {}, [tmp_path / "laptop" / "responses"], code=[])
+
+
+def test_code_is_the_module_and_all_that_it_imports(package):
+    digests = artifacts.code_digests("room.stage")
+    assert set(digests) == {"room.stage", "left", "right", "face", "face.inner"}
+    assert digests["right"] == artifacts.digest(package / "right.py")[:16]
+
+
+@pytest.mark.parametrize(
+    ("module", "current"),
+    [("room/stage", False), ("right", False), ("face/inner", False), ("room/apart", True), ("params/__init__", True)],
+)
+def test_only_code_that_a_stage_uses_makes_it_stale(package, tmp_path, module, current):
+    make(tmp_path / "made", artifacts.recipe("stage", {}, [], code=["room.stage"]))
+    (package / f"{module}.py").write_text("thing = 9\n")
+    assert artifacts.is_current(tmp_path / "made", artifacts.recipe("stage", {}, [], code=["room.stage"])) == current
+
+
+@pytest.mark.usefixtures("package")
+def test_who_imports_a_face_imports_what_it_offers():
+    assert artifacts.imported_by("from response_priming import room\n") == ["room"]
+    assert set(artifacts.code_digests("room")) == {"room", "room.stage", "left", "right", "face", "face.inner"}
+
+
+def test_our_stages_follow_their_imports():
+    distilled = artifacts.code_digests("distill.training").keys()
+    assert {"distill.training", "methods.losses", "generate.store", "engines.base"} <= distilled
+    assert {"distill.portrait", "evaluate.answers"} & artifacts.code_digests("generate.teacher").keys() == set()
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm", "server"])
+def test_of_the_engines_the_one_in_use_counts(engine):
+    found = artifacts.code_digests("generate.teacher", f"engines.{engine}").keys()
+    assert {name for name in found if name.startswith("engines.")} - {"engines.base", "engines.cascade"} == {
+        f"engines.{engine}"
+    }
+
+
+def test_the_summary_is_one_line_and_says_in_which_precision_a_run_computes(make_run):
+    summary = artifacts.summary(make_run("distill", arm="teacher"))
+    assert len(summary.splitlines()) == 1
+    assert summary.startswith("laptop, teacher, seed 0; commit ")
+    assert summary.endswith(" cores, float32")
+    assert artifacts.summary(make_run("audit")).endswith(" cores")
+
+
+# --- the precision that the machine decides ---
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Makes this machine one where `dtype: auto` is this precision."""
+    return lambda auto: monkeypatch.setattr(
+        artifacts.hardware, "precision_of", lambda dtype, _: auto if dtype == "auto" else dtype
+    )
+
+
+def asked(dtype, *inputs):
+    return artifacts.recipe("distill", {"dtype": dtype, "device": "auto"}, list(inputs), code=[])
+
+
+def test_a_recipe_names_the_precision_that_ran(on):
+    on("float32")
+    assert asked("auto")["parameters"]["dtype"] == "float32"
+    on("bfloat16")
+    assert asked("auto")["parameters"]["dtype"] == "bfloat16"
+
+
+def test_who_chose_the_precision_makes_nothing_stale(tmp_path, on):
+    on("float32")
+    make(tmp_path / "laptop" / "student", asked("auto"))
+    assert artifacts.is_current(tmp_path / "laptop" / "student", asked("float32"))
+    make(tmp_path / "laptop" / "student", asked("float32"))
+    assert artifacts.is_current(tmp_path / "laptop" / "student", asked("auto"))
+
+
+def test_a_folder_from_another_kind_of_machine_is_not_made_again_silently(tmp_path, on):
+    folder = tmp_path / "laptop" / "student"
+    on("bfloat16")
+    make(folder, asked("auto"))
+    on("float32")
+    with pytest.raises(InputError) as refused:
+        artifacts.is_current(folder, asked("auto"))
+    assert str(refused.value) == (
+        f"{folder}: made in bfloat16, and model.dtype = auto is float32 on this machine; in the profile, "
+        "`model: {dtype: bfloat16}` goes on with what is there, `model: {dtype: float32}` makes everything again"
+    )
+    assert artifacts.is_current(folder, asked("bfloat16"))
+    assert not artifacts.is_current(folder, asked("float32"))
+
+
+def test_nothing_is_made_from_what_another_kind_of_machine_made(tmp_path, on, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    responses = tmp_path / "laptop" / "responses"
+    on("bfloat16")
+    make(responses, asked("auto"))
+    on("float32")
+    with pytest.raises(InputError, match=r"responses: made in bfloat16, and model\.dtype = auto is float32"):
+        asked("auto", responses)
+    assert asked("float32", responses)["inputs"] == {"responses": artifacts.read(responses)["outputs"]}

@@ -1,0 +1,53 @@
+"""The rules of the lib's folders that no linter knows."""
+
+import ast
+import json
+import subprocess
+import sys
+
+import pytest
+
+from response_priming import paths
+
+LIB = paths.ROOT / "lib" / "response_priming"
+FACES = sorted(LIB.glob("*/__init__.py"))
+
+
+def calls_lazy_loader(node):
+    return isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("lazy_loader.attach(")
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.parent.name)
+def test_a_face_says_what_its_folder_does_and_holds_no_code(face):
+    tree = ast.parse(face.read_text())
+    assert ast.get_docstring(tree)
+    for node in tree.body[1:]:
+        names = (
+            {target.id for target in node.targets if isinstance(target, ast.Name)}
+            if isinstance(node, ast.Assign)
+            else ()
+        )
+        assert isinstance(node, ast.Import | ast.ImportFrom) or calls_lazy_loader(node) or names == {"__all__"}
+
+
+@pytest.mark.parametrize("notebook", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda notebook: notebook.stem)
+def test_notebooks_import_faces_and_what_stages_share(notebook):
+    cells = json.loads(notebook.read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    inner = {f"response_priming.{face.parent.name}" for face in FACES}
+    found = [node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    assert [module for module in found if module in inner or str(module).count(".") > 1] == []
+
+
+def test_what_every_make_starts_is_quick_to_import():
+    script = (
+        "import sys; from response_priming import cli, notebooks, params\n"
+        "[node.content() for node in notebooks.nodes(params.load('laptop'))]\n"
+        "print(sorted({'torch', 'pandas', 'transformers', 'matplotlib'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_few_doors_open_at_the_top():
+    assert len([entry for entry in LIB.iterdir() if entry.name != "__pycache__"]) <= 32

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from response_priming import notebooks, params, paths
+from response_priming.report import page
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    notebooks.write(params.load("laptop"))
+    return tmp_path / "laptop" / "plan"
+
+
+def test_a_file_for_every_notebook(written):
+    names = [node.name for node in notebooks.nodes(params.load("laptop"))]
+    assert len(names) == len(set(names)) == 4 + 5 + 6 + 4
+    extras = {"prompt-signals-ground-truth", "repair-ladder", "search", "attribution"}
+    assert {file.stem for file in written.glob("*.json")} == {*names, *extras, "inputs", "report"}
+
+
+def test_writing_again_touches_nothing(written):
+    before = {file: file.stat().st_mtime_ns for file in written.iterdir()}
+    notebooks.write(params.load("laptop"))
+    assert {file: file.stat().st_mtime_ns for file in written.iterdir()} == before
+
+
+def test_content_has_the_parameters_that_papermill_injects(written):
+    content = json.loads((written / "distill-teacher.json").read_text())
+    assert content["parameters"] == params.load("laptop").run("distill", arm="teacher").model_dump()
+
+
+def test_code_follows_imports_and_stops_at_the_stage():
+    generate = notebooks.notebook_code(paths.NOTEBOOKS / "generate.ipynb")
+    shared = {"engines.base", "models", "prompts", "problems", "style"}
+    assert shared | {"generate.teacher", "generate.store", "generate.figures"} <= generate.keys()
+    assert {"distill.training", "methods.losses", "attention.analysis"} & generate.keys() == set()
+
+
+def test_changed_prefix_changes_its_strategy_only(monkeypatch):
+    profile = params.load("laptop")
+    before = {node.name: node.content() for node in notebooks.nodes(profile)}
+    changed = params.strategies()
+    changed["teacher"] = changed["teacher"] | {"prefix": "Think. "}
+    monkeypatch.setattr(params, "strategies", lambda: changed)
+    after = {node.name: node.content() for node in notebooks.nodes(profile)}
+    assert {name for name in before if before[name] != after[name]} == {"generate-teacher"}
+
+
+def test_nodes_come_after_what_they_need():
+    names = [node.name for node in notebooks.nodes(params.load("laptop"))]
+    assert names.index("generate-teacher") < names.index("distill-teacher") < names.index("evaluate-teacher")
+    assert names.index("compare") < names.index("claims") > names.index("audit")
+
+
+def test_a_notebook_is_not_run_then_current_then_stale(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    profile = params.load("laptop")
+    notebooks.write(profile)
+    node = notebooks.find(profile, "distill", "teacher")
+
+    def state(name="distill-teacher"):
+        return next(entry["state"] for entry in notebooks.states(profile) if entry["notebook"] == name)
+
+    assert state() == "not run"
+    node.executed.parent.mkdir(parents=True)
+    node.executed.write_text("{}")
+    notebooks.mark_done(node)
+    assert state() == "current"
+    profile = profile.model_copy(update={"distill": profile.distill.model_copy(update={"alpha": 0.9})})
+    assert state() == "stale"
+    assert state("distill-none") == "not run"
+
+
+def test_every_notebook_needs_what_its_arm_reads():
+    arms = ["undistilled", "none", "shuffled", "published-teacher"]
+    profile = params.load("laptop").model_copy(update={"arms": arms})
+    needs = {node.name: set(node.needs) for node in notebooks.nodes(profile)}
+    assert list(needs)[:2] == ["generate-none", "prompt-signals-teacher"]
+    assert needs["distill-none"] == needs["distill-shuffled"] == {"generate-none"}
+    assert needs["distill-published-teacher"] == {"prompt-signals-teacher"}
+    assert needs["evaluate-undistilled"] == set()
+    assert needs["evaluate-shuffled"] == {"distill-shuffled"}
+    assert needs["compare"] == needs["attention-visualize"] == {f"evaluate-{arm}" for arm in arms}
+
+
+def test_what_a_notebook_needs_is_in_the_plan_and_comes_before_it():
+    profile = params.load("laptop")
+    names = [node.name for node in notebooks.nodes(profile) + notebooks.extras(profile)]
+    for node in notebooks.nodes(profile) + notebooks.extras(profile):
+        assert all(names.index(name) < names.index(node.name) for name in node.needs), node.name
+
+
+def test_make_reads_the_needs(written):
+    lines = (written / "plan.mk").read_text().splitlines()
+    assert "$(NB)/distill-none.ipynb: $(NB)/generate-none.ipynb" in lines
+    assert "$(NB)/search.ipynb: $(NB)/generate-none.ipynb" in lines
+    wanted = "$(NB)/generate-ground-truth.ipynb $(NB)/prompt-signals-ground-truth.ipynb"
+    assert f"$(NB)/repair-ladder.ipynb: {wanted}" in lines
+
+
+def test_an_extra_notebook_that_was_executed_gets_a_page_and_makes_the_report_stale(written):
+    profile = params.load("laptop")
+    assert notebooks.executed_extras(profile) == []
+    before = (written / "report.json").read_text()
+    node = notebooks.find(profile, "repair-ladder", None)
+    node.executed.parent.mkdir(parents=True)
+    node.executed.write_text("{}")
+    notebooks.write(profile)
+    assert (written / "report.json").read_text() != before
+    titles = page.notebook_titles(profile)
+    assert titles["repair-ladder"] == notebooks.PAGES["repair-ladder"]
+    assert "search" not in titles

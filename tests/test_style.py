@@ -1,0 +1,95 @@
+from itertools import combinations, pairwise
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from response_priming import params, style
+
+ARMS = params.known_arms()
+# Colour blindness in linear RGB (Machado, Oliveira and Fernandes 2009, doi 10.1109/TVCG.2009.113, severity 1.0).
+SIGHT = {
+    "all cones": np.eye(3),
+    "no red cones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "no green cones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "no blue cones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+WHITE = TO_XYZ.sum(axis=1)
+
+
+def test_every_arm_that_a_profile_may_name_looks_different():
+    assert len({(style.color(arm), style.marker(arm)) for arm in ARMS}) == len(ARMS)
+
+
+def test_the_papers_arms_and_two_more_strategies_differ_in_colour_and_in_marker():
+    paper, looks = params.load("laptop").arms, (style.color, style.marker)
+    assert all(len({look(arm) for arm in ARMS[: len(paper) + 2]}) == len(paper) + 2 for look in looks)
+
+
+def test_forty_strategies_still_look_different(monkeypatch):
+    many = {f"strategy-{number}": params.Strategy(title="", prefix="", source="") for number in range(40)}
+    monkeypatch.setattr(params, "strategies", lambda: many)
+    assert len({(style.color(arm), style.marker(arm)) for arm in params.known_arms()}) == len(params.known_arms())
+
+
+def seen(color, sight):
+    """CIELAB of a colour as somebody with this sight sees it."""
+    linear = np.array([part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color])
+    ratio = TO_XYZ @ np.clip(np.array(SIGHT[sight]) @ linear, 0, 1) / WHITE
+    x, y, z = np.where(ratio > 0.008856, np.cbrt(ratio), 7.787 * ratio + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_colours_differ_for_the_colour_blind(sight):
+    colors = {style.color(arm) for arm in ARMS}
+    assert len(colors) > 8
+    apart = [np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in combinations(colors, 2)]
+    assert min(apart) > 10  # CIELAB units; 2.3 is a just noticeable difference
+
+
+def test_every_arm_has_a_title_of_its_own():
+    assert style.title("undistilled") == "Undistilled"
+    assert style.title("teacher") == "KD, Teacher"
+    assert style.title("published-teacher") == "KD, Teacher, as released"
+    assert len({style.title(arm) for arm in ARMS}) == len(ARMS)
+
+
+def test_the_style_makes_figures_reproducible_and_their_text_selectable():
+    style.apply_style()
+    assert mpl.rcParams["svg.hashsalt"]
+    assert mpl.rcParams["svg.fonttype"] == "none"
+
+
+def test_places_keep_their_order_and_distance_and_stay_above_the_axis():
+    assert style.apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert style.apart([0.1, 0.9], 0.1) == [0.1, 0.9]
+    assert style.apart([0.0, 0.0, 0.0], 0.1) == pytest.approx([0.0, 0.1, 0.2])
+
+
+def test_names_beside_equal_points_do_not_overlap_and_have_their_arms_colours():
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    style.name_points(axes, dict.fromkeys(ARMS[:4], (0.5, 0.5)), gap=0.1)
+    figure.canvas.draw()
+    places = sorted(name.get_position()[1] for name in axes.texts)
+    height = max(Text.get_window_extent(name).height for name in axes.texts)
+    assert all(high - low >= height / axes.bbox.height for low, high in pairwise(places))
+    assert {name.get_text(): name.get_color() for name in axes.texts} == {
+        style.title(arm): style.color(arm) for arm in ARMS[:4]
+    }
+
+
+def test_a_printed_table_aligns_numbers_right_and_words_left():
+    columns = {"arm": ("student", None), "share": ("accuracy", "{:.0%}")}
+    page = style.printed(pd.DataFrame({"share": [0.5], "arm": ["<none>"], "other": [1]}), "x", columns).to_html()
+    assert "50%" in page
+    assert "&lt;none&gt;" in page
+    assert "other" not in page
+    left, right = page.index(".col0 {\n  text-align: left"), page.index(".col1 {\n  text-align: right")
+    assert left < right

@@ -1,0 +1,278 @@
+"""The graph, on a copy of the project with a tiny random model: every notebook runs, and only what is stale again."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import tiny
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+ARMS = ["undistilled", "fine-tuned", "none", "teacher"]
+NOTEBOOKS = {
+    "generate-none", "generate-teacher",
+    "distill-fine-tuned", "distill-none", "distill-teacher",
+    "evaluate-undistilled", "evaluate-fine-tuned", "evaluate-none", "evaluate-teacher",
+    "attention-visualize", "compare", "audit", "claims",
+}  # fmt: skip
+
+
+class Project:
+    """A copy of the project with a profile `tiny`, and make to run in it."""
+
+    def __init__(self, root: Path, model: Path) -> None:
+        self.root = root
+        for name in ("Makefile", "setup.sh", "pyproject.toml", "requirements.lock", "CITATION.cff"):
+            shutil.copy(ROOT / name, root / name)
+        for name in ("lib", "notebooks", "params", "report"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        self.write(
+            arms=ARMS,
+            problems={"n_train": 6, "n_test": 6},
+            model={"student": str(model), "dtype": "float32", "device": "cpu"},
+            generate={"teacher": str(model), "worked_examples": 1, "response_tokens": 8, "generate_batch": 4},
+            distill={"train_steps": 2, "train_batch": 2, "micro_batch": 2},
+            evaluate={"answer_tokens": 8, "evaluate_batch": 4},
+            attention={"attention_prompts": 2, "heatmaps": 1},
+            attribution={"attribution_problems": 2, "gradient_steps": 2, "random_orders": 1},
+        )
+
+    def write(self, **changes):
+        """Change sections of params/tiny.yaml."""
+        file = self.root / "params" / "tiny.yaml"
+        content = yaml.safe_load(file.read_text()) if file.exists() else {}
+        file.write_text(yaml.safe_dump(content | changes))
+
+    def make(self, *goals, profile="tiny", **environment):
+        command = ["make", f"PROFILE={profile}", f"BIN={BIN}", *goals]
+        settings = {
+            "PYTHONPATH": str(self.root / "lib"),
+            "HF_HUB_OFFLINE": "1",
+            "GSM8K_DIR": "",
+            "PUBLISHED_LOGS": "",
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env=tiny.ENVIRONMENT | settings | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def stale(self):
+        """Names of what `make paper` would run now."""
+        done = self.make("plan")
+        assert done.returncode == 0, done.stderr
+        words = [line.split() for line in done.stdout.splitlines()]
+        return {"-".join([line[0], *line[4:5]]) for line in words}
+
+    @property
+    def build(self):
+        return self.root / "build" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The project after a whole `make paper` with two jobs at once."""
+    root = tmp_path_factory.mktemp("project")
+    project = Project(root, tiny.save_model(root / "model"))
+    done = project.make("-j2", "paper")
+    assert done.returncode == 0, done.stdout + done.stderr
+    project.log = done.stdout
+    return project
+
+
+def test_make_paper_executes_every_notebook_and_ends_with_the_page(project):
+    executed = {file.stem: nbformat.read(file, as_version=4) for file in (project.build / "notebooks").glob("*.ipynb")}
+    assert executed.keys() == NOTEBOOKS
+    for name, notebook in executed.items():
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in code), name
+    page = project.build / "report" / "_site" / "index.html"
+    assert project.log.splitlines()[-1] == f"The paper: {page}"
+    assert page.exists()
+
+
+def test_executed_notebook_shows_the_values_it_ran_with(project):
+    notebook = nbformat.read(project.build / "notebooks" / "distill-teacher.ipynb", as_version=4)
+    injected = next(cell.source for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", []))
+    assert 'arm = "teacher"' in injected
+    assert "train_steps = 2" in injected
+
+
+def test_log_counts_the_notebooks_and_says_how_long_each_took(project):
+    counted = [(place + 1, 13) for place in range(13)]
+    for said in (r" -> build/tiny/notebooks/\S+\.ipynb$", r": (?:\d+ min )?\d+ s \(\d+\.\d CPU min\)$"):
+        found = re.findall(rf"^\[(\d+)/(\d+)\] [\w-]+{said}", project.log, flags=re.MULTILINE)
+        assert sorted((int(place), int(total)) for place, total in found) == counted
+
+
+def test_log_has_progress_and_nothing_of_what_the_notebooks_show(project):
+    places = r"\[\d+/13\] [\w-]+( -> |: )|\[report\] |The paper: "
+    assert [line for line in project.log.splitlines() if not re.match(places, line)] == []
+    assert re.search(r"\] distill-none: 2/2 steps, .*, 00:00 left, hard=", project.log)
+    for file in (project.build / "notebooks").glob("*.ipynb"):
+        streams = [
+            output.text
+            for cell in nbformat.read(file, as_version=4).cells
+            for output in cell.get("outputs", [])
+            if output.output_type == "stream" and output.name == "stderr"
+        ]
+        assert "".join(streams).strip() == ""
+
+
+def test_an_extra_notebook_is_executed_alone_and_the_next_paper_has_its_page(project):
+    done = project.make("attribution")
+    assert done.returncode == 0, done.stderr
+    made = project.build / "notebooks" / "attribution.ipynb"
+    first, *_, last = done.stdout.splitlines()
+    assert first == "[extra] attribution -> build/tiny/notebooks/attribution.ipynb"
+    assert last == f"The attribution: {made}; make paper gives it a page"
+    assert project.stale() == {"report"}
+    assert project.make("paper").returncode == 0
+    assert (project.build / "report" / "_site" / "notebooks" / "attribution.html").exists()
+    assert project.stale() == set()
+
+
+def test_two_runs_are_set_side_by_side(project):
+    shutil.copytree(project.build, project.root / "before" / "tiny", ignore=shutil.ignore_patterns("students"))
+    done = project.make("compare", "A=tiny", "B=before/tiny")
+    assert done.returncode == 0, done.stderr
+    page = project.root / "build" / "compare-runs" / "tiny-tiny" / "index.html"
+    assert done.stdout == f"The comparison: {page}\n"
+    assert "students/teacher/seed-0" in page.read_text()  # it is missing, and named
+    assert project.stale() == set()
+
+
+def test_comparison_of_one_run_says_how_to_name_two(project):
+    done = project.make("compare", "A=tiny")
+    line, *rest = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line == "response-priming: A or B is missing: name two runs, as in `make compare A=laptop B=single-gpu`"
+    assert all(other.startswith("make") for other in rest)
+
+
+def test_second_make_paper_runs_nothing(project):
+    assert project.stale() == set()
+    assert "[" not in project.make("paper").stdout
+
+
+def test_one_arms_parameter_makes_only_that_arm_stale(project):
+    project.write(overrides={"teacher": {"learning_rate": 2.0e-3}})
+    try:
+        later = {"attention-visualize", "compare", "claims", "report"}
+        assert project.stale() == {"distill-teacher", "evaluate-teacher", *later}
+    finally:
+        project.write(overrides={})
+
+
+def test_scoring_parameter_leaves_students_alone(project):
+    project.write(evaluate={"answer_tokens": 9, "evaluate_batch": 4})
+    try:
+        readers = {"attention-visualize", "compare", "claims", "report"}
+        assert project.stale() == {f"evaluate-{arm}" for arm in ARMS} | readers
+    finally:
+        project.write(evaluate={"answer_tokens": 8, "evaluate_batch": 4})
+
+
+def test_touched_file_with_the_same_content_makes_nothing_stale(project):
+    for file in (project.root / "lib" / "response_priming" / "distill.py", project.root / "params" / "tiny.yaml"):
+        file.touch()
+    assert project.stale() == set()
+
+
+def test_changed_module_makes_its_stages_stale(project):
+    module = project.root / "lib" / "response_priming" / "losses.py"
+    source = module.read_text()
+    module.write_text(source + "\n# changed\n")
+    try:
+        stale = project.stale()
+    finally:
+        module.write_text(source)
+    assert {name for name in stale if name.startswith("generate")} == set()
+    assert {name for name in stale if name.startswith("distill")} == {
+        name for name in NOTEBOOKS if name.startswith("distill")
+    }
+
+
+def test_failed_notebook_stays_readable_and_is_named(project):
+    notebook = project.root / "notebooks" / "compare.ipynb"
+    source = notebook.read_text()
+    broken = nbformat.reads(source, as_version=4)
+    broken.cells.append(nbformat.v4.new_code_cell("1 / 0"))
+    notebook.write_text(nbformat.writes(broken))
+    try:
+        done = project.make("paper")
+    finally:
+        notebook.write_text(source)
+    partial = project.build / "notebooks" / "compare.partial.ipynb"
+    assert done.returncode == 2
+    assert "build/tiny/notebooks/compare.partial.ipynb: ZeroDivisionError" in done.stderr
+    assert any("ZeroDivisionError" in str(cell.get("outputs")) for cell in nbformat.read(partial, as_version=4).cells)
+    assert (project.build / "notebooks" / "compare.ipynb").exists()
+    assert project.stale() == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"distil": {}}, "params/tiny.yaml: distil = {}: unknown key; allowed: "),
+        ({"distill": {"alpah": 1}}, "params/tiny.yaml: distill.alpah = 1: unknown key; allowed: signal, "),
+        ({"distill": {"alpha": 2}}, "params/tiny.yaml: distill.alpha = 2: input should be less than or equal to 1"),
+        ({"distill": {"alpha": "much"}}, "params/tiny.yaml: distill.alpha = 'much': input should be a valid number"),
+        ({"arms": ["undistilled", "theacher"]}, "params/tiny.yaml: arms: unknown arm 'theacher'; known: "),
+        ({"problems": {"dataset": "gsm8k", "data_dir": "nowhere"}}, "nowhere/train.jsonl: no such file"),
+        ({"model": {"student": "./nowhere"}}, "model './nowhere': no such folder"),
+    ],
+)
+def test_bad_profile_stops_before_any_work(project, change, message):
+    file = project.root / "params" / "tiny.yaml"
+    before, made = file.read_text(), sorted((project.build / "notebooks").iterdir())
+    project.write(**change)
+    try:
+        done = project.make("paper")
+    finally:
+        file.write_text(before)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert done.returncode == 2
+    assert len(lines) == 1, done.stderr
+    assert message in lines[0]
+    assert "[" not in done.stdout
+    assert sorted((project.build / "notebooks").iterdir()) == made
+
+
+def test_unknown_profile_names_those_there_are(project):
+    done = project.make("paper", profile="labtop")
+    assert done.returncode == 2
+    assert "params/labtop.yaml: no such profile; there are: gsm8k-laptop, laptop, " in done.stderr
+
+
+def test_help_names_every_goal_and_profile(project):
+    shown = project.make("help").stdout
+    for word in (
+        "make paper",
+        "make test",
+        "make test-harness",
+        "make lab",
+        "make plan",
+        "make compare",
+        "make clean",
+        "gsm8k-laptop",
+        "single-gpu",
+    ):
+        assert word in shown
+
+
+def test_make_clean_removes_only_the_profiles_results(project):
+    other = project.root / "build" / "other"
+    other.mkdir(parents=True)
+    assert project.make("clean", profile="other").returncode == 0
+    assert not other.exists()
+    assert project.build.exists()
