@@ -1,6 +1,7 @@
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from response_priming import cli, params
+from response_priming import cli, params, paths
 from response_priming.extraction import RULES
 
 
@@ -52,6 +53,24 @@ def test_item_of_another_profile_names_those_there_are():
 
 def test_missing_item_names_those_there_are():
     assert "generate of None: not in profile laptop; allowed: none, teacher" in call("run", "generate").stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ({"dtype": "float16", "device": "cpu"}, "model.dtype = 'float16': not on a CPU; allowed there: "),
+        ({"device": "mps"}, "model.device = 'mps': this machine has no usable MPS device; allowed here: "),
+    ],
+)
+def test_a_precision_or_device_that_cannot_be_is_one_line(tmp_path, monkeypatch, model, problem):
+    shutil.copytree(paths.PARAMS, tmp_path / "params")
+    (tmp_path / "params" / "odd.yaml").write_text(yaml.safe_dump({"model": model}))
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params")
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    done = call("check", "odd")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"response-priming: {problem}")
 
 
 def test_gpu_profile_is_refused_where_there_is_none():

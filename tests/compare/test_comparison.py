@@ -166,6 +166,15 @@ def test_scores_made_otherwise_are_refused_by_arm_and_field(field):
         comparison.compare(PROFILE.run("compare"))
 
 
+@pytest.mark.usefixtures("build")
+def test_arms_that_ran_in_different_precisions_are_not_compared():
+    here = PROFILE.model.precision
+    other = "bfloat16" if here == "float32" else "float32"
+    write_scores("teacher", dtype=other)
+    with pytest.raises(InputError, match=rf"^scores/teacher/seed-0: dtype = '{other}', but '{here}' in "):
+        comparison.compare(PROFILE.run("compare"))
+
+
 def test_scores_made_by_other_code_are_refused(build):
     file = build / "scores" / "none" / "seed-0" / "manifest.json"
     content = json.loads(file.read_text())
