@@ -36,6 +36,11 @@ def test_check_prints_every_parameter():
     assert params.Profile.model_validate(printed) == params.load("laptop")
 
 
+def test_check_says_once_what_the_precision_is_where_the_machine_decides():
+    precision = params.load("laptop").model.precision
+    assert call("check", "laptop").stderr == f"[check] model.dtype = auto: {precision} on this machine\n"
+
+
 def test_unknown_stage_names_those_there_are():
     done = call("run", "gnerate")
     assert (done.returncode, done.stdout) == (2, "")

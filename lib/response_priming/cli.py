@@ -34,8 +34,6 @@ def check(profile: ProfileName) -> None:
 
     loaded = params.load(profile)
     precision = loaded.model.precision
-    if loaded.model.dtype == "auto":
-        typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
     for engine in (loaded.generate.engine, loaded.evaluate.evaluate_engine):
         engines.require(engine)
     sizes = {
@@ -53,6 +51,8 @@ def check(profile: ProfileName) -> None:
     with console.Line("check", console.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
         for model in (loaded.generate.teacher, loaded.model.student):
             models.locate(model)
+    if loaded.model.dtype == "auto":
+        typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
     typer.echo(yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=120), nl=False)
 
 

@@ -183,13 +183,16 @@ def test_scoring_parameter_leaves_students_alone(project):
 
 
 def test_touched_file_with_the_same_content_makes_nothing_stale(project):
-    for file in (project.root / "lib" / "response_priming" / "distill.py", project.root / "params" / "tiny.yaml"):
+    for file in (
+        project.root / "lib" / "response_priming" / "distill" / "training.py",
+        project.root / "params" / "tiny.yaml",
+    ):
         file.touch()
     assert project.stale() == set()
 
 
 def test_changed_module_makes_its_stages_stale(project):
-    module = project.root / "lib" / "response_priming" / "losses.py"
+    module = project.root / "lib" / "response_priming" / "methods" / "losses.py"
     source = module.read_text()
     module.write_text(source + "\n# changed\n")
     try:
