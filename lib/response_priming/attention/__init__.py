@@ -2,8 +2,8 @@
 
 Reads: all students. Writes: `attention/`, numbers of every head, the most divergent ones, and maps to look at:
 
-    prompt  region  layer  head  arm   seed  entropy  diagonal  sink
-    0       prompt  3      5     none  0     1.83     0.06      0.41
+    prompt  region  layer  head  arm          seed  entropy  diagonal  density  sink
+    0       prompt  0      0     undistilled  0     2.614    0.120     0.040    0.090
 """
 
 import lazy_loader

@@ -1,9 +1,9 @@
 """Stage audit: what the released study's code and response logs say, counted again.
 
-Reads: the released logs, where there is a copy, else the counts recorded from them. Writes: `audit/`, e.g.:
+Reads: the released logs, where there is a copy, else the counts recorded from them. Writes: `audit/`, as published.csv:
 
-    arm      rule       n     answered  correct  accuracy  low    high   readme_accuracy
-    teacher  published  1319  1305      558      0.423     0.397  0.450  0.423
+    title        readme  readme_count  graded  correct  accuracy  low    high
+    Undistilled  0.122   161           161     120      0.091     0.077  0.108
 """
 
 import lazy_loader

@@ -3,7 +3,7 @@
 Reads: every arm's scores and students, every strategy's responses. Writes: `comparison/`, a CSV a table, as gains.csv:
 
     arm      baseline  n    points  low   high  wins  losses  p      p_holm
-    teacher  none      200  -4.5    -11   2.0   27    36      0.314  1.0
+    teacher  none      200  2.0     -3.0  7.0   14    10      0.541  0.721
 """
 
 import lazy_loader

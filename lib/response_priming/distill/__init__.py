@@ -4,7 +4,7 @@ Reads: `responses/STRATEGY/`. Writes: `students/ARM/seed-N/`, an adapter (or all
 curves, a row an optimiser step:
 
     step  loss   hard   soft   grad_norm  learning_rate  tokens_per_second  peak_mib
-    1     1.609  1.744  1.474  2.31       0.0002         148                1893
+    1     1.603  1.744  1.462  2.61       0.0            93                 1895
 """
 
 import lazy_loader

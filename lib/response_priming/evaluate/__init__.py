@@ -2,8 +2,8 @@
 
 Reads: `students/ARM/seed-N/`. Writes: `scores/ARM/seed-N/answers.parquet`, a row a problem:
 
-    problem_id  answer  response                  tokens  finished  last-number  last-number-correct
-    test-3      17      "12 + 5 = 17\n#### 17"    12      True      17           True
+    problem_id  answer  response                 tokens  finished  last-number  last-number-correct
+    test-0      34      "20 + 14 = 34\\n#### 34"  16      True      34           True
 """
 
 import lazy_loader

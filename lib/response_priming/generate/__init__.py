@@ -2,8 +2,8 @@
 
 Reads: the training problems, the strategy's prefix. Writes: `responses/STRATEGY/`, Parquet shards, a row a response:
 
-    problem_id  text                          tokens           top_ids, top_logprobs, tail_logprobs
-    train-17    "12 + 5 = 17\n#### 17"        [33, 34, 1232]   the teacher's distribution at each token
+    problem_id  text                        tokens                      top_ids, top_logprobs, tail_logprobs
+    train-0     "15 + 8 = 23\\n#### 23"     [33, 37, 1232, 216, ...]    the teacher's distribution at each token
 """
 
 import lazy_loader
