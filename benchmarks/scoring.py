@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from response_priming import artifacts, engines, models, params, problems
+from response_priming import artifacts, models, params, problems
 from response_priming import prompts as priming
+from response_priming.engines import transformers
 from response_priming.evaluate import answers as evaluate
 from response_priming.extraction import RULES, grade
 
@@ -63,7 +64,7 @@ def overhead(rounds: int = 3) -> dict[str, float]:
     assert isinstance(run, params.EvaluateRun)
     asked = problems.load(run, "test", run.n_test, seed=run.seed)
     model, tokenizer = models.load_student(run, None)
-    engine = engines.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
+    engine = transformers.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
 
     def prompts() -> list[list[int]]:
         return [priming.encode(tokenizer, priming.bare(problem.question, run.system_prompt)) for problem in asked]
