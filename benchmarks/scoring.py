@@ -23,7 +23,8 @@ from response_priming import artifacts, models, params, problems
 from response_priming import prompts as priming
 from response_priming.engines import transformers
 from response_priming.evaluate import answers as evaluate
-from response_priming.extraction import RULES, grade
+from response_priming.extraction import RULES
+from response_priming.scoring import grade
 
 SLOW = "math-verify"  # parses by a grammar; a regular expression it is not
 TARGETS = {"responses_per_second": 20_000, "overhead": 0.05}

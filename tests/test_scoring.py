@@ -12,7 +12,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from response_priming import problems, scoring, stats
 from response_priming.errors import InputError
-from response_priming.extraction import RULES, grade
+from response_priming.extraction import RULES
+from response_priming.scoring import grade
 
 RULE = "last-number"
 

@@ -9,12 +9,10 @@ of one response. None of them calculates: of `3/4` they give a number in it; onl
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
-
-import pandas as pd
 
 # A hyphen or minus right before a number is its sign, also in `2-1`: whoever breaks off there has not given the 1.
 # A comma belongs to a number where it groups thousands: `1,234` is one number, `1,2` are two.
@@ -245,13 +243,3 @@ RULES: dict[str, Rule] = {
     "lm-eval-flexible": Rule(_each(lm_eval_flexible), same_text),
     "math-verify": Rule(_each(math_verify), same_value),
 }
-
-
-def grade(answers: pd.DataFrame, rules: Iterable[str] = RULES) -> pd.DataFrame:
-    """The table with two columns more for each rule: what it extracts from `response`, and whether that is `answer`."""
-    graded = answers.copy()
-    for rule in rules:
-        verdicts = RULES[rule].verdicts(list(answers["response"]), list(answers["answer"]))
-        graded[rule] = pd.Series([extracted for extracted, _ in verdicts], index=answers.index, dtype="str")
-        graded[f"{rule}-correct"] = [right for _, right in verdicts]
-    return graded

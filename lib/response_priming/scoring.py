@@ -6,7 +6,7 @@ right. Arms may differ in the first alone: in form, not in arithmetic. So both s
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,11 +16,21 @@ import pandas as pd
 
 from response_priming import stats
 from response_priming.errors import InputError
-from response_priming.extraction import RULES, grade, plain_number
+from response_priming.extraction import RULES, plain_number
 from response_priming.problems import FINAL_ANSWER, Problem
 
 FIELDS = ("answer", "response")
 ID_FIELDS = ("problem_id", "id")
+
+
+def grade(answers: pd.DataFrame, rules: Iterable[str] = RULES) -> pd.DataFrame:
+    """The table with two columns more for each rule: what it extracts from `response`, and whether that is `answer`."""
+    graded = answers.copy()
+    for rule in rules:
+        verdicts = RULES[rule].verdicts(list(answers["response"]), list(answers["answer"]))
+        graded[rule] = pd.Series([extracted for extracted, _ in verdicts], index=answers.index, dtype="str")
+        graded[f"{rule}-correct"] = [right for _, right in verdicts]
+    return graded
 
 
 def grade_teacher(answered: pd.DataFrame, asked: Sequence[Problem], rule: str) -> pd.DataFrame:

@@ -13,9 +13,10 @@ from pandas.io.formats.style import Styler
 from response_priming import artifacts, engines, params, paths, problems, style
 from response_priming.compare import comparison, figures
 from response_priming.errors import InputError
-from response_priming.extraction import RULES, grade
+from response_priming.extraction import RULES
 from response_priming.generate import store
 from response_priming.report import prose
+from response_priming.scoring import grade
 
 ACCURACY = {
     "undistilled": 0.1, "fine-tuned": 0.6, "none": 0.3, "teacher": 0.5, "ground-truth": 0.45, "confidence": 0.4

@@ -5,7 +5,8 @@ from scipy.stats import binomtest
 
 from response_priming import stats
 from response_priming.compare import tables
-from response_priming.extraction import RULES, grade
+from response_priming.extraction import RULES
+from response_priming.scoring import grade
 
 RULE = "last-number"
 

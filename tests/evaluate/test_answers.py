@@ -9,7 +9,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from response_priming import engines, params, paths
 from response_priming.errors import InputError
 from response_priming.evaluate import answers as evaluate
-from response_priming.extraction import RULES, grade
+from response_priming.extraction import RULES
+from response_priming.scoring import grade
 
 
 class CharacterTokenizer:

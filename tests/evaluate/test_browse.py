@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from tests.attention.test_widgets import controls
 
-from response_priming import extraction
+from response_priming import scoring
 from response_priming.errors import InputError
 from response_priming.evaluate import browse
 
-ANSWERS = extraction.grade(
+ANSWERS = scoring.grade(
     pd.DataFrame(
         {
             "problem_id": ["test-0", "test-1", "test-2"],

@@ -2,7 +2,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from response_priming import extraction, params
+from response_priming import params, scoring
 from response_priming.generate import figures, store, teacher
 
 SIZES = {"n_train": 4, "worked_examples": 0, "response_tokens": 4, "generate_batch": 4, "top_k": 3}
@@ -37,7 +37,7 @@ def answered():
             "covered": [0.9, 1.0, 1.0, 1.0],
         }
     )
-    return extraction.grade(table, ["last-number"])
+    return scoring.grade(table, ["last-number"])
 
 
 def test_strategies_run_so_far_stand_side_by_side_in_the_profiles_order(make):

@@ -10,7 +10,7 @@ from tests.compare.test_comparison import PROFILE, made  # noqa: F401
 
 from response_priming import artifacts, params, paths
 from response_priming.errors import InputError
-from response_priming.extraction import grade
+from response_priming.scoring import grade
 from response_priming.studies import finished_run
 
 RULES = ["last-number", "hash"]

@@ -19,7 +19,7 @@ from response_priming import paths
 
 BROWSED = """import pandas as pd
 from response_priming import evaluate
-from response_priming.extraction import grade
+from response_priming.scoring import grade
 asked = {"problem_id": ["test-0", "test-1"], "question": ["How many?", "How much?"], "answer": ["4", "5"]}
 answers = pd.DataFrame(asked)
 evaluate.widget(grade(answers.assign(response=["#### 4", "#### 6"], finished=True)), "hash")"""

@@ -12,7 +12,8 @@ import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
 from response_priming import params, stats, style
-from response_priming.extraction import RULES, boxed_number, grade
+from response_priming.extraction import RULES, boxed_number
+from response_priming.scoring import grade
 
 RULE = "boxed-first"  # one rule for every arm, close to the released cascade's first step
 Counts = dict[str, Any]

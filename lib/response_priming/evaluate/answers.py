@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from response_priming import artifacts, engines, models, params, problems, progress, prompts
-from response_priming.extraction import grade
+from response_priming.scoring import grade
 
 
 def answer(run: params.EvaluateRun) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from response_priming.extraction import RULES
 
 
 def widget(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
-    """Leaf through graded answers (see `extraction.grade`) with a column `question`: all, the right or the wrong ones.
+    """Leaf through graded answers (see `scoring.grade`) with a column `question`: all, the right or the wrong ones.
 
     Raises:
         InputError: there is no such rule.
