@@ -1,4 +1,4 @@
-"""Stage folders that are either complete or absent, each with a `artifacts.json` that says how it was made.
+"""Stage folders that are either complete or absent, each with a `manifest.json` that says how it was made.
 
 A folder is written aside and renamed in, so a killed stage leaves nothing half-written. Its recipe (parameters, digests
 of inputs and code) decides whether it has to be made again; the rest of the manifest is provenance. `writing` starts
@@ -133,7 +133,7 @@ def resuming(folder: Path, made_by: dict[str, Any]) -> Iterator["Partial"]:
     """A folder under construction that keeps its finished files when the process dies, at whatever moment.
 
     Work happens in `.NAME.partial`. A file is written there under a hidden name, forced to disk and renamed to its own
-    name; only then is `artifacts.json` replaced, in the same three steps, by one that lists the file with its SHA-256.
+    name; only then is `manifest.json` replaced, in the same three steps, by one that lists the file with its SHA-256.
     So the manifest is the truth: at the next start a file that it does not list, or whose digest differs, is removed,
     and everything else is kept. Once the block ends without an error the last manifest adds the recipe, and the folder
     is renamed to its own name. A complete folder that is to be made again is first renamed back, so that the stage can

@@ -3,7 +3,7 @@
 Each claim has one verdict, by a rule fixed here before any run: supported; not testable here, where what the rule needs
 was not run or no outcome could have satisfied it; not supported, which is everything else.
 
-- A gain of one arm over another (prompting, distillation): supported if `verdicts.significant` holds, that is, its 95 %
+- A gain of one arm over another (prompting, distillation): supported if `stats.significant` holds, that is, its 95 %
   interval lies above 0 and its Holm-corrected McNemar p is below 0.05; not testable if the two differ on fewer than six
   problems. Of several primed arms the most accurate one is taken, and p is corrected for all of them.
 - The relative gain: the same, and the interval of the relative gain reaches the claimed value.

@@ -8,7 +8,7 @@ from typing import Any
 from response_priming.errors import InputError
 
 # What `torch.cpu.get_capabilities` calls the matrix units that multiply bf16: of x86, and of 64-bit ARM. AVX512-BF16 is
-# not among them: its bf16 products take 1.8 times as long as AVX-512's in float32 (benchmarks/results/precision.json).
+# not among them: a training step takes 1.7 times as long in bf16 there as in float32 (benchmarks/precision.py).
 BF16_UNITS = ("amx_bf16", "bf16", "sve_bf16")
 
 
@@ -28,7 +28,7 @@ def device_of(name: str) -> str:
 
 
 def multiplies_bf16(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a CPU multiplies bf16 faster than float32. Others emulate it, at a tenth of that speed and less.
+    """Whether a CPU has matrix units for bf16; the others multiply it more slowly than float32, and some emulate it.
 
     Args:
         capabilities: as `torch.cpu.get_capabilities` gives them.
@@ -63,8 +63,8 @@ def precision_of(dtype: str, device: str) -> str:
         return "bfloat16" if native else "float32"
     if where == "cpu" and not native:
         print(
-            "model.dtype = 'bfloat16': this CPU has no matrix units for it; a training step takes about 2 "
-            "(AVX512-BF16) to 25 times (AVX2) as long as in float32",
+            "model.dtype = 'bfloat16': this CPU has no matrix units for it; a training step takes about "
+            "1.7 (AVX512-BF16) to 25 times (AVX2) as long as in float32",
             file=sys.stderr,
             flush=True,
         )

@@ -130,7 +130,7 @@ def find(profile: params.Profile, stage: str, item: str | None) -> Node:
 
 
 def write(profile: params.Profile) -> None:
-    """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `notebooks.mk`, which notebook needs which."""
+    """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `plan.mk`, which notebook needs which."""
     folder = paths.BUILD / profile.name / "plan"
     all_nodes = nodes(profile) + extras(profile)
     for node in all_nodes:

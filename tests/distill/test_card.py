@@ -49,6 +49,7 @@ def test_it_says_from_what_how_and_how_well_the_student_learned(run):
         "0.3 x cross-entropy + 0.7 x reverse-kl at temperature 2",
         "7 steps of 8 sequences, adamw, learning rate 0.001; last loss 1.2500",
         artifacts.summary(made),
+        f"package version is in `{artifacts.FILE}`",
         "`build/laptop/scores/teacher/seed-3/`",
         "'You solve word problems.'",
     ):

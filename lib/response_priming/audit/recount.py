@@ -174,7 +174,7 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _tests(counts: Counts) -> pd.DataFrame:
-    """Every pair of arms: the columns of `tables.paired`, and `p_holm`, corrected for all pairs."""
+    """Every pair of arms: the columns of `stats.paired`, and `p_holm`, corrected for all pairs."""
     n, arms, only = counts["n"], list(counts["arms"]), counts["only_right"]
     made = []
     for place, arm in enumerate(arms):

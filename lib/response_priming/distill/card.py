@@ -19,7 +19,7 @@ tags: [knowledge-distillation, response-priming]
 - **Learned from:** {source}; {n_train} problems of `{dataset}`, {held_out:.0%} of them held out.
 - **Objective:** {objective}
 - **Training:** {steps} steps of {batch} sequences, {optimizer}, learning rate {rate:g}; last loss {loss:.4f}.
-- **Made with:** {versions}; every parameter, input and package version is in `artifacts.json`.
+- **Made with:** {versions}; every parameter, input and package version is in `manifest.json`.
 - **Scores:** `build/{profile}/scores/{arm}/seed-{seed}/`, compared with the other arms in the notebook `compare`.
 
 The prompt is the chat template with the system message {system!r} and the bare question, without any prefix.
