@@ -16,8 +16,8 @@ from response_priming import params
 _PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 
-# Of a table: column -> heading, and format, None for words.
-Columns = dict[str, tuple[str, Any]]
+# Of a table: column -> heading, and format, None for words. A pair of columns, an interval's ends -> heading, and scale.
+Columns = dict[Any, tuple[str, Any]]
 
 NOT_RUN = "not run"
 TITLES = {
@@ -69,6 +69,20 @@ def _place(arm: str) -> int:
     return known.index(arm) if arm in known else len(known)
 
 
+def dots(axes: Any, table: pd.DataFrame, looks: Any, *, value: str, low: str = "low", high: str = "high") -> None:
+    """A dot a row of the table, in per cent and with its interval, the first row at the top.
+
+    Args:
+        looks: of each row, what `Axes.errorbar` takes: colour, marker, ...
+        value: column of shares; `low` and `high` are its interval's.
+    """
+    for y, (row, look) in enumerate(zip(table.to_dict("records"), looks, strict=True)):
+        x, left, right = (100 * row[key] for key in (value, low, high))
+        axes.errorbar(x, y, xerr=[[max(x - left, 0)], [max(right - x, 0)]], capsize=3, **look)
+    axes.set_yticks(range(len(table)), labels=list(table["title"]))
+    axes.set_ylim(len(table) - 0.5, -0.5)
+
+
 def name_points(axes: Any, points: Mapping[str, tuple[float, float]], *, gap: float) -> None:
     """Name the arms at the right of the axes instead of in a legend, each joined to its point.
 
@@ -107,17 +121,32 @@ def apart(wanted: list[float], gap: float) -> list[float]:
 def printed(table: pd.DataFrame, name: str, columns: Columns) -> Styler:
     """A table for the page: its `columns` (column -> heading and format), in that order, without an index.
 
-    A column with a format holds numbers and is aligned right; one without holds words.
+    A column with a format holds numbers and is aligned right; one without holds words. A pair of columns, low and high
+    end of an interval, is one column of text, empty where an end is missing; instead of a format it has a scale, as 100
+    for shares in per cent.
     """
-    style = table[list(columns)].style.hide(axis="index")
-    style = style.format({key: form for key, (_, form) in columns.items() if form}, na_rep="", escape="html")
-    style = style.format_index(lambda key: columns[str(key)][0], axis=1)
+    shown = pd.DataFrame(
+        {
+            str(key): table[key] if isinstance(key, str) else interval_column(table, key, form)
+            for key, (_, form) in columns.items()
+        }
+    )
+    formats = {key: form for key, (_, form) in columns.items() if form and isinstance(key, str)}
+    headings = {str(key): heading for key, (heading, _) in columns.items()}
+    style = shown.style.hide(axis="index").format(formats, na_rep="", escape="html")
+    style = style.format_index(lambda key: headings[str(key)], axis=1)
     look: Any = [
         {"selector": f".col{place}", "props": f"text-align: {'right' if form else 'left'}; vertical-align: top"}
         for place, (_, form) in enumerate(columns.values())
     ]
     # A fixed id instead of a random one, so that a second run writes the same page.
     return style.set_table_styles(look).set_uuid(name)
+
+
+def interval_column(table: pd.DataFrame, ends: tuple[str, str], scale: float) -> list[str]:
+    """Two columns as one of text (see `interval`), empty where an end is missing."""
+    pairs = (scale * table[list(ends)]).itertuples(index=False)
+    return ["" if pd.isna([low, high]).any() else interval(low, high) for low, high in pairs]
 
 
 def wrapping(name: str) -> str:
