@@ -16,7 +16,7 @@ from response_priming import params
 _PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 
-# Of a table: column -> heading, and format, None for words. A pair of columns, an interval's ends -> heading, and scale.
+# Of a table: column -> heading, and format (None: words); an interval's ends, a pair of columns -> heading, and scale.
 Columns = dict[Any, tuple[str, Any]]
 
 NOT_RUN = "not run"
