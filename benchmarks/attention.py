@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from response_priming import artifacts, models, params, paths
 from response_priming.attention import analysis, maps
-from response_priming.attention.reading import Reading, Text
+from response_priming.attention.analysis import Reading, Text
 from response_priming.params import sections
 
 REPEATS = 5
@@ -109,7 +109,7 @@ def main() -> None:
     stage = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
     stage["explorer_mib"] = (run.output / "attention" / "explorer.npz").stat().st_size / 2**20
     ((model, who),), tokenizer = maps.load(run)
-    texts = analysis._texts(run, tokenizer, model.config)[:TEXTS]
+    texts = analysis.texts_of(run, tokenizer, model.config)[:TEXTS]
     ways = {"side by side": side_by_side, "one by one": one_by_one}
     memory = {name: peak(way, model, who, texts[0]) for name, way in ways.items()}
     rounds = [{name: sum(timed(way, model, who, text) for text in texts) / TEXTS for name, way in ways.items()}

@@ -10,13 +10,14 @@ import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save
+from tests.attention.test_metrics import causal_maps
 
 from response_priming import artifacts, params, paths, problems, prompts
 from response_priming.attention import analysis as attention
-from response_priming.attention import differences
+from response_priming.attention import differences, metrics
 from response_priming.attention import maps as capture
-from response_priming.attention import metrics as attention_numbers
-from response_priming.attention.metrics import EVERY
+from response_priming.attention.analysis import Reading, Text
+from response_priming.attention.metrics import EVERY, PAPER
 from response_priming.errors import InputError
 from response_priming.report import prose
 
@@ -72,7 +73,7 @@ def test_every_student_is_measured_on_every_prompt_and_region(run):
     counts = metrics.groupby(["arm", "seed", "region"]).size()
     students = [("undistilled", 0), ("none", 0), ("none", 1), ("teacher", 0), ("teacher", 1)]
     each = run.attention_prompts * LAYERS * HEADS
-    assert counts.to_dict() == {(*who, region): each for who in students for region in ("prompt", "response")}
+    assert counts.to_dict() == {(*who, region): each for who in students for region in ("prompt", "solution")}
     assert set(metrics) == {"arm", "seed", "prompt", "region", "layer", "head", *EVERY}
 
 
@@ -86,7 +87,7 @@ def test_numbers_are_those_of_the_librarys_maps_with_the_students_adapter(run):
     prompt = prompts.encode(tokenizer, prompts.bare(problem.question, run.system_prompt))
     with torch.inference_mode():
         maps = torch.cat(model(torch.tensor([prompt]), output_attentions=True).attentions)
-    expected = attention_numbers.head_metrics(maps)
+    expected = metrics.head_metrics(maps)
     for name in ("entropy", "diagonal", "similarity"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
 
@@ -95,7 +96,7 @@ def test_all_students_read_the_prompt_and_then_the_worked_solution(run):
     example = attention.analyse(run).examples[0]
     problem = problems.load(run, "test", 1, seed=run.seed)[0]
     assert example.problem == problem.id
-    assert "".join(example.tokens[example.response :]).removesuffix("<end>") in problem.worked
+    assert "".join(example.tokens[example.solution :]).removesuffix("<end>") in problem.worked
     assert list(example.positions[1:]) == list(range(example.positions[1], example.positions[-1] + 1))
     assert example.positions[0] == 0
 
@@ -116,7 +117,7 @@ def test_maps_are_read_back_as_the_students_maps(make):
     example = attention.analyse(run).examples[0]
     metrics = attention.analyse(run).metrics.query("arm == 'none' and seed == 0 and region == 'prompt'")
     for row in metrics.itertuples():
-        weights = example.weights("none", row.layer, row.head)[: example.response, : example.response]
+        weights = example.weights("none", row.layer, row.head)[: example.solution, : example.solution]
         assert np.diagonal(weights).mean() == pytest.approx(row.diagonal, abs=0.004)
 
 
@@ -223,7 +224,77 @@ def test_each_students_change_stands_beside_its_accuracy(run):
     assert found.groupby("seed")["accuracy"].unique().map(list).to_dict() == {0: [0.5], 1: [1.0]}
     assert len(found) == 5 * len(heads)
     layer, head = heads[["layer", "head"]].iloc[0]
-    means = analysis.metrics.query("region == 'response' and layer == @layer and head == @head")
+    means = analysis.metrics.query("region == 'solution' and layer == @layer and head == @head")
     means = means.groupby(["arm", "seed"])["entropy"].mean()
     row = found.set_index(["arm", "seed", "layer", "head"]).loc[("teacher", 1, layer, head)]
     assert row["entropy"] == pytest.approx(means["teacher", 1] - means["undistilled", 0])
+
+
+# --- one text, while its layers pass, against the public functions on whole maps ---
+
+TOKENS, PROMPT = 9, 5
+WHO = [("undistilled", 0), ("none", 0), ("none", 1), ("teacher", 0), ("teacher", 1)]
+TEXT = Text("p", list(range(TOKENS)), PROMPT)
+
+
+def take(who=WHO, text=TEXT, kept=None):
+    """A reading of random maps, and the maps [students, layers, heads, tokens, tokens]."""
+    maps = np.stack([causal_maps(index, tokens=len(text.tokens)) for index in range(len(who))])
+    reading = Reading(who, text, kept)
+    for layer in range(maps.shape[1]):
+        reading.take(torch.from_numpy(maps[:, layer]))
+    return reading, maps
+
+
+@pytest.mark.parametrize("student", range(len(WHO)))
+def test_the_prompts_numbers_are_those_of_the_prompt_alone(student):
+    reading, maps = take()
+    table = reading.metrics().set_index(["arm", "seed", "region"])
+    found = table.loc[(*WHO[student], "prompt")]
+    expected = metrics.head_metrics(maps[student][..., :PROMPT, :PROMPT])
+    np.testing.assert_allclose(found[list(PAPER)], expected[list(PAPER)], rtol=1e-10)
+    assert found[["layer", "head"]].to_numpy().tolist() == expected[["layer", "head"]].to_numpy().tolist()
+
+
+def test_the_solutions_rows_see_the_whole_text():
+    reading, maps = take()
+    found = reading.metrics().query("arm == 'none' and seed == 1 and region == 'solution'")
+    rows = maps[2][..., PROMPT:, :].astype(float)
+    rows /= rows.sum(-1, keepdims=True)
+    np.testing.assert_allclose(found["density"], (rows > 0.1).mean((-2, -1)).ravel())
+    np.testing.assert_allclose(found["sink"], rows[..., 0].mean(-1).ravel())
+    np.testing.assert_allclose(found["diagonal"], np.diagonal(rows, PROMPT, -2, -1).mean(-1).ravel())
+
+
+def test_a_text_without_solution_has_one_region():
+    reading, _ = take(text=Text("p", list(range(TOKENS)), TOKENS))
+    assert set(reading.metrics()["region"]) == {"prompt"}
+    assert reading.divergent()["solution"].isna().all()
+
+
+def test_with_one_seed_the_divergence_is_that_of_the_public_function():
+    who = [("undistilled", 0), ("none", 0), ("teacher", 0)]
+    reading, maps = take(who)
+    found = reading.divergent()
+    for column, part in (("variance", maps), ("prompt", maps[..., :PROMPT, :PROMPT])):
+        expected = metrics.divergent_heads(dict(zip("abc", part, strict=True))).sort_values(["layer", "head"])
+        np.testing.assert_allclose(found[column], expected["variance"], rtol=1e-10)
+    assert found["seeds"].isna().all()
+
+
+def test_arms_are_means_over_seeds_and_seeds_are_compared_within_arms():
+    reading, maps = take()
+    maps = maps.astype(float)
+    arms = np.stack([maps[0], maps[1:3].mean(0), maps[3:].mean(0)])
+    np.testing.assert_allclose(reading.divergent()["variance"], arms.var(0).mean((-2, -1)).ravel(), rtol=1e-10)
+    within = (maps[1:3].var(0) + maps[3:].var(0)).mean((-2, -1)) / 2
+    np.testing.assert_allclose(reading.divergent()["seeds"], within.ravel(), rtol=1e-10)
+
+
+def test_kept_maps_are_the_first_seeds_at_the_positions_kept():
+    kept = [0, 4, 8]
+    reading, maps = take(kept=kept)
+    found = (torch.stack(reading.maps, dim=1).numpy() / 255.0) ** 2
+    expected = maps[[0, 1, 3]][..., kept, :][..., kept]
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 0.004

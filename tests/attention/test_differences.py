@@ -7,6 +7,7 @@ import pytest
 from response_priming import paths, stats
 from response_priming import style as figures
 from response_priming.attention import differences as tables
+from response_priming.attention import figures as drawn
 from response_priming.attention.metrics import EVERY, PAPER
 
 ARMS = ["undistilled", "fine-tuned", "none", "teacher"]
@@ -16,7 +17,7 @@ def some_metrics(arms=ARMS, prompts=6, seeds=1, shift=0.0):
     """Random numbers; `shift` is added for the arm `teacher`. Prompts differ much, arms little."""
     rng = np.random.default_rng(0)
     index = pd.MultiIndex.from_product(
-        [range(prompts), ["prompt", "response"], range(3), range(2)], names=["prompt", "region", "layer", "head"]
+        [range(prompts), ["prompt", "solution"], range(3), range(2)], names=["prompt", "region", "layer", "head"]
     )
     of_prompt = rng.normal(size=(len(index), len(EVERY)))
     blocks = []
@@ -35,7 +36,7 @@ def test_differences_are_from_the_same_head_region_and_prompt():
     keys = ["prompt", "region", "layer", "head"]
     found = tables.against(metrics, "undistilled").set_index(["arm", "seed", *keys]).sort_index()
     assert (found.loc["undistilled"] == 0).all(axis=None)
-    cell = (1, "response", 2, 0)
+    cell = (1, "solution", 2, 0)
     values = metrics.set_index(["arm", "seed", *keys])["entropy"]
     expected = values["teacher", 1, *cell] - values["undistilled", 0, *cell]
     assert found.loc[("teacher", 1, *cell), "entropy"] == pytest.approx(expected)
@@ -88,22 +89,22 @@ def test_without_both_kinds_of_student_there_is_no_test(arms):
     assert found.empty
     assert list(found) == tables.TESTED
     assert "cannot be tested" in tables.variables(some_metrics(arms), DIVERGENT, found)["attention_test"]
-    assert "<table" in tables.shown_tests(found).to_html()
+    assert "<table" in drawn.shown_tests(found).to_html()
 
 
 def test_the_test_over_students_is_shown_where_there_are_seeds_enough_for_one():
     metrics = some_metrics()
     both = pd.concat([metrics, metrics.assign(seed=metrics["seed"] + 1)])
-    shown = [tables.shown_tests(tables.primed(some, ARMS, seed=0)).to_html() for some in (metrics, both)]
+    shown = [drawn.shown_tests(tables.primed(some, ARMS, seed=0)).to_html() for some in (metrics, both)]
     assert ["p (students)" in page for page in shown] == [False, True]
 
 
 def test_tables_name_the_regions_as_the_figures_do():
-    for page in (tables.shown_tests(tables.primed(some_metrics(), ARMS, seed=0)).to_html(),
-                 tables.shown_means(tables.means(some_metrics(), ARMS)).to_html()):  # fmt: skip
+    for page in (drawn.shown_tests(tables.primed(some_metrics(), ARMS, seed=0)).to_html(),
+                 drawn.shown_means(tables.means(some_metrics(), ARMS)).to_html()):  # fmt: skip
         assert "Prompt" in page
         assert "Solution" in page
-        assert "response" not in page
+        assert "solution" not in page
 
 
 def test_the_prose_names_the_largest_relative_change():
@@ -127,7 +128,7 @@ def test_the_table_sets_published_means_beside_the_prompts(tmp_path, monkeypatch
     metrics = some_metrics(["none", "undistilled"])
     table = tables.means(metrics, ["undistilled", "none"])
     titles = [figures.title("undistilled"), figures.title("none")]
-    assert table[["Region", "Student"]].to_numpy().tolist() == [[r, t] for r in ("prompt", "response") for t in titles]
+    assert table[["Region", "Student"]].to_numpy().tolist() == [[r, t] for r in ("prompt", "solution") for t in titles]
     mean = metrics.query("arm == 'none' and region == 'prompt'")["entropy"].mean()
     assert table["Entropy (nats)"].iloc[1] == pytest.approx(mean)
     assert table["Entropy (nats), published"].fillna(0).tolist() == [0, 1.1991, 0, 0]
@@ -144,7 +145,7 @@ def test_the_table_does_without_published_means(tmp_path, monkeypatch, content):
 
 def test_tables_are_the_same_page_every_time():
     metrics = some_metrics()
-    for style in (lambda: tables.shown_tests(tables.primed(metrics, ARMS, seed=0)),
-                  lambda: tables.shown_means(tables.means(metrics, ARMS))):  # fmt: skip
+    for style in (lambda: drawn.shown_tests(tables.primed(metrics, ARMS, seed=0)),
+                  lambda: drawn.shown_means(tables.means(metrics, ARMS))):  # fmt: skip
         assert style().to_html() == style().to_html()
-    assert PAPER["entropy"] in tables.shown_tests(tables.primed(metrics, ARMS, seed=0)).to_html()
+    assert PAPER["entropy"] in drawn.shown_tests(tables.primed(metrics, ARMS, seed=0)).to_html()

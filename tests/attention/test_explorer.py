@@ -1,7 +1,9 @@
 """The explorer's page: what it holds, and how it behaves in a real browser."""
 
 import re
+import shutil
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from response_priming import paths, style
 from response_priming.attention import explorer, results
 from response_priming.errors import InputError
+from response_priming.report import preview
 
 ARMS = ["undistilled", "none", "teacher"]
 LAYERS, HEADS = 3, 2
@@ -64,6 +67,12 @@ def control(page, label):
 def half(example, arm, layer, head):
     weights = example.weights(arm, layer, head)
     return weights[np.tril_indices(len(weights))]
+
+
+def executed(found):
+    """What a cell that explores an analysis leaves in its notebook."""
+    data = {"text/html": explorer.explore(found).data, "text/plain": "<IPython.core.display.HTML object>"}
+    return nbformat.v4.new_output("execute_result", data=data, execution_count=1)
 
 
 # --- in the browser ---
@@ -151,6 +160,26 @@ def test_heads_that_do_not_fit_are_left_out_and_the_page_says_so(tmp_path, open_
     assert control(page, "Layer").locator("option").all_inner_texts() == ["1", "2"]
     assert control(page, "Head").locator("option").all_inner_texts() == ["1"]
     np.testing.assert_allclose(columns(page)["weight"], half(EXAMPLES[0], "teacher", 1, 1), atol=1e-6)
+
+
+def test_it_works_in_the_page_of_an_executed_notebook(tmp_path, open_page):
+    cell = nbformat.v4.new_code_cell("attention.explore(analysis)", outputs=[executed(analysis(*EXAMPLES))])
+    shutil.copytree(paths.REPORT, tmp_path, dirs_exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "executed.ipynb")
+    preview.static_copy(tmp_path / "executed.ipynb", tmp_path / "staged.ipynb")
+    staged, page = preview.notebook_for_pandoc(tmp_path / "staged.ipynb"), tmp_path / "page.html"
+    preview.pandoc(staged, "ipynb", tmp_path, page, "--metadata=pagetitle:Attention")
+    frame = open_page(page).frame_locator("iframe")
+    frame.get_by_label("Head", exact=True).select_option("0")
+    frame.get_by_text(f"{style.title('teacher')}, layer 2, head 0, test-0: ").wait_for()
+    assert frame.get_by_role("link").count() == 0
+
+
+def test_heads_that_are_asked_for_are_there_beside_those_that_fit(monkeypatch):
+    monkeypatch.setattr(explorer, "BUDGET", 15 * len(ARMS))  # one head of five tokens
+    found = explorer.explore(analysis(EXAMPLES[0]), [[0, 1], [2, 1]]).data
+    assert "2 of 6 heads, those" in found
+    assert "and those that were asked for" in " ".join(found.split())
 
 
 def test_one_arm_is_compared_with_itself(tmp_path, open_page):

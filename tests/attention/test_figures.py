@@ -15,7 +15,7 @@ from response_priming.errors import InputError
 
 DIVERGENT = pd.DataFrame(
     {"layer": [2, 1, 0], "head": [0, 3, 1], "variance": [3.0, 2.0, 1.0]}
-    | {"prompt": [1.0, 2.0, 3.0], "response": [4.0, 2.0, np.nan], "seeds": [np.nan] * 3}
+    | {"prompt": [1.0, 2.0, 3.0], "solution": [4.0, 2.0, np.nan], "seeds": [np.nan] * 3}
 )
 
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from response_priming import artifacts, models
 from response_priming.attention import analysis
 from response_priming.attention import maps as capture
-from response_priming.attention.reading import Reading, Text
+from response_priming.attention.analysis import Reading, Text
 from response_priming.errors import InputError
 
 TOKENS = list(range(5, 17))

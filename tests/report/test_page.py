@@ -69,7 +69,7 @@ def finish_run(root):
 
 def write_attention(folder, values):
     """What the stage leaves: variables, tables, and the maps of one text for one arm with one head."""
-    about = {"problem": "test-0", "tokens": ["a", "b"], "positions": [0, 1], "response": 2}
+    about = {"problem": "test-0", "tokens": ["a", "b"], "positions": [0, 1], "solution": 2}
     maps = np.array([[[[255, 0], [180, 180]]]], dtype=np.uint8)
     with artifacts.writing(folder, {}) as aside:
         (aside / "variables.json").write_text(json.dumps(values))

@@ -14,8 +14,9 @@ from pathlib import Path
 import nbformat
 import pytest
 import tiny
+from tests.attention.test_explorer import EXAMPLES, analysis, executed, half
 
-from response_priming import paths
+from response_priming import paths, style
 
 BROWSED = """import pandas as pd
 from response_priming import evaluate
@@ -23,6 +24,9 @@ from response_priming.scoring import grade
 asked = {"problem_id": ["test-0", "test-1"], "question": ["How many?", "How much?"], "answer": ["4", "5"]}
 answers = pd.DataFrame(asked)
 evaluate.widget(grade(answers.assign(response=["#### 4", "#### 6"], finished=True)), "hash")"""
+EXPLORED = """from response_priming import attention
+from tests.attention.test_explorer import EXAMPLES, analysis
+attention.explore(analysis(*EXAMPLES))"""
 RUN_ALL = """async () => {
     const panel = window.jupyterapp.shell.currentWidget;
     await panel.sessionContext.ready;
@@ -40,6 +44,8 @@ def lab(browser, tmp_path_factory):  # noqa: ARG001 - without a browser there is
     notebook = nbformat.read(paths.NOTEBOOKS / "start.ipynb", as_version=4)
     notebook.cells = [nbformat.v4.new_code_cell(BROWSED)]
     nbformat.write(notebook, root / "notebooks" / "browse.ipynb")
+    notebook.cells = [nbformat.v4.new_code_cell(EXPLORED, outputs=[executed(analysis(*EXAMPLES))])]
+    nbformat.write(notebook, root / "notebooks" / "explore.ipynb")
     make = ["make", "-n", "lab", f"BIN={Path(sys.executable).parent}"]
     shown = subprocess.run(make, cwd=paths.ROOT, env=tiny.ENVIRONMENT, capture_output=True, text=True, check=True)
     with socket.socket() as free:
@@ -47,7 +53,7 @@ def lab(browser, tmp_path_factory):  # noqa: ARG001 - without a browser there is
         port = free.getsockname()[1]
     options = ["--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=", "--expose-app-in-browser"]
     own = {name: str(root / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR")}
-    settings = os.environ | own | {"PYTHONPATH": str(paths.ROOT / "lib")}
+    settings = os.environ | own | {"PYTHONPATH": os.pathsep.join(map(str, (paths.ROOT / "lib", paths.ROOT)))}
     with (root / "log").open("w") as log:
         command = [*shlex.split(shown.stdout), *options]
         server = subprocess.Popen(command, cwd=root, env=settings, stdout=log, stderr=log, start_new_session=True)
@@ -109,3 +115,23 @@ def test_responses_can_be_leafed_through(open_notebook, screenshot):
     page.get_by_text("hash finds 6, right is 5").wait_for()
     screenshot(page, "lab-browse")
     assert page.locator(".widget-html pre").all_inner_texts() == ["How much?", "#### 6"]
+
+
+def test_the_explorer_runs_once_the_notebook_is_trusted(open_notebook, screenshot):
+    page = open_notebook("/lab/workspaces/maps/tree/notebooks/explore.ipynb")
+    page.get_by_text("Run this cell to see the explorer.").wait_for()
+    assert page.locator("iframe").count() == 0
+    (cell,) = page.evaluate(RUN_ALL)
+    assert errors([cell]) == []
+    page.locator("iframe").wait_for()
+    frame = page.frame_locator("iframe")
+    frame.get_by_label("Arm", exact=True).select_option(style.title("none"))
+    frame.get_by_label("Compared with", exact=True).select_option(style.title("teacher"))
+    frame.get_by_label("Layer", exact=True).select_option("0")
+    frame.get_by_label("Head", exact=True).select_option("0")
+    frame.get_by_label("Problem", exact=True).select_option("test-1")
+    changes = half(EXAMPLES[1], "none", 0, 0) - half(EXAMPLES[1], "teacher", 0, 0)
+    largest = changes[abs(changes).argmax()]
+    frame.get_by_text(f"{style.title('none')}, layer 0, head 0, test-1: ").wait_for()
+    frame.get_by_text(f"the largest difference is {largest:.2f}, at").wait_for()
+    screenshot(page, "lab-explore")

@@ -14,15 +14,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "analysis": ["analyse"],
         "metrics": ["divergent_heads", "head_metrics"],
-        "differences": ["against", "means", "shown_means", "shown_tests", "with_accuracy"],
+        "differences": ["against", "means", "with_accuracy"],
+        "explorer": ["explore"],
         "figures": [
             "accuracy_figure",
             "heatmaps_figure",
             "layers_figure",
             "ranking_figure",
             "shown_heads",
+            "shown_means",
             "shown_pair",
+            "shown_tests",
         ],
-        "widgets": ["explore"],
     },
 )

@@ -1,32 +1,20 @@
-"""What the numbers of all heads come to: differences, a permutation test, the means' table, and the prose.
+"""What the numbers of all heads come to: differences, a permutation test, means, and the prose.
 
 `metrics` is always the table of `results.Analysis`. Arms are means over their seeds.
 """
 
-from typing import Any
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import yaml
-from pandas.io.formats.style import Styler
 from statsmodels.stats.multitest import multipletests
 
 from response_priming import artifacts, params, paths, stats, style
 from response_priming.attention.metrics import EVERY, PAPER
 
-# What the students read after the prompt is the data set's solution.
-REGION_TITLES = {"prompt": "Prompt", "response": "Solution"}
 HEAD = ["prompt", "region", "layer", "head"]
 TESTED = ["region", "metric", "unprimed", "difference", "low", "high", "p_prompts", "p_holm", "p_students"]
-TESTS: style.Columns = {
-    "region": ("region", None),
-    "metric": ("number", None),
-    "unprimed": ("unprimed", "{:.4f}"),
-    "difference": ("difference", "{:+.4f}"),
-    "interval": ("95 % interval", "{}"),
-    "p_holm": ("p (prompts)", style.p_value),
-    "p_students": ("p (students)", style.p_value),
-}
 
 
 def against(metrics: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -53,31 +41,24 @@ def primed(metrics: pd.DataFrame, arms: list[str], *, seed: int) -> pd.DataFrame
     if params.UNPRIMED not in arms or not groups["primed"]:
         return pd.DataFrame(columns=TESTED).astype(dict.fromkeys(TESTED[2:], float))
     means = metrics.groupby(["region", "arm", "seed", "prompt"], sort=False)[list(EVERY)].mean()
-    rows = [
-        (region, metric, *_compare(table[metric].unstack("prompt"), groups, seed))
-        for region, table in means.groupby("region", sort=False)
-        for metric in EVERY
-    ]
-    table = pd.DataFrame(rows, columns=[name for name in TESTED if name != "p_holm"])
-    known = table["p_prompts"].notna()
-    table["p_holm"] = np.nan
+    rows = []
+    for (region, table), metric in product(means.groupby("region", sort=False), EVERY):
+        values = table[metric].unstack("prompt")  # [students, prompts]
+        arm = values.index.get_level_values("arm")
+        new, old = (values[arm.isin(groups[name])].to_numpy() for name in ("primed", "unprimed"))
+        by_prompt = new.mean(axis=0) - old.mean(axis=0)
+        # Differences and values around zero: else rounding, large beside a small difference, would decide on ties.
+        by_student = new.mean(axis=1) - old.mean(), old.mean(axis=1) - old.mean()
+        p_prompts = stats.permuted((by_prompt,), "samples", seed)
+        p_students = stats.permuted(by_student, "independent", seed)
+        found = float(old.mean()), float(by_prompt.mean()), *stats.t_interval(by_prompt), p_prompts, p_students
+        rows.append((region, metric, *found))
+    tests = pd.DataFrame(rows, columns=[name for name in TESTED if name != "p_holm"])
+    known = tests["p_prompts"].notna()
+    tests["p_holm"] = np.nan
     if known.any():
-        table.loc[known, "p_holm"] = multipletests(table.loc[known, "p_prompts"], method="holm")[1]
-    return table[TESTED]
-
-
-def _compare(values: pd.DataFrame, groups: dict[str, list[str]], seed: int) -> tuple[float, ...]:
-    """The numbers of one row of `primed`, from values [students, prompts]."""
-    arm = values.index.get_level_values("arm")
-    new, old = (values[arm.isin(groups[name])].to_numpy() for name in ("primed", "unprimed"))
-    by_prompt = new.mean(axis=0) - old.mean(axis=0)
-    # Differences and values around zero: else rounding, large beside a small difference, would decide on ties.
-    by_student = new.mean(axis=1) - old.mean(), old.mean(axis=1) - old.mean()
-    p_prompts, p_students = (
-        stats.permuted((by_prompt,), "samples", seed),
-        stats.permuted(by_student, "independent", seed),
-    )
-    return float(old.mean()), float(by_prompt.mean()), *stats.t_interval(by_prompt), p_prompts, p_students
+        tests.loc[known, "p_holm"] = multipletests(tests.loc[known, "p_prompts"], method="holm")[1]
+    return tests[TESTED]
 
 
 def means(metrics: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
@@ -86,38 +67,13 @@ def means(metrics: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
     table = metrics.groupby(["region", "arm"])[list(EVERY)].mean()
     regions = list(dict.fromkeys(metrics["region"]))
     table = table.reindex(pd.MultiIndex.from_product([regions, arms], names=["region", "arm"])).rename(columns=EVERY)
-    for metric, values in _published().items():
+    file = paths.PARAMS / "published-results.yaml"
+    published = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+    for metric, values in published.get("attention", {}).items():
         # The released analysis reads prompts alone.
         printed = pd.Series({("prompt", arm): value for arm, value in values.items()}, dtype=float)
         table[f"{PAPER[metric]}, published"] = printed.reindex(table.index)
     return table.rename(index=style.title, level="arm").rename_axis(["Region", "Student"]).reset_index()
-
-
-def shown_means(table: pd.DataFrame) -> Styler:
-    """`means` as the paper prints it."""
-    columns: style.Columns = {name: (name.lower(), None) for name in ("Region", "Student")}
-    columns |= {str(name): (str(name), "{:.4f}") for name in table if name not in columns}
-    return style.printed(table.replace({"Region": REGION_TITLES}), "attention", columns)
-
-
-def shown_tests(tests: pd.DataFrame) -> Styler:
-    """`primed` as the paper prints it; without the test over students where there are too few for one."""
-    ends = zip(tests["low"], tests["high"], strict=True)
-    intervals = ["" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}" for low, high in ends]
-    words: dict[str, Any] = {
-        "region": tests["region"].map(REGION_TITLES),
-        "metric": tests["metric"].map(EVERY),
-        "interval": intervals,
-    }
-    columns = {name: look for name, look in TESTS.items() if name != "p_students" or tests[name].notna().any()}
-    return style.printed(tests.assign(**words), "attention-test", columns)
-
-
-def _published() -> dict[str, dict[str, float]]:
-    """The published means of params/published-results.yaml: metric -> arm -> value; empty where it has none."""
-    file = paths.PARAMS / "published-results.yaml"
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return dict(content.get("attention", {}))
 
 
 def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
@@ -132,15 +88,13 @@ def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.Dat
     last = metrics[metrics["region"] == metrics["region"].iloc[-1]].merge(heads[["layer", "head"]])
     changes = against(last, run.arms[0])
     changes = changes.groupby(["arm", "seed", "layer", "head"], sort=False)[list(EVERY)].mean().reset_index()
-    students = changes[["arm", "seed"]].drop_duplicates().itertuples(index=False)
-    scored = [(arm, seed, _accuracy(run, arm, seed)) for arm, seed in students]
+    scored = []
+    for arm, seed in changes[["arm", "seed"]].drop_duplicates().itertuples(index=False):
+        folder = run.scores_of(arm, seed)
+        artifacts.read(folder)
+        right = pd.read_parquet(folder / "answers.parquet")[f"{run.rule}-correct"]
+        scored.append((arm, seed, float(right.mean())))
     return changes.merge(pd.DataFrame(scored, columns=["arm", "seed", "accuracy"]))
-
-
-def _accuracy(run: params.AttentionRun, arm: str, seed: int) -> float:
-    folder = run.scores_of(arm, seed)
-    artifacts.read(folder)
-    return float(pd.read_parquet(folder / "answers.parquet")[f"{run.rule}-correct"].mean())
 
 
 def variables(metrics: pd.DataFrame, divergent: pd.DataFrame, tests: pd.DataFrame) -> dict[str, str]:
@@ -150,7 +104,7 @@ def variables(metrics: pd.DataFrame, divergent: pd.DataFrame, tests: pd.DataFram
     sizes = {f"attention_{name}s": str(metrics[name].nunique()) for name in ("prompt", "layer", "head")}
     return {
         **sizes,
-        "attention_region": {"prompt": "the prompt's tokens", "response": "the solution's tokens"}[region],
+        "attention_region": {"prompt": "the prompt's tokens", "solution": "the solution's tokens"}[region],
         "attention_sink": _range(by_arm["sink"]),
         "divergent_layer": str(divergent["layer"].iloc[0]),
         "divergent_head": str(divergent["head"].iloc[0]),

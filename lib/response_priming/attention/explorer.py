@@ -4,11 +4,11 @@ Bokeh draws it and brings the controls: its scripts weigh a third of plotly's, i
 packs arrays by itself. report/explorer.jinja holds the page's words, report/explorer.js looks up one head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from bokeh.document import Document
 from bokeh.embed import file_html
 from bokeh.models import ColumnDataSource, CustomJS, FactorRange, FixedTicker, LinearColorMapper, Model, NoOverlap
@@ -19,6 +19,7 @@ from bokeh.plotting import figure
 from bokeh.resources import Resources
 from bokeh.settings import settings
 from bokeh.transform import transform
+from IPython.display import HTML
 from numpy.typing import NDArray
 
 from response_priming import paths, style
@@ -32,10 +33,23 @@ TITLES = {"map": "Attention of the arm", "difference": "The arm minus the compar
 HOVER = [("from", "@attends"), ("to", "@attended"), ("weight", "@weight{0.000}"), ("difference", "@difference{0.000}")]
 
 
-def html(analysis: Analysis) -> str:
-    """The page, from `examples` and `divergent`; where not all heads fit into `BUDGET`, the most divergent ones."""
+def explore(analysis: Analysis, heads: Iterable[Sequence[int]] = ()) -> HTML:
+    """The page within a notebook, with these `heads` (layer and head) in any case, where not all fit."""
+    # JupyterLab leaves out the frame, but not the text in it, until the notebook is trusted.
+    return HTML(
+        f'<div><iframe srcdoc="{escape(html(analysis, heads, back=False))}" title="Attention explorer" '
+        'sandbox="allow-scripts allow-downloads" style="width: 100%; height: 56rem; border: 0">'
+        "Run this cell to see the explorer.</iframe></div>"
+    )
+
+
+def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool = True) -> str:
+    """The page, from `examples` and `divergent`; where not all heads fit into `BUDGET`, the most divergent ones and
+    `heads`. With a link `back` to the manuscript in the same folder."""
     examples, divergent = analysis.examples, analysis.divergent
-    kept = _kept(examples, divergent)
+    weights = sum(len(one.maps) * len(one.tokens) * (len(one.tokens) + 1) // 2 for one in examples)
+    ranked = divergent[["layer", "head"]].head(max(1, BUDGET // weights)).to_numpy().tolist()
+    kept = list(dict.fromkeys((layer, head) for layer, head in (*ranked, *heads)))
     controls = _controls(examples, kept)
     plots, filled = _plots()
     texts = [{"problem": one.problem, "tokens": _labels(one), "maps": _packed(one, kept)} for one in examples]
@@ -49,10 +63,12 @@ def html(analysis: Analysis) -> str:
         model.name = name
         document.add_root(model)
     shown = {
+        "back": back,
         "arms": controls["arm"].options,
         "texts": examples,
         "kept": len(kept),
         "heads": len(divergent),
+        "added": len(kept) > len(ranked),
         "layers": divergent["layer"].nunique(),
         "controls": list(controls),
     }
@@ -62,13 +78,6 @@ def html(analysis: Analysis) -> str:
 
 def _read(name: str) -> str:
     return (paths.REPORT / name).read_text(encoding="utf-8")
-
-
-def _kept(examples: Sequence[Example], divergent: pd.DataFrame) -> list[tuple[int, int]]:
-    """(layer, head) of the heads that fit into the page, most divergent first."""
-    weights = sum(len(one.maps) * len(one.tokens) * (len(one.tokens) + 1) // 2 for one in examples)
-    heads = divergent.head(max(1, BUDGET // weights))
-    return list(zip(heads["layer"].tolist(), heads["head"].tolist(), strict=True))
 
 
 def _labels(example: Example) -> list[str]:
@@ -93,21 +102,21 @@ def _controls(examples: Sequence[Example], kept: list[tuple[int, int]]) -> dict[
         by_layer.setdefault(str(layer), []).append(str(head))
     first_layer, first_head = map(str, kept[0])
     problems = [(str(number), example.problem) for number, example in enumerate(examples)]
+    offered: dict[str, tuple[str, list[Any], str]] = {
+        "arm": ("Arm", arms, arms[-1]),
+        "against": ("Compared with", arms, arms[0]),
+        "layer": ("Layer", list(by_layer), first_layer),
+        "head": ("Head", by_layer[first_layer], first_head),
+        "text": ("Problem", problems, "0"),
+    }
     chosen = {
-        "arm": _select("Arm", arms, arms[-1]),
-        "against": _select("Compared with", arms, arms[0]),
-        "layer": _select("Layer", list(by_layer), first_layer),
-        "head": _select("Head", by_layer[first_layer], first_head),
-        "text": _select("Problem", problems, "0"),
+        name: Select(title=title, options=options, value=value, stylesheets=[FOCUS])
+        for name, (title, options, value) in offered.items()
     }
     # A page that does not hold every head offers a layer's own ones.
     offer = "head.options = heads[cb_obj.value]; if (!head.options.includes(head.value)) head.value = head.options[0]"
     chosen["layer"].js_on_change("value", CustomJS(args={"head": chosen["head"], "heads": by_layer}, code=offer))
     return chosen
-
-
-def _select(title: str, options: list[Any], value: str) -> Select:
-    return Select(title=title, options=options, value=value, stylesheets=[FOCUS])
 
 
 def _plots() -> tuple[dict[str, figure], dict[str, Model]]:

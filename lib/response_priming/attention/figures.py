@@ -1,4 +1,6 @@
-"""The figures of attention-visualize. None is made by pyplot, which would show it a second time in a notebook."""
+"""The figures and printed tables of attention-visualize.
+
+No figure is made by pyplot, which would show it a second time in a notebook."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,16 +9,44 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import CenteredNorm, PowerNorm
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from pandas.io.formats.style import Styler
 
 from response_priming import params, stats, style
-from response_priming.attention import differences
 from response_priming.attention.metrics import EVERY, PAPER
 from response_priming.attention.results import Analysis, Example
 from response_priming.errors import InputError
 
 Head = tuple[int, int]  # layer, head
-REGION_MARKERS = {"prompt": ("o", "0.25"), "response": ("s", "#d55e00")}
+REGION_TITLES = {"prompt": "Prompt", "solution": "Solution"}
+REGION_MARKERS = {"prompt": ("o", "0.25"), "solution": ("s", "#d55e00")}
+TESTS: style.Columns = {
+    "region": ("region", None),
+    "metric": ("number", None),
+    "unprimed": ("unprimed", "{:.4f}"),
+    "difference": ("difference", "{:+.4f}"),
+    "interval": ("95 % interval", "{}"),
+    "p_holm": ("p (prompts)", style.p_value),
+    "p_students": ("p (students)", style.p_value),
+}
+
+
+def shown_means(table: pd.DataFrame) -> Styler:
+    """`differences.means` as the paper prints it."""
+    columns: style.Columns = {name: (name.lower(), None) for name in ("Region", "Student")}
+    columns |= {str(name): (str(name), "{:.4f}") for name in table if name not in columns}
+    return style.printed(table.replace({"Region": REGION_TITLES}), "attention", columns)
+
+
+def shown_tests(tests: pd.DataFrame) -> Styler:
+    """`differences.primed` as the paper prints it; without the test over students where there are too few for one."""
+    ends = zip(tests["low"], tests["high"], strict=True)
+    words: dict[str, Any] = {
+        "region": tests["region"].map(REGION_TITLES),
+        "metric": tests["metric"].map(EVERY),
+        "interval": ["" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}" for low, high in ends],
+    }
+    columns = {name: look for name, look in TESTS.items() if name != "p_students" or tests[name].notna().any()}
+    return style.printed(tests.assign(**words), "attention-test", columns)
 
 
 def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:
@@ -43,7 +73,7 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
                 axes.plot(values.index, values.mean(axis=1), **line, **look)
                 axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
                 ends[arm] = (float(values.index[-1]), float(values.mean(axis=1).iloc[-1]))
-        axes.set_title(differences.REGION_TITLES[region] if row == 0 else "", fontsize=10)
+        axes.set_title(REGION_TITLES[region] if row == 0 else "", fontsize=10)
         label = EVERY[name].replace(" the ", "\nthe ")
         axes.set_ylabel(label if column == 0 else "", fontsize=9)
         axes.tick_params(labelsize=8, labelleft=True)
@@ -83,19 +113,23 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
     difference has its own, symmetric around zero.
     """
     kept = [0, *range(max(1, len(example.tokens) - tokens + 1), len(example.tokens))]
-    labels = [_printed(example.tokens[place]) for place in kept]
-    response = sum(place < example.response for place in kept)
+    # Line breaks and spaces are made visible.
+    labels = [repr(example.tokens[place])[1:-1].replace(" ", "\u00b7") for place in kept]
+    solution = sum(place < example.solution for place in kept)
     figure = Figure(figsize=(8, 3.1 * len(heads) + 0.5), layout="constrained")
     grid = figure.subplots(len(heads), 3, squeeze=False, sharex=True, sharey=True)
     future = np.triu(np.ones((len(kept), len(kept)), dtype=bool), k=1)
     for row, (layer, head) in zip(grid, heads, strict=True):
         old, new = (example.weights(arm, layer, head)[np.ix_(kept, kept)] for arm in pair)
         scale = PowerNorm(0.5, vmin=0, vmax=max(1e-6, float(max(old.max(), new.max()))))
-        images = [_draw(row[side], weights, future, scale, "viridis") for side, weights in enumerate((old, new))]
-        images.append(_draw(row[2], new - old, future, CenteredNorm(), "RdBu_r"))
+        panels = (old, scale, "viridis"), (new, scale, "viridis"), (new - old, CenteredNorm(), "RdBu_r")
+        images = [
+            axes.imshow(np.where(future, np.nan, weights), norm=norm, cmap=colors, interpolation="nearest")
+            for axes, (weights, norm, colors) in zip(row, panels, strict=True)
+        ]
         row[0].set_ylabel(f"Layer {layer}, head {head}", fontsize=9)
         for axes in row:
-            axes.axhline(response - 0.5, color="grey", linewidth=0.5, linestyle=":")
+            axes.axhline(solution - 0.5, color="grey", linewidth=0.5, linestyle=":")
             if kept[1:2] != [1]:
                 axes.axvline(0.5, color="white", linewidth=2)  # what is left out of the text
                 axes.axhline(0.5, color="white", linewidth=2)
@@ -112,15 +146,6 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
     return figure
 
 
-def _draw(axes: Any, weights: NDArray[Any], future: NDArray[np.bool_], norm: Any, colors: str) -> Any:
-    return axes.imshow(np.where(future, np.nan, weights), norm=norm, cmap=colors, interpolation="nearest")
-
-
-def _printed(token: str) -> str:
-    """A token as a label: line breaks and leading spaces made visible."""
-    return repr(token)[1:-1].replace(" ", "\u00b7")
-
-
 def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
     """The most divergent heads, most first: variance across arms over each region, and where known across seeds."""
     top = divergent.head(heads)
@@ -130,7 +155,7 @@ def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
     axes.barh(places, top["variance"], color="0.85", label="Whole text")
     for name, (marker, color) in REGION_MARKERS.items():
         if top[name].notna().any():
-            axes.plot(top[name], places, marker, markersize=5, color=color, label=differences.REGION_TITLES[name])
+            axes.plot(top[name], places, marker, markersize=5, color=color, label=REGION_TITLES[name])
     if top["seeds"].notna().any():
         axes.plot(top["seeds"], places, "|", markersize=11, markeredgewidth=2, color="#0072b2", label="Between seeds")
     names = [f"layer {layer}, head {head}" for layer, head in zip(top["layer"], top["head"], strict=True)]

@@ -57,24 +57,21 @@ def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase
     Raises:
         InputError: a student is missing, or its adapter does not fit the model.
     """
-    folders, model = folders_of(run), models.Base(run.student, run.student_revision)
+    folders, bare = folders_of(run), models.Base(run.student, run.student_revision)
     members: dict[models.Base, list[Student]] = {}
     for student in students(run):
-        members.setdefault(model.of(folders.get(student)), []).append(student)
-    groups = [_group(run, base, who, folders) for base, who in sorted(members.items(), key=lambda item: len(item[1]))]
+        members.setdefault(bare.of(folders.get(student)), []).append(student)
+    groups = []
+    for base, who in sorted(members.items(), key=lambda item: len(item[1])):
+        model: Any = models.load(**base._asdict(), dtype=run.dtype, device=run.device)[0]
+        if model.config._attn_implementation != "eager":
+            print(f"attention: {model.config._attn_implementation} forms no maps; switched to eager")
+            model.set_attn_implementation("eager")
+        for student in who:
+            if student in folders and models.is_adapter(folders[student]):
+                model = _attach(model, student, folders[student])
+        groups.append(Group(model.eval(), who))
     return groups, models.tokenizer(run.student, run.student_revision)
-
-
-def _group(run: params.AttentionRun, base: models.Base, who: list[Student], folders: dict[Student, Path]) -> Group:
-    model: Any
-    model, _ = models.load(**base._asdict(), dtype=run.dtype, device=run.device)
-    if model.config._attn_implementation != "eager":
-        print(f"attention: {model.config._attn_implementation} forms no maps; switched to eager")
-        model.set_attn_implementation("eager")
-    for student in who:
-        if student in folders and models.is_adapter(folders[student]):
-            model = _attach(model, student, folders[student])
-    return Group(model.eval(), who)
 
 
 def _attach(model: Any, student: Student, folder: Path) -> Any:

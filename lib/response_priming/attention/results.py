@@ -1,11 +1,11 @@
 """What stage attention-visualize wrote, read from its folder.
 
-`attention/explorer.npz` (see `read_maps`) holds, for the first problems N = 0, 1, ... and T tokens of their texts:
+`attention/explorer.npz` holds, for the first problems N = 0, 1, ... and T tokens of their texts:
 
     ARM/N        uint8 [layers, heads, T, T]: maps of the arm's first seed, rows are queries; rounded 255 * sqrt(weight)
     tokens/N     str [T]: the tokens as text
     positions/N  int [T]: where they stand in the text, from 0; of a long text, the first token and the last ones
-    response/N   int []: how many of the T tokens are of the prompt, so the index of the first token of the response
+    solution/N   int []: how many of the T tokens are of the prompt, so the index of the first token of the solution
     problem/N    str []: the problem's id
 """
 
@@ -29,7 +29,7 @@ class Example:
     problem: str
     tokens: list[str]
     positions: NDArray[np.int64]
-    response: int
+    solution: int
     maps: dict[str, NDArray[np.uint8]] = field(repr=False)
 
     def weights(self, arm: str, layer: int, head: int) -> NDArray[np.float32]:
@@ -42,10 +42,9 @@ class Analysis:
     """What the stage wrote.
 
     `metrics`: arm, seed, prompt (its number), region, layer, head, and a column for each of `metrics.EVERY`.
-    `divergent`: layer, head, `variance` (see `attention_numbers`; arms are means over seeds), the same over the
-    `prompt` and the `response` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one
-    seed); means over texts, largest variance first. `tests`: see `differences.primed`. `examples`: see
-    `read_maps`.
+    `divergent`: layer, head, `variance` (see `metrics`; arms are means over seeds), the same over the `prompt` and the
+    `solution` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one seed); means over
+    texts, largest variance first. `tests`: see `differences.primed`. `examples`: the texts of `explorer.npz`, in order.
     """
 
     metrics: pd.DataFrame
@@ -54,27 +53,18 @@ class Analysis:
     examples: list[Example]
 
 
-def read_maps(folder: Path) -> list[Example]:
-    """The texts of `explorer.npz` in order, with every arm's maps, from the stage's folder `attention/`.
-
-    Raises:
-        InputError: the folder is not complete.
-    """
+def read(folder: Path) -> Analysis:
+    """What `analyse` wrote, from the stage's folder `attention/`; `InputError` where it is not complete."""
     artifacts.read(folder)
+    metrics, divergent, tests = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
     with np.load(folder / "explorer.npz") as arrays:
         every = dict(arrays)
     examples: list[Example] = []
     while f"problem/{len(examples)}" in every:
         number = len(examples)
-        about = {name: every.pop(f"{name}/{number}") for name in ("problem", "tokens", "positions", "response")}
+        problem, tokens, positions, solution = (
+            every.pop(f"{name}/{number}") for name in ("problem", "tokens", "positions", "solution")
+        )
         maps = {key.rpartition("/")[0]: array for key, array in every.items() if key.endswith(f"/{number}")}
-        problem, tokens = str(about["problem"]), about["tokens"].tolist()
-        examples.append(Example(problem, tokens, about["positions"], int(about["response"]), maps))
-    return examples
-
-
-def read(folder: Path) -> Analysis:
-    """What `analyse` wrote; `InputError` where the folder is not complete."""
-    examples = read_maps(folder)
-    metrics, divergent, tests = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
+        examples.append(Example(str(problem), tokens.tolist(), positions, int(solution), maps))
     return Analysis(metrics, divergent, tests, examples)
