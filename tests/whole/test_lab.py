@@ -23,7 +23,7 @@ from response_priming import evaluate
 from response_priming.scoring import grade
 asked = {"problem_id": ["test-0", "test-1"], "question": ["How many?", "How much?"], "answer": ["4", "5"]}
 answers = pd.DataFrame(asked)
-evaluate.widget(grade(answers.assign(response=["#### 4", "#### 6"], finished=True)), "hash")"""
+evaluate.browse(grade(answers.assign(response=["#### 4", "#### 6"], finished=True)), "hash")"""
 EXPLORED = """from response_priming import attention
 from tests.attention.test_explorer import EXAMPLES, analysis
 attention.explore(analysis(*EXAMPLES))"""

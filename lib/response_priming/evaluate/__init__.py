@@ -13,8 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "answers": ["answer"],
-        "browse": ["widget"],
-        "calculations": ["shown_calculations", "calculations_table"],
-        "calibration": ["confidence_figure", "reliability_figure", "separation", "shown_calibration"],
+        "calculations": ["calculations_table"],
+        "calibration": ["separation"],
+        "figures": ["browse", "confidence_figure", "reliability_figure", "shown_calculations", "shown_calibration"],
     },
 )

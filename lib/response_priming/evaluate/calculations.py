@@ -16,9 +16,7 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
-import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
 
 from response_priming import stats, style
 
@@ -41,16 +39,6 @@ _TERM = rf"(?:\([ \t]*)*{_HERE}?-?{_NUMBER}(?:[ \t]*\))*{_UNIT}(?:[ \t]*\))*"
 _SIDE = rf"{_TERM}(?:[ \t]*[-+*/][ \t]*{_TERM})*"
 _EQUATION = re.compile(rf"{_SIDE}(?:[ \t]*=[ \t]*{_HERE}?[ \t]*{_SIDE})+")
 
-COLUMNS: style.Columns = {
-    "title": ("student", None),
-    "responses": ("responses", "{:.0f}"),
-    "with_steps": ("with steps", "{:.1%}"),
-    "steps": ("steps", "{:.0f}"),
-    "right": ("steps right", "{:.1%}"),
-    "interval": ("95 % interval", "{}"),
-    "right_despite": ("answer right, a step wrong", "{:.1%}"),
-    "wrong_though": ("answer wrong, steps right", "{:.1%}"),
-}
 # An operand beside an equation that is no number, or the half of one: `x + 3 = 7`, `7:50 + 30 = 8:20`, `3 = 2x`. A
 # bullet or a number that opens a line is neither.
 _CUT_BEFORE = re.compile(r"(?:[\w)%][ \t]*[-+*/^]|\^)[ \t]*$|[\w.]$|\d:$")
@@ -149,33 +137,26 @@ def calculations_table(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: i
     together; and of the responses with steps, the shares `right_despite` (answer right, a step wrong) and
     `wrong_though` (answer wrong, all steps right).
     """
-    return pd.DataFrame(
-        {"arm": arm, "title": style.title(arm), **_row(answers, rule, seed)} for arm, answers in scores.items()
-    )
-
-
-def _row(answers: pd.DataFrame, rule: str, seed: int) -> dict[str, float]:
-    checked = answers["response"].map(check)
-    counts = pd.DataFrame({"steps": checked.map(len), "right": checked.map(sum), "problem": answers["problem_id"]})
-    some, correct = counts["steps"] > 0, answers[f"{rule}-correct"].astype(bool)
-    consistent = counts["steps"] == counts["right"]
-    by_problem = counts.groupby("problem", sort=False)[["right", "steps"]].sum().to_numpy(float)
-    low, high = stats.ratio_interval(by_problem[by_problem[:, 1] > 0], seed)
-    return {
-        "responses": len(answers),
-        "seeds": answers["seed"].nunique(),
-        "with_steps": float(some.mean()),
-        "steps": int(counts["steps"].sum()),
-        "right": float(stats.ratio(*by_problem.T)),
-        "low": low,
-        "high": high,
-        "right_despite": float((correct & ~consistent)[some].mean()),
-        "wrong_though": float((~correct & consistent)[some].mean()),
-    }
-
-
-def shown_calculations(found: pd.DataFrame) -> Styler:
-    """The table as the paper prints it."""
-    ends = zip(100 * found["low"], 100 * found["high"], strict=True)
-    intervals = ["" if np.isnan(low) else style.interval(low, high) for low, high in ends]
-    return style.printed(found.assign(interval=intervals), "steps", COLUMNS)
+    rows = []
+    for arm, answers in scores.items():
+        checked = answers["response"].map(check)
+        counts = pd.DataFrame({"steps": checked.map(len), "right": checked.map(sum), "problem": answers["problem_id"]})
+        some, correct = counts["steps"] > 0, answers[f"{rule}-correct"].astype(bool)
+        consistent = counts["steps"] == counts["right"]
+        by_problem = counts.groupby("problem", sort=False)[["right", "steps"]].sum().to_numpy(float)
+        low, high = stats.ratio_interval(by_problem[by_problem[:, 1] > 0], seed)
+        row = {
+            "arm": arm,
+            "title": style.title(arm),
+            "responses": len(answers),
+            "seeds": answers["seed"].nunique(),
+            "with_steps": some.mean(),
+            "steps": counts["steps"].sum(),
+            "right": float(stats.ratio(*by_problem.T)),
+            "low": low,
+            "high": high,
+            "right_despite": (correct & ~consistent)[some].mean(),
+            "wrong_though": (~correct & consistent)[some].mean(),
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -14,22 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 from scipy.stats import bootstrap, mannwhitneyu
 from statsmodels.stats.proportion import proportion_confint
 
 from response_priming import style
 
-COLUMNS: style.Columns = {
-    "title": ("student", None),
-    "logprob_correct": ("right (nats)", "{:.3f}"),
-    "logprob_incorrect": ("wrong (nats)", "{:.3f}"),
-    "auroc": ("AUROC", "{:.1%}"),
-    "interval": ("95 % interval", "{}"),
-    "p": ("p", style.p_value),
-    "calibration_error": ("calibration error", "{:.1%}"),
-}
+KINDS = ("correct", "incorrect")
 
 
 def table(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
@@ -70,9 +60,6 @@ def separation(answers: pd.DataFrame, rule: str, *, seed: int = 0) -> dict[str, 
     return found
 
 
-KINDS = ("correct", "incorrect")
-
-
 def _auroc(right: Any, wrong: Any, axis: int = -1) -> Any:
     pairs = right.shape[axis] * wrong.shape[axis]
     return mannwhitneyu(right, wrong, axis=axis, method="asymptotic").statistic / pairs
@@ -96,54 +83,3 @@ def calibration_error(answers: pd.DataFrame, rule: str) -> float:
     by their sizes (Guo et al. 2017, arXiv 1706.04599, there with bins of equal width)."""
     found = reliability(answers, rule)
     return float(np.average((found["accuracy"] - found["confidence"]).abs(), weights=found["n"]))
-
-
-def shown_calibration(found: pd.DataFrame) -> Styler:
-    """The table as the paper prints it."""
-    ends = zip(100 * found["auroc_low"], 100 * found["auroc_high"], strict=True)
-    intervals = ["" if np.isnan(low) else style.interval(low, high) for low, high in ends]
-    return style.printed(found.assign(interval=intervals), "calibration", COLUMNS)
-
-
-# --- figures ---
-
-
-def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
-    """Accuracy against confidence, a panel an arm: on the diagonal, a student knows how often it is right."""
-    arms = list(scores)
-    figure = Figure(figsize=(2.6 * min(len(arms), 3) + 0.6, 2.7 * -(-len(arms) // 3)), layout="constrained")
-    panels = figure.subplots(-(-len(arms) // 3), min(len(arms), 3), squeeze=False, sharex=True, sharey=True)
-    for axes, arm in zip(panels.flat, arms, strict=False):
-        found = reliability(scores[arm], rule)
-        errors = [100 * (found["accuracy"] - found["low"]), 100 * (found["high"] - found["accuracy"])]
-        look: dict[str, Any] = {"color": style.color(arm), "marker": style.marker(arm)}
-        axes.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
-        axes.errorbar(100 * found["confidence"], 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
-        axes.set_title(style.title(arm))
-        axes.set(xlim=(0, 100), ylim=(0, 100))
-    for axes in panels.flat[len(arms) :]:
-        axes.remove()
-    figure.supxlabel("Confidence: geometric mean of the tokens' probabilities (%)", fontsize="medium")
-    figure.supylabel("Accuracy (%)", fontsize="medium")
-    return figure
-
-
-def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
-    """Mean log-probability of right and of wrong answers of every arm, as boxes."""
-    figure = Figure(figsize=(7, 0.9 + 0.6 * len(scores)), layout="constrained")
-    axes = figure.subplots()
-    for y, answers in enumerate(scores.values()):
-        right = answers[f"{rule}-correct"].to_numpy(bool)
-        for kind, rows, offset, hatch in zip(KINDS, (right, ~right), (-0.18, 0.18), ("", "///"), strict=True):
-            values = answers.loc[rows, "mean_logprob"].dropna()
-            look = {"facecolor": "white" if hatch else "lightgrey", "hatch": hatch}
-            box: dict[str, Any] = {"orientation": "horizontal", "widths": 0.3, "patch_artist": True, "boxprops": look}
-            drawn = axes.boxplot(
-                values, positions=[y + offset], manage_ticks=False, medianprops={"color": "black"}, **box
-            )
-            drawn["boxes"][0].set_label(kind if y == 0 else None)
-    axes.set_yticks(range(len(scores)), labels=[style.title(arm) for arm in scores])
-    axes.set_ylim(len(scores) - 0.5, -0.5)
-    axes.set_xlabel("Mean log-probability of a response's tokens (nats)")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
-    return figure

@@ -1,13 +1,15 @@
-"""The widget, without a browser: what it shows follows its controls."""
+"""What is shown of the answers, without a browser: tables and figures, and a widget that follows its controls."""
+
+from io import StringIO
 
 import ipywidgets
 import pandas as pd
 import pytest
-from tests.attention.test_widgets import controls
+from tests.evaluate.test_calibration import RULE, scores
 
-from response_priming import scoring
+from response_priming import scoring, style
 from response_priming.errors import InputError
-from response_priming.evaluate import browse
+from response_priming.evaluate import figures
 
 ANSWERS = scoring.grade(
     pd.DataFrame(
@@ -22,8 +24,13 @@ ANSWERS = scoring.grade(
 )
 
 
+def controls(widget, kind):
+    found = [widget] if isinstance(widget, kind) else []
+    return found + [one for child in getattr(widget, "children", ()) for one in controls(child, kind)]
+
+
 def test_browsing_shows_one_answer_and_filters():
-    widget = browse.widget(ANSWERS, "last-number")
+    widget = figures.browse(ANSWERS, "last-number")
     (which,), (number,), (text,) = (
         controls(widget, kind) for kind in (ipywidgets.Dropdown, ipywidgets.BoundedIntText, ipywidgets.HTML)
     )
@@ -37,11 +44,24 @@ def test_browsing_shows_one_answer_and_filters():
 
 
 def test_browsing_nothing_says_so():
-    widget = browse.widget(ANSWERS.head(1), "last-number")
+    widget = figures.browse(ANSWERS.head(1), "last-number")
     controls(widget, ipywidgets.Dropdown)[0].value = "wrong"
     assert controls(widget, ipywidgets.HTML)[0].value == "<p>None.</p>"
 
 
 def test_an_unknown_rule_is_named():
     with pytest.raises(InputError, match=r"^rule = 'first': allowed: hash, "):
-        browse.widget(ANSWERS, "first")
+        figures.browse(ANSWERS, "first")
+
+
+def test_reliability_figure_has_a_panel_for_each_arm():
+    figure = figures.reliability_figure(scores(), RULE)
+    assert [axes.get_title() for axes in figure.axes] == [style.title(arm) for arm in scores()]
+    figure.savefig(StringIO(), format="svg")
+
+
+def test_confidence_figure_names_each_arm_and_kind():
+    figure = figures.confidence_figure(scores(), RULE)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(map(style.title, scores()))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["correct", "incorrect"]
+    figure.savefig(StringIO(), format="svg")

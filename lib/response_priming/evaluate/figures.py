@@ -1,0 +1,128 @@
+"""The figures and printed tables of evaluate, and a way to leaf through the answers.
+
+No figure is made by pyplot, which would show it a second time in a notebook. `scores` is arm -> its graded answers (see
+`evaluate.answer`); answers of several seeds are taken together.
+"""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from response_priming import style
+from response_priming.errors import InputError
+from response_priming.evaluate.calibration import KINDS, reliability
+from response_priming.extraction import RULES
+
+CALCULATIONS: style.Columns = {
+    "title": ("student", None),
+    "responses": ("responses", "{:.0f}"),
+    "with_steps": ("with steps", "{:.1%}"),
+    "steps": ("steps", "{:.0f}"),
+    "right": ("steps right", "{:.1%}"),
+    ("low", "high"): ("95 % interval", 100),
+    "right_despite": ("answer right, a step wrong", "{:.1%}"),
+    "wrong_though": ("answer wrong, steps right", "{:.1%}"),
+}
+CALIBRATION: style.Columns = {
+    "title": ("student", None),
+    "logprob_correct": ("right (nats)", "{:.3f}"),
+    "logprob_incorrect": ("wrong (nats)", "{:.3f}"),
+    "auroc": ("AUROC", "{:.1%}"),
+    ("auroc_low", "auroc_high"): ("95 % interval", 100),
+    "p": ("p", style.p_value),
+    "calibration_error": ("calibration error", "{:.1%}"),
+}
+
+
+def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
+    """Leaf through graded answers (see `scoring.grade`) with a column `question`: all, the right or the wrong ones.
+
+    Raises:
+        InputError: there is no such rule.
+    """
+    if rule not in RULES:
+        raise InputError(f"rule = {rule!r}: allowed: {', '.join(RULES)}")
+    right = answers[f"{rule}-correct"].astype(bool)
+    groups = {"all": answers, "right": answers[right], "wrong": answers[~right]}
+    counted = [(f"{name} ({len(group)})", name) for name, group in groups.items()]
+    which = ipywidgets.Dropdown(options=counted, description="Show")
+    number = ipywidgets.BoundedIntText(value=1, min=1, max=max(1, len(answers)), description="Number")
+    text = ipywidgets.HTML()
+
+    def show(_: Any = None) -> None:
+        group = groups[which.value]
+        number.max = max(1, len(group))
+        if group.empty:
+            text.value = "<p>None.</p>"
+            return
+        answer = group.iloc[number.value - 1]
+        verdict = "right" if answer[f"{rule}-correct"] else "wrong"
+        found = "no number" if pd.isna(answer[rule]) else answer[rule]
+        ended = "ended by itself" if answer["finished"] else "cut at the limit"
+        about = f"{answer['problem_id']}: {verdict}; {rule} finds {found}, right is {answer['answer']}; {ended}"
+        look = "white-space: pre-wrap; line-height: 1.4; margin: 0 0 0.8em"
+        text.value = f"<b>{escape(about)}</b><br>" + "".join(
+            f'<small>{name.capitalize()}</small><pre style="{look}">{escape(answer[name])}</pre>'
+            for name in ("question", "response")
+        )
+
+    for control in (which, number):
+        control.observe(show, names="value")
+    show()
+    return ipywidgets.VBox([ipywidgets.HBox([which, number]), text])
+
+
+def shown_calculations(found: pd.DataFrame) -> Styler:
+    """`calculations_table` as the paper prints it."""
+    return style.printed(found, "steps", CALCULATIONS)
+
+
+def shown_calibration(found: pd.DataFrame) -> Styler:
+    """`calibration.table` as the paper prints it."""
+    return style.printed(found, "calibration", CALIBRATION)
+
+
+def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
+    """Accuracy against confidence, a panel an arm: on the diagonal, a student knows how often it is right."""
+    arms = list(scores)
+    figure = Figure(figsize=(2.6 * min(len(arms), 3) + 0.6, 2.7 * -(-len(arms) // 3)), layout="constrained")
+    panels = figure.subplots(-(-len(arms) // 3), min(len(arms), 3), squeeze=False, sharex=True, sharey=True)
+    for axes, arm in zip(panels.flat, arms, strict=False):
+        found = reliability(scores[arm], rule)
+        errors = [100 * (found["accuracy"] - found["low"]), 100 * (found["high"] - found["accuracy"])]
+        look: dict[str, Any] = {"color": style.color(arm), "marker": style.marker(arm)}
+        axes.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
+        axes.errorbar(100 * found["confidence"], 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
+        axes.set_title(style.title(arm))
+        axes.set(xlim=(0, 100), ylim=(0, 100))
+    for axes in panels.flat[len(arms) :]:
+        axes.remove()
+    figure.supxlabel("Confidence: geometric mean of the tokens' probabilities (%)", fontsize="medium")
+    figure.supylabel("Accuracy (%)", fontsize="medium")
+    return figure
+
+
+def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
+    """Mean log-probability of right and of wrong answers of every arm, as boxes."""
+    figure = Figure(figsize=(7, 0.9 + 0.6 * len(scores)), layout="constrained")
+    axes = figure.subplots()
+    for y, answers in enumerate(scores.values()):
+        right = answers[f"{rule}-correct"].to_numpy(bool)
+        for kind, rows, offset, hatch in zip(KINDS, (right, ~right), (-0.18, 0.18), ("", "///"), strict=True):
+            values = answers.loc[rows, "mean_logprob"].dropna()
+            look = {"facecolor": "white" if hatch else "lightgrey", "hatch": hatch}
+            box: dict[str, Any] = {"orientation": "horizontal", "widths": 0.3, "patch_artist": True, "boxprops": look}
+            drawn = axes.boxplot(
+                values, positions=[y + offset], manage_ticks=False, medianprops={"color": "black"}, **box
+            )
+            drawn["boxes"][0].set_label(kind if y == 0 else None)
+    axes.set_yticks(range(len(scores)), labels=[style.title(arm) for arm in scores])
+    axes.set_ylim(len(scores) - 0.5, -0.5)
+    axes.set_xlabel("Mean log-probability of a response's tokens (nats)")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+    return figure
