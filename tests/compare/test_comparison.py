@@ -147,7 +147,7 @@ def test_undistilled_alone_is_compared():
     assert found.gains.empty
     assert found.teacher.empty
     assert len(figures.loss_figure(found).axes) == 1
-    assert found.shown("gains").to_html()
+    assert figures.shown(found, "gains").to_html()
 
 
 def test_other_rule_changes_the_headline_and_is_written_aside(build):
@@ -222,32 +222,32 @@ def test_missing_scores_are_named(build):
 
 @pytest.mark.parametrize("name", ["accuracy", "gains", "rules", "teacher", "samples"])
 def test_shown_table_hides_names_of_arms_and_repeats(found, name):
-    page = found.shown(name).to_html()
-    assert page == found.shown(name).to_html()
+    page = figures.shown(found, name).to_html()
+    assert page == figures.shown(found, name).to_html()
     assert "ground-truth" not in page
     assert "nan" not in page
     assert "KD, Ground Truth" in page
 
 
 def test_shown_numbers_are_per_cent_points_and_intervals(found):
-    accuracy = found.shown("accuracy").to_string(delimiter="|").splitlines()
+    accuracy = figures.shown(found, "accuracy").to_string(delimiter="|").splitlines()
     values = dict(zip(accuracy[0].split("|"), accuracy[1].split("|"), strict=True))
     assert values["student"] == "Undistilled"
     assert values["accuracy"] == found.variables["undistilled_accuracy"].replace(" ", "")
     assert values["95 % interval"] + " %" == found.variables["undistilled_interval"]
-    gains = found.shown("gains").to_string(delimiter="|").splitlines()
+    gains = figures.shown(found, "gains").to_string(delimiter="|").splitlines()
     values = dict(zip(gains[0].split("|"), gains[1].split("|"), strict=True))
     assert values["gain (points)"] == f"{found.gains['points'][0]:+.1f}"
 
 
 def test_shown_samples_say_a_question_and_its_answer_once(found):
-    page = found.shown("samples").to_string(delimiter="|")
+    page = figures.shown(found, "samples").to_string(delimiter="|")
     for question, answer in zip(found.samples["question"], found.samples["answer"], strict=True):
         assert page.count(f"{question}|{answer}|") == 1
 
 
 def test_responses_are_shown_as_text_not_markup(found):
-    assert "&lt;&lt;1+1=2&gt;&gt;" in found.shown("samples").to_html()
+    assert "&lt;&lt;1+1=2&gt;&gt;" in figures.shown(found, "samples").to_html()
 
 
 def test_accuracy_figure_has_arms_in_order_with_printed_values(found):
@@ -297,5 +297,5 @@ def test_notebook_shows_one_figure_or_table_in_each_labelled_cell():
 
 
 def test_rules_are_all_shown(found):
-    headings = found.shown("rules").to_string(delimiter="|").splitlines()[0].replace("\u200b", "").split("|")
+    headings = figures.shown(found, "rules").to_string(delimiter="|").splitlines()[0].replace("\u200b", "").split("|")
     assert headings == ["student", *RULES]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from response_priming import artifacts, claims, notebooks, params, paths
 from response_priming.attention import analysis
 from response_priming.audit import findings
-from response_priming.compare import comparison
+from response_priming.compare import comparison, figures
 from response_priming.distill import training
 from response_priming.evaluate import answers
 from response_priming.generate import prompt_signals, teacher
@@ -55,7 +55,7 @@ def adapter(arm):
 def test_every_arm_is_scored_and_compared_in_the_order_of_the_profile(made):
     assert made["compare"].accuracy["arm"].tolist() == ARMS
     assert set(made["attention-visualize"].metrics["arm"]) == set(ARMS)
-    assert made["compare"].shown("accuracy").to_html().count("as released") == 1
+    assert figures.shown(made["compare"], "accuracy").to_html().count("as released") == 1
 
 
 def test_arms_with_one_teacher_share_its_responses(made):

@@ -13,6 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "comparison": ["Comparison", "compare", "read_scores"],
-        "figures": ["accuracy_figure", "loss_figure"],
+        "figures": ["accuracy_figure", "loss_figure", "shown"],
     },
 )

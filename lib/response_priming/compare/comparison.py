@@ -13,50 +13,14 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from pandas.io.formats.style import Styler
 
 from response_priming import artifacts, params, paths, problems, scoring, style
 from response_priming.compare import tables, verdicts
 from response_priming.errors import InputError
 from response_priming.evaluate import calculations, calibration
-from response_priming.extraction import RULES
 from response_priming.generate import store
 
 TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration")
-SHARE, TEXT, WORDS = "{:.1%}", "{}", None  # a format is of numbers, aligned right; words have none
-ACCURACY: style.Columns = {
-    "n": ("n", "{:.0f}"),
-    "seeds": ("seeds", "{:.0f}"),
-    "correct": ("correct", "{:.0f}"),
-    "accuracy": ("accuracy", SHARE),
-    "interval": ("95 % interval", TEXT),
-    "covers": ("interval covers", WORDS),
-    "spread": ("spread", SHARE),
-    "answered": ("answered", SHARE),
-    "accuracy_answered": ("if answered", SHARE),
-    "finished": ("finished", SHARE),
-    "mean_tokens": ("tokens", "{:.1f}"),
-}
-# For each table as the paper prints it: column -> heading and format.
-COLUMNS: dict[str, style.Columns] = {
-    "accuracy": {"title": ("student", WORDS), **ACCURACY, "published": ("published", SHARE)},
-    "gains": {
-        "title": ("student", WORDS),
-        "baseline_title": ("compared with", WORDS),
-        "points": ("gain (points)", "{:+.1f}"),
-        "interval": ("95 % interval", TEXT),
-        "relative": ("relative gain", "{:+.1%}"),
-        "relative_interval": ("95 % interval", TEXT),
-        "wins": ("wins", "{:.0f}"),
-        "losses": ("losses", "{:.0f}"),
-        "p": ("p", style.p_value),
-        "p_holm": ("p (Holm)", style.p_value),
-    },
-    "rules": {"title": ("student", WORDS)} | {rule: (style.wrapping(rule), SHARE) for rule in RULES},
-    "teacher": {"title": ("strategy", WORDS), **ACCURACY},
-    "samples": {key: (key, WORDS) for key in ("question", "answer")}
-    | {"title": ("student", WORDS), "response": ("response", WORDS), "correct": ("correct", WORDS)},
-}
 
 
 @dataclass(frozen=True)
@@ -72,30 +36,6 @@ class Comparison:
     steps: pd.DataFrame
     calibration: pd.DataFrame
     variables: dict[str, str]
-
-    def shown(self, name: str) -> Styler:
-        """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
-        table: pd.DataFrame = getattr(self, name)
-        columns = COLUMNS[name]
-        for prefix in ("", "relative_"):
-            if f"{prefix}low" in table:
-                scale = 1 if (name, prefix) == ("gains", "") else 100
-                ends = (scale * table[f"{prefix}{end}"] for end in ("low", "high"))
-                table = table.assign(**{f"{prefix}interval": list(map(style.interval, *ends))})
-        if "covers" in table and (table["seeds"] == 1).all():
-            columns = {key: column for key, column in columns.items() if key not in ("seeds", "spread", "covers")}
-        if name == "rules":
-            table = by_rule(table)
-        if name == "samples":
-            table = table.assign(correct=table["correct"].map({True: "yes", False: "no"}))
-            table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
-        return style.printed(table, name, columns)
-
-
-def by_rule(rows: pd.DataFrame) -> pd.DataFrame:
-    """A table with a row an arm and rule as one with a row an arm, and the accuracies by rule in columns."""
-    table = rows.pivot(index="title", columns="rule", values="accuracy").loc[rows["title"].unique()]
-    return table.reset_index()
 
 
 def compare(run: params.CompareRun) -> Comparison:
@@ -220,12 +160,9 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
 
 def losses_table(run: params.CompareRun) -> pd.DataFrame:
     """The training losses of every student, one row a step."""
+    none = pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm", "seed"])
     tables = [
         pd.read_parquet(run.student_of(arm, seed) / "losses.parquet").assign(arm=arm, seed=seed)
         for arm, seed in _trained(run)
     ]
-    return (
-        pd.concat(tables, ignore_index=True)
-        if tables
-        else pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm", "seed"])
-    )
+    return pd.concat(tables or [none], ignore_index=True)

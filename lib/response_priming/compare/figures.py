@@ -1,35 +1,82 @@
-"""The figures of stage compare. None is made by pyplot, which would show it a second time in a notebook."""
+"""The figures and printed tables of stage compare.
+
+No figure is made by pyplot, which would show it a second time in a notebook."""
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
 from response_priming import style
 from response_priming.compare.comparison import Comparison
+from response_priming.extraction import RULES
+
+SHARE, WORDS = "{:.1%}", None  # a format is of numbers, aligned right; words have none
+ACCURACY: style.Columns = {
+    "n": ("n", "{:.0f}"),
+    "seeds": ("seeds", "{:.0f}"),
+    "correct": ("correct", "{:.0f}"),
+    "accuracy": ("accuracy", SHARE),
+    ("low", "high"): ("95 % interval", 100),
+    "covers": ("interval covers", WORDS),
+    "spread": ("spread", SHARE),
+    "answered": ("answered", SHARE),
+    "accuracy_answered": ("if answered", SHARE),
+    "finished": ("finished", SHARE),
+    "mean_tokens": ("tokens", "{:.1f}"),
+}
+# For each table as the paper prints it: column -> heading and format.
+COLUMNS: dict[str, style.Columns] = {
+    "accuracy": {"title": ("student", WORDS), **ACCURACY, "published": ("published", SHARE)},
+    "gains": {
+        "title": ("student", WORDS),
+        "baseline_title": ("compared with", WORDS),
+        "points": ("gain (points)", "{:+.1f}"),
+        ("low", "high"): ("95 % interval", 1),
+        "relative": ("relative gain", "{:+.1%}"),
+        ("relative_low", "relative_high"): ("95 % interval", 100),
+        "wins": ("wins", "{:.0f}"),
+        "losses": ("losses", "{:.0f}"),
+        "p": ("p", style.p_value),
+        "p_holm": ("p (Holm)", style.p_value),
+    },
+    "rules": {"title": ("student", WORDS)} | {rule: (style.wrapping(rule), SHARE) for rule in RULES},
+    "teacher": {"title": ("strategy", WORDS), **ACCURACY},
+    "samples": {key: (key, WORDS) for key in ("question", "answer")}
+    | {"title": ("student", WORDS), "response": ("response", WORDS), "correct": ("correct", WORDS)},
+}
+
+
+def shown(found: Comparison, name: str) -> Styler:
+    """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
+    table: pd.DataFrame = getattr(found, name)
+    columns = COLUMNS[name]
+    if "covers" in table and (table["seeds"] == 1).all():
+        columns = {key: column for key, column in columns.items() if key not in ("seeds", "spread", "covers")}
+    if name == "rules":
+        arms = table["title"].unique()
+        table = table.pivot(index="title", columns="rule", values="accuracy").loc[arms].reset_index()
+    if name == "samples":
+        table = table.assign(correct=table["correct"].map({True: "yes", False: "no"}))
+        table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
+    return style.printed(table, name, columns)
 
 
 def accuracy_figure(found: Comparison) -> Figure:
     """Accuracy of every arm with its interval, and the paper's printed value as a hollow marker."""
     table = found.accuracy
-    arms = list(table["arm"])
-    figure = Figure(figsize=(7, 0.8 + 0.55 * len(arms)), layout="constrained")
+    figure = Figure(figsize=(7, 0.8 + 0.55 * len(table)), layout="constrained")
     axes = figure.subplots()
-    for y, row in enumerate(table.to_dict("records")):
-        x, low, high, printed = (100 * row[key] for key in ("accuracy", "low", "high", "published"))
-        look: dict[str, Any] = {
-            "color": style.color(row["arm"]),
-            "marker": style.marker(row["arm"]),
-            "markersize": 7,
-        }
-        axes.errorbar(x, y, xerr=[[x - low], [high - x]], capsize=3, **look)
+    looks: Any = [{"color": style.color(arm), "marker": style.marker(arm), "markersize": 7} for arm in table["arm"]]
+    style.dots(axes, table, looks, value="accuracy")
+    for y, (x, printed) in enumerate((100 * table[["accuracy", "published"]]).itertuples(index=False)):
         axes.annotate(f"{x:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize="small")
         if not np.isnan(printed):
-            axes.plot(printed, y, linestyle="", markerfacecolor="none", **look)
+            axes.plot(printed, y, linestyle="", markerfacecolor="none", **looks[y])
             label = f"paper {printed:.1f}"
             axes.annotate(label, (printed, y), (0, -14), textcoords="offset points", ha="center", fontsize="small")
-    axes.set_yticks(range(len(arms)), labels=list(table["title"]))
-    axes.set_ylim(len(arms) - 0.5, -0.5)
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}")
     return figure
