@@ -192,7 +192,7 @@ def made_up(gradient, occlusion):
 
 
 def test_shares_of_a_prompt_add_up_to_one_and_count_both_signs():
-    shares = figures.shares(made_up([1.0, -2.0, 1.0], [3.0, 0.0, -1.0]).tokens).set_index("region")
+    shares = attributions.shares(made_up([1.0, -2.0, 1.0], [3.0, 0.0, -1.0]).tokens).set_index("region")
     assert shares["gradient"].to_dict() == {"question": 0.75, "system prompt": 0.25}
     assert shares["occlusion"].to_dict() == {"question": 0.75, "system prompt": 0.25}
     assert shares["tokens"].to_dict() == pytest.approx({"question": 2 / 3, "system prompt": 1 / 3})
@@ -200,13 +200,13 @@ def test_shares_of_a_prompt_add_up_to_one_and_count_both_signs():
 
 def test_occlusion_counts_a_segment_once():
     tokens = made_up([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]).tokens.assign(segment=[0, 0, 1])
-    shares = figures.shares(tokens).set_index("region")
+    shares = attributions.shares(tokens).set_index("region")
     assert shares["occlusion"].to_dict() == {"question": 0.5, "system prompt": 0.5}
 
 
 @pytest.mark.parametrize(("occlusion", "agreement"), [([1.0, 5.0, 6.0], 1), ([6.0, 5.0, 1.0], -1)])
 def test_checks_are_areas_between_curves_and_the_rank_correlation(occlusion, agreement):
-    checks = figures.checks(made_up([0.1, 0.2, 0.3], occlusion)).iloc[0]
+    checks = attributions.checks(made_up([0.1, 0.2, 0.3], occlusion)).iloc[0]
     assert checks["occlusion"] == pytest.approx(0.5)
     assert checks["gradient"] == pytest.approx(-0.25)
     assert checks["agreement"] == pytest.approx(agreement)

@@ -20,7 +20,6 @@ from bokeh.resources import Resources
 from bokeh.settings import settings
 from bokeh.transform import transform
 from IPython.display import HTML
-from numpy.typing import NDArray
 
 from response_priming import paths, style
 from response_priming.attention.results import Analysis, Example
@@ -52,9 +51,8 @@ def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool 
     kept = list(dict.fromkeys((layer, head) for layer, head in (*ranked, *heads)))
     controls = _controls(examples, kept)
     plots, filled = _plots()
-    texts = [{"problem": one.problem, "tokens": _labels(one), "maps": _packed(one, kept)} for one in examples]
-    names = [f"{layer}-{head}" for layer, head in kept]
-    update = CustomJS(args={**controls, **filled, "texts": texts, "heads": names}, code=_read("explorer.js"))
+    held = {"texts": _texts(examples, kept), "heads": [f"{layer}-{head}" for layer, head in kept]}
+    update = CustomJS(args={**controls, **filled, **held}, code=_read("explorer.js"))
     for control in controls.values():
         control.js_on_change("value", update)
     document = Document()
@@ -80,18 +78,18 @@ def _read(name: str) -> str:
     return (paths.REPORT / name).read_text(encoding="utf-8")
 
 
-def _labels(example: Example) -> list[str]:
-    """The tokens behind their positions, which makes each label unique."""
-    places = zip(example.positions, example.tokens, strict=True)
-    return [f"{place} {token.strip() or repr(token)[1:-1]}" for place, token in places]
-
-
-def _packed(example: Example, kept: list[tuple[int, int]]) -> NDArray[np.uint8]:
-    """The causal halves [heads, arms, pairs], each arm but the first as the difference to the one before it."""
+def _texts(examples: Sequence[Example], kept: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    """What explorer.js reads of each text: its tokens behind their positions, which makes them unique, and the maps'
+    causal halves [heads, arms, pairs], each arm but the first as the difference to the one before it."""
     layers, heads = np.array(kept).T
-    half = np.tril_indices(len(example.tokens))
-    maps = np.stack([maps[layers, heads][:, *half] for maps in example.maps.values()], axis=1)
-    return np.diff(maps, axis=1, prepend=np.uint8(0))
+    texts = []
+    for one in examples:
+        places, half = zip(one.positions, one.tokens, strict=True), np.tril_indices(len(one.tokens))
+        labels = [f"{place} {token.strip() or repr(token)[1:-1]}" for place, token in places]
+        maps = np.stack([maps[layers, heads][:, *half] for maps in one.maps.values()], axis=1)
+        packed = np.diff(maps, axis=1, prepend=np.uint8(0))
+        texts.append({"problem": one.problem, "tokens": labels, "maps": packed})
+    return texts
 
 
 def _controls(examples: Sequence[Example], kept: list[tuple[int, int]]) -> dict[str, Select]:

@@ -28,6 +28,7 @@ from response_priming.generate import store
 REGIONS = ("system prompt", "prefix", "worked examples", "question", "chat template")
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # of the prompt's tokens that a deletion curve replaces
 METHODS = ("occlusion", "gradient")
+PROMPT = ["strategy", "problem"]
 NEUTRAL = " "  # the text whose token stands for "nothing here"
 
 
@@ -89,10 +90,44 @@ def read(folder: Path) -> Attributions:
     return Attributions(*(pd.read_parquet(folder / f"{name}.parquet") for name in ("tokens", "deletion", "gaps")))
 
 
+def shares(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Per strategy, problem and region: its share of the absolute values of `occlusion` and of `gradient`, and of
+    the prompt's `tokens`; 0 where the prompt has no such region. Occlusion counts a segment once."""
+    once = ~tokens.duplicated([*PROMPT, "segment"])
+    values = tokens.assign(occlusion=tokens["occlusion"].abs() * once, gradient=tokens["gradient"].abs(), tokens=1.0)
+    sums = values.groupby([*PROMPT, "region"])[[*METHODS, "tokens"]].sum()
+    parts = sums / sums.groupby(PROMPT).transform("sum")
+    return parts.unstack("region", fill_value=0.0).stack("region", future_stack=True).reset_index()
+
+
+def checks(result: Attributions) -> pd.DataFrame:
+    """Per strategy and problem, `occlusion`, `gradient`, `agreement` and `gap`.
+
+    The faithfulness of `occlusion` and `gradient` is the area between the deletion curve of random order and theirs
+    (nats per token of the response; above 0, what they rank high matters more than chance). `agreement` is Spearman's
+    rank correlation of the two over segments; for `gap` see `Attributions`.
+    """
+    curves = result.deletion.set_index([*PROMPT, "fraction", "order"])["logprob"].unstack("order")
+    leads = {method: (curves["random"] - curves[method]).unstack("fraction") for method in METHODS}
+    areas = [pd.Series(np.trapezoid(lead, lead.columns, axis=1), lead.index, name=name) for name, lead in leads.items()]
+    parts = result.tokens.groupby([*PROMPT, "segment"]).agg({"gradient": "sum", "occlusion": "first"})
+    ranks = parts.groupby(PROMPT).corr(method="spearman")["gradient"].xs("occlusion", level=-1).rename("agreement")
+    return result.gaps.set_index(PROMPT).join([*areas, ranks]).reset_index()
+
+
 def _write(folder: Path, run: params.AttributionRun) -> None:
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
     asked = problems.load(run, "train", run.attribution_problems, seed=run.seed)
-    given = {strategy: _given(run, strategy) for strategy in run.strategies}
+    given = {}
+    for strategy in run.strategies:
+        # The first of several responses to a problem.
+        answered = store.read(run.build / "responses" / strategy).drop_duplicates("problem_id").set_index("problem_id")
+        if run.attribution_problems > len(answered):
+            raise InputError(
+                f"attribution.attribution_problems = {run.attribution_problems}: strategy {strategy} has responses to "
+                f"{len(answered)} problems"
+            )
+        given[strategy] = answered
     model: Any
     model, tokenizer = models.load(run.teacher, revision=run.teacher_revision, dtype=run.dtype, device=run.device)
     model.requires_grad_(False)
@@ -110,17 +145,6 @@ def _write(folder: Path, run: params.AttributionRun) -> None:
         tables.append(tuple(table.assign(strategy=strategy, problem=problem.id) for table in found))
     for name, parts in zip(("tokens", "deletion", "gaps"), zip(*tables, strict=True), strict=True):
         pd.concat(parts, ignore_index=True).to_parquet(folder / f"{name}.parquet", index=False)
-
-
-def _given(run: params.AttributionRun, strategy: str) -> pd.DataFrame:
-    """The strategy's responses by problem, the first where there are several."""
-    answered = store.read(run.build / "responses" / strategy)
-    if run.attribution_problems > answered["problem_id"].nunique():
-        raise InputError(
-            f"attribution.attribution_problems = {run.attribution_problems}: strategy {strategy} has responses to "
-            f"{answered['problem_id'].nunique()} problems"
-        )
-    return answered.drop_duplicates("problem_id").set_index("problem_id")
 
 
 def locate(

@@ -1,17 +1,15 @@
-"""What the attributions come to: shares of regions, the two checks, and their figures. Intervals are over problems."""
+"""The figures and the printed table of attribution. Intervals are over problems."""
 
 from typing import cast
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from response_priming import stats, style
-from response_priming.attribution.attributions import METHODS, REGIONS, Attributions
+from response_priming.attribution.attributions import METHODS, REGIONS, Attributions, checks, shares
 
-PROMPT = ["strategy", "problem"]
 TITLES = {"occlusion": "Occlusion", "gradient": "Integrated gradients", "random": "Random order"}
 CHECKS = {
     "occlusion": "Faithfulness of occlusion",
@@ -19,31 +17,6 @@ CHECKS = {
     "agreement": "Rank correlation of the two",
     "gap": "Unexplained by gradients",
 }
-
-
-def shares(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Per strategy, problem and region: its share of the absolute values of `occlusion` and of `gradient`, and of
-    the prompt's `tokens`; 0 where the prompt has no such region. Occlusion counts a segment once."""
-    once = ~tokens.duplicated([*PROMPT, "segment"])
-    values = tokens.assign(occlusion=tokens["occlusion"].abs() * once, gradient=tokens["gradient"].abs(), tokens=1.0)
-    sums = values.groupby([*PROMPT, "region"])[[*METHODS, "tokens"]].sum()
-    parts = sums / sums.groupby(PROMPT).transform("sum")
-    return parts.unstack("region", fill_value=0.0).stack("region", future_stack=True).reset_index()
-
-
-def checks(result: Attributions) -> pd.DataFrame:
-    """Per strategy and problem, the columns of `CHECKS`.
-
-    The faithfulness of `occlusion` and `gradient` is the area between the deletion curve of random order and theirs
-    (nats per token of the response; above 0, what they rank high matters more than chance). `agreement` is Spearman's
-    rank correlation of the two over segments; for `gap` see `Attributions`.
-    """
-    curves = result.deletion.set_index([*PROMPT, "fraction", "order"])["logprob"].unstack("order")
-    leads = {method: (curves["random"] - curves[method]).unstack("fraction") for method in METHODS}
-    areas = [pd.Series(np.trapezoid(lead, lead.columns, axis=1), lead.index, name=name) for name, lead in leads.items()]
-    parts = result.tokens.groupby([*PROMPT, "segment"]).agg({"gradient": "sum", "occlusion": "first"})
-    ranks = parts.groupby(PROMPT).corr(method="spearman")["gradient"].xs("occlusion", level=-1).rename("agreement")
-    return result.gaps.set_index(PROMPT).join([*areas, ranks]).reset_index()
 
 
 def table(result: Attributions, strategies: list[str]) -> pd.DataFrame:

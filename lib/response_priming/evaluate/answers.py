@@ -52,45 +52,22 @@ def _answer(run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
 
 def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
     """The graded answers of the student in a folder (see `answer`); without one, the undistilled student's."""
-    engine = _engine(run, student)
+    setup = engines.Setup(
+        run.student, run.student_revision, run.dtype, run.device, student=student, batch=run.evaluate_batch
+    )
+    engine = engines.open_engine(run.evaluate_engine, setup)
     asked_as = [
         prompts.encode(engine.tokenizer, prompts.bare(problem.question, run.system_prompt)) for problem in asked
     ]
     with progress.Bar(len(asked_as), "answer") as bar:
         given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))
-    return grade(_table(asked, given))
-
-
-def _engine(run: params.EvaluateRun, student: Path | None) -> engines.Engine:
-    return engines.open_engine(
-        run.evaluate_engine,
-        engines.Setup(
-            run.student,
-            revision=run.student_revision,
-            dtype=run.dtype,
-            device=run.device,
-            student=student,
-            batch=run.evaluate_batch,
-        ),
-    )
-
-
-def _table(asked: list[problems.Problem], given: dict[int, engines.Response]) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "problem_id": problem.id,
-            "question": problem.question,
-            "answer": problem.answer,
-            "response": given[index].text,
-            "tokens": len(given[index].tokens),
-            "finished": given[index].finished,
-            "mean_logprob": _mean_logprob(given[index]),
-        }
-        for index, problem in enumerate(asked)
-    )
-
-
-def _mean_logprob(response: engines.Response) -> float:
-    """Mean log-probability (nats) of the response's tokens; greedy decoding takes the most likely one each time."""
-    assert response.top_logprobs is not None, "asked for with top_k=1"
-    return float(response.top_logprobs[:, 0].astype(np.float32).mean())
+    rows = []
+    for index, problem in enumerate(asked):
+        response = given[index]
+        assert response.top_logprobs is not None, "asked for with top_k=1"
+        # Greedy decoding takes the most likely token each time.
+        logprob = float(response.top_logprobs[:, 0].astype(np.float32).mean())
+        row = problem.id, problem.question, problem.answer, response.text, len(response.tokens), response.finished
+        rows.append((*row, logprob))
+    columns = ["problem_id", "question", "answer", "response", "tokens", "finished", "mean_logprob"]
+    return grade(pd.DataFrame(rows, columns=columns))
