@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from response_priming.divergences import jsd
 from response_priming.methods import losses
 from response_priming.methods.losses import Objective, Targets
 
@@ -119,7 +120,7 @@ def plain(dense: bool) -> Callable[..., Callable[[], None]]:
                 student = torch.cat([student, rest], -1)
                 teacher = torch.cat([teacher, wanted.tail_logprobs[:, None]], -1)
             parts = [(part / OBJECTIVE.temperature).log_softmax(-1) for part in (teacher, student)]
-            soft = OBJECTIVE.temperature**2 * losses.jsd(parts[0], parts[1], 0.5).sum()
+            soft = OBJECTIVE.temperature**2 * jsd(parts[0], parts[1], 0.5).sum()
             (0.5 * (hard + soft) / len(hidden)).backward()
 
         return step

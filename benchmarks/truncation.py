@@ -21,7 +21,7 @@ from torch import Tensor
 
 from response_priming import artifacts, engines, models, params, problems, style
 from response_priming import prompts as priming
-from response_priming.methods.losses import DIVERGENCES
+from response_priming.divergences import DIVERGENCES
 
 RESULTS = Path(__file__).with_name("results")
 PROBLEMS, KS, TEMPERATURES = 16, (8, 16, 64, 256), (1.0, 2.0, 4.0, 5.94)
@@ -86,7 +86,7 @@ def row(teacher: Tensor, student: Tensor, k: int, temperature: float) -> dict[st
     for short, name in {"fkl": "forward-kl", "rkl": "reverse-kl"}.items():
         logits = student.clone().requires_grad_()
         pairs = forms(teacher, logits.log_softmax(-1), ids, temperature)
-        made = {form: DIVERGENCES[name](*pair).mean() for form, pair in pairs.items()}
+        made = {form: DIVERGENCES[name].between(*pair).mean() for form, pair in pairs.items()}
         slopes = {form: torch.autograd.grad(loss, logits, retain_graph=True)[0] for form, loss in made.items()}
         for form in ("bucket", "spread"):
             found[f"{short}-{form}"] = float(made[form].detach() / made["dense"])

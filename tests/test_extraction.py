@@ -1,12 +1,12 @@
 import os
 import threading
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from response_priming import extraction, paths
 from response_priming.extraction import (
@@ -30,8 +30,12 @@ from response_priming.params import sections
 LOGS = Path(os.environ.get("PUBLISHED_LOGS", paths.ROOT.parent / "shared" / "published-logs"))
 
 
-def test_rules_are_those_that_a_profile_may_name():
-    assert list(RULES) == list(get_args(sections.Rule))
+def test_a_profile_may_name_the_rules_and_no_other(monkeypatch):
+    assert [sections.Evaluate(rule=name).rule for name in RULES] == list(RULES)
+    with pytest.raises(ValidationError, match="'longest' is none of hash, boxed-first, "):
+        sections.Evaluate(rule="longest")
+    monkeypatch.setitem(RULES, "longest", RULES["hash"])
+    assert sections.Evaluate(rule="longest").rule == "longest"
 
 
 # --- last-number ---

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from response_priming.divergences import DIVERGENCES, jsd, kl
 from response_priming.methods import losses
 from response_priming.methods.losses import IGNORED, Objective, Targets
 
 VOCABULARY, WIDTH, POSITIONS = 13, 7, 6
-NAMES = list(losses.DIVERGENCES)
+NAMES = list(DIVERGENCES)
 TEMPERATURES = [0.5, 1.0, 5.942267335064758, 10.0]
 KS = [1, 4, VOCABULARY - 1, VOCABULARY, "dense"]
 
@@ -89,7 +90,7 @@ def dense_objective(hidden, head, teacher, targets, objective, hard_tokens, soft
 @settings(max_examples=20, deadline=None)
 def test_divergences_agree_with_their_definitions(divergence, seed, scale, share):
     p, q = (some_logits(number, scale).softmax(-1) for number in (seed, seed + 1000))
-    found = losses.DIVERGENCES[divergence](p.log(), q.log(), share)
+    found = DIVERGENCES[divergence].between(p.log(), q.log(), share)
     assert torch.allclose(found, reference(p, q, divergence, share), rtol=1e-5, atol=1e-9)
     assert (found > 0).all()
 
@@ -99,16 +100,16 @@ def test_divergences_agree_with_their_definitions(divergence, seed, scale, share
 @settings(max_examples=20, deadline=None)
 def test_identical_distributions_do_not_diverge(divergence, seed, scale, share):
     logprobs = some_logits(seed, scale).log_softmax(-1)
-    assert losses.DIVERGENCES[divergence](logprobs, logprobs, share).abs().max() < 1e-12
+    assert DIVERGENCES[divergence].between(logprobs, logprobs, share).abs().max() < 1e-12
 
 
 @given(seed=st.integers(0, 999), share=st.sampled_from([1e-4, 1e-5, 1e-6]))
 @settings(max_examples=20, deadline=None)
 def test_the_limits_of_jsd_are_both_kls(seed, share):
     teacher, student = (some_logits(number, 1.0).log_softmax(-1) for number in (seed, seed + 1000))
-    forward, reverse = losses.kl(teacher, student), losses.kl(student, teacher)
-    assert torch.allclose(losses.jsd(teacher, student, share) / share, forward, rtol=300 * share, atol=300 * share)
-    assert torch.allclose(losses.jsd(teacher, student, 1 - share) / share, reverse, rtol=300 * share, atol=300 * share)
+    forward, reverse = kl(teacher, student), kl(student, teacher)
+    assert torch.allclose(jsd(teacher, student, share) / share, forward, rtol=300 * share, atol=300 * share)
+    assert torch.allclose(jsd(teacher, student, 1 - share) / share, reverse, rtol=300 * share, atol=300 * share)
 
 
 @given(seed=st.integers(0, 999), share=st.sampled_from([1e-4, 1e-6, 1e-8]))
@@ -116,18 +117,18 @@ def test_the_limits_of_jsd_are_both_kls(seed, share):
 def test_without_skew_a_skewed_divergence_is_the_plain_one_and_wholly_skewed_it_is_zero(seed, share):
     teacher, student = (some_logits(number, 1.0).log_softmax(-1) for number in (seed, seed + 1000))
     for name in ("skew-kl", "skew-reverse-kl"):
-        plain = losses.DIVERGENCES["reverse-kl" if "reverse" in name else "forward-kl"](teacher, student, 0.5)
-        found = losses.DIVERGENCES[name](teacher, student, share)
+        plain = DIVERGENCES["reverse-kl" if "reverse" in name else "forward-kl"].between(teacher, student, 0.5)
+        found = DIVERGENCES[name].between(teacher, student, share)
         assert torch.allclose(found, plain, rtol=300 * share, atol=300 * share)
-        assert losses.DIVERGENCES[name](teacher, student, 1 - share).max() < 300 * share
+        assert DIVERGENCES[name].between(teacher, student, 1 - share).max() < 300 * share
 
 
 @given(seed=st.integers(0, 999), scale=st.floats(0.1, 100))
 @settings(max_examples=20, deadline=None)
 def test_the_even_jsd_is_symmetric_and_at_most_log_two(seed, scale):
     teacher, student = (some_logits(number, scale).log_softmax(-1) for number in (seed, seed + 1000))
-    found = losses.jsd(teacher, student, 0.5)
-    assert torch.allclose(found, losses.jsd(student, teacher, 0.5), rtol=1e-9, atol=1e-12)
+    found = jsd(teacher, student, 0.5)
+    assert torch.allclose(found, jsd(student, teacher, 0.5), rtol=1e-9, atol=1e-12)
     assert found.max() <= math.log(2) + 1e-6
 
 

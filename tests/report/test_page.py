@@ -18,7 +18,6 @@ from response_priming import artifacts, notebooks, params, paths
 from response_priming.attention.metrics import EVERY
 from response_priming.compare import verdicts
 from response_priming.errors import InputError
-from response_priming.methods import losses
 from response_priming.params import sections
 from response_priming.report import citation, downloads, preview, prose
 from response_priming.report import page as report
@@ -201,10 +200,6 @@ def test_strategies_are_the_profiles_with_their_prefixes_word_for_word():
         f"| {entries['none']['title']} | (empty) |",
         f"| {entries['confidence']['title']} | {entries['confidence']['prefix'].strip()} |",
     ]
-
-
-def test_every_divergence_has_a_name_in_the_prose():
-    assert sections.DIVERGENCES.keys() == losses.DIVERGENCES.keys()
 
 
 def test_an_override_is_owned_up_to():

@@ -9,12 +9,10 @@ import pytest
 import torch
 import yaml
 
-from response_priming import params, paths, problems, style
+from response_priming import divergences, params, paths, problems, style
 from response_priming.distill import training
 from response_priming.evaluate import answers
 from response_priming.generate import teacher
-from response_priming.methods import losses
-from response_priming.params import sections
 
 TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 SIZES = {
@@ -94,14 +92,13 @@ def test_a_data_set(apply, tmp_path):
 
 
 def test_a_divergence(apply, monkeypatch):
-    monkeypatch.setattr(sections, "DIVERGENCES", dict(sections.DIVERGENCES))
-    monkeypatch.setattr(losses, "DIVERGENCES", dict(losses.DIVERGENCES))
-    for block in blocks("python", "A divergence"):
-        module = {"sections": sections, "losses": losses}[Path(re.match(r"# (\S+)", block)[1]).stem]
-        exec(block, vars(module))
+    monkeypatch.setitem(divergences.DIVERGENCES, "total-variation", None)  # gone again after the test
+    (block,) = blocks("python", "A divergence")
+    assert block.startswith("# lib/response_priming/divergences.py\n")
+    exec(block, vars(divergences))
     profile = apply("A divergence")
     same, other = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
-    found = losses.DIVERGENCES[profile.distill.divergence]
+    found = divergences.DIVERGENCES[profile.distill.divergence].between
     assert found(same, same, 0.5) == 0
     assert found(same, other, 0.5) == pytest.approx(0.4)
     assert len(run_one_arm(profile, "none")) == 4

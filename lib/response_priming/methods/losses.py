@@ -18,41 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from response_priming.divergences import DIVERGENCES
+
 IGNORED = -100
 # What one chunk may take. Larger chunks were no faster (benchmarks/results/losses.md).
 CHUNK_BYTES = 2**28
 # A log-probability may be -inf where the teacher's rest is empty; this is as good as zero probability, and finite.
 SMALLEST_LOGPROB = -1e4
-
-
-def kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) in nats of log-probabilities [..., n]; result [...]."""
-    return (p.exp() * (p - q)).sum(-1)
-
-
-def mixed(p: Tensor, q: Tensor, share: float) -> Tensor:
-    """The log-probabilities of share * p + (1 - share) * q."""
-    return torch.logaddexp(p + math.log(share), q + math.log1p(-share))
-
-
-def jsd(teacher: Tensor, student: Tensor, share: float) -> Tensor:
-    """Generalised Jensen-Shannon divergence, beta = share (Agarwal et al. 2024, arXiv 2306.13649, equation 1).
-
-    share * KL(teacher || m) + (1 - share) * KL(student || m), where m mixes the teacher in with that share.
-    """
-    mixture = mixed(teacher, student, share)
-    return share * kl(teacher, mixture) + (1 - share) * kl(student, mixture)
-
-
-# By name: (teacher, student, share) -> divergence. The skewed ones mix some of the first into the second distribution
-# (Ko et al. 2024, DistiLLM, arXiv 2402.03898, equations 3 and 5). The paper of this project takes reverse KL.
-DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "forward-kl": lambda teacher, student, _: kl(teacher, student),
-    "reverse-kl": lambda teacher, student, _: kl(student, teacher),
-    "jsd": jsd,
-    "skew-kl": lambda teacher, student, share: kl(teacher, mixed(teacher, student, share)),
-    "skew-reverse-kl": lambda teacher, student, share: kl(student, mixed(student, teacher, share)),
-}
 
 
 @dataclass(frozen=True)
@@ -133,7 +105,9 @@ def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: Objective
         assert targets.tail_logprobs is not None
         teacher = torch.cat([teacher, targets.tail_logprobs.to(logits.dtype)[:, None]], -1)
     softened = [(part / objective.temperature).log_softmax(-1) for part in (teacher.clamp(SMALLEST_LOGPROB), logits)]
-    soft = objective.temperature**2 * DIVERGENCES[objective.divergence](softened[0], softened[1], objective.share)
+    soft = objective.temperature**2 * DIVERGENCES[objective.divergence].between(
+        softened[0], softened[1], objective.share
+    )
     return hard, torch.where(targets.scored, soft, 0.0)
 
 

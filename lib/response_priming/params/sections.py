@@ -3,11 +3,14 @@
 Defaults live here alone; they are the `laptop` profile, and every other profile names what differs.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from response_priming import hardware
+from response_priming.divergences import DIVERGENCES
+from response_priming.extraction import RULES
 
 Repair = Literal[
     "pairing", "prefix-offset", "bos", "eos", "teacher-answers", "positions", "template", "truncation"
@@ -34,15 +37,6 @@ RELEASED_TRAINING: dict[str, Any] = {
     "held_out": 0.0,
 }
 
-# Soft losses by name, in words for the prose; what they compute is in `losses.DIVERGENCES`.
-DIVERGENCES = {
-    "forward-kl": "the forward Kullback-Leibler divergence",
-    "reverse-kl": "the reverse Kullback-Leibler divergence",
-    "jsd": "the generalised Jensen-Shannon divergence",
-    "skew-kl": "the skew Kullback-Leibler divergence",
-    "skew-reverse-kl": "the skew reverse Kullback-Leibler divergence",
-}
-
 # What a search varies, and the parameter with its range or choices.
 SEARCHED = {
     "alpha": "alpha_range",
@@ -53,10 +47,18 @@ SEARCHED = {
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Engine = Literal["transformers", "vllm", "server"]
-Rule = Literal[
-    "hash", "boxed-first", "boxed-last", "last-number", "published", "published-corrected",
-    "lm-eval-strict", "lm-eval-flexible", "math-verify",
-]  # fmt: skip
+
+
+def _one_of(table: Collection[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in table:
+            raise ValueError(f"{name!r} is none of {', '.join(table)}")
+        return name
+
+    return AfterValidator(check)
+
+
+Rule = Annotated[str, _one_of(RULES)]
 
 
 def _differ(seeds: list[int]) -> list[int]:
@@ -175,7 +177,7 @@ class Distill(Signal):
     repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see alignment.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
-    divergence: str = Field("forward-kl", description="soft loss")
+    divergence: Annotated[str, _one_of(DIVERGENCES)] = Field("forward-kl", description="soft loss")
     divergence_share: float = Field(
         0.5, gt=0, lt=1, description="jsd: beta; skew-*: share of the first distribution in the second (DistiLLM: 0.1)"
     )
@@ -209,13 +211,6 @@ class Distill(Signal):
         20, ge=1, description="optimiser steps between checkpoints, from which a killed run goes on"
     )
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
-
-    @field_validator("divergence")
-    @classmethod
-    def _divergence_is_known(cls, value: str) -> str:
-        if value not in DIVERGENCES:
-            raise ValueError(f"{value!r} is none of {', '.join(DIVERGENCES)}")
-        return value
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Self:

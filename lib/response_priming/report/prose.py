@@ -8,6 +8,7 @@ import json
 
 from response_priming import artifacts, notebooks, params, paths, style
 from response_priming.compare import verdicts
+from response_priming.divergences import DIVERGENCES
 from response_priming.params import sections
 from response_priming.report import citation
 
@@ -157,7 +158,7 @@ def settings(profile: params.Profile) -> dict[str, str]:
         "answer_tokens": str(profile.evaluate.answer_tokens),
         "passes": f"{distill.train_steps * distill.train_batch / trained:.1f}",
         "optimizer": {"adamw": "AdamW", "sgd": "SGD"}[distill.optimizer],
-        "divergence": sections.DIVERGENCES[distill.divergence],
+        "divergence": DIVERGENCES[distill.divergence].words,
         "problems_setting": _problems_setting(profile.problems),
         "models_setting": _models_setting(profile),
         "teacher_setting": _teacher_setting(profile),
