@@ -97,11 +97,11 @@ def agreement(engine: Any, other: Any, prompts: list[list[int]]) -> dict[str, fl
         pairs: Iterable[tuple[int, int]] = zip(response.tokens, two[index].tokens, strict=False)
         place = next((place for place, (a, b) in enumerate(pairs) if a != b), None)
         if place is not None:
-            row = response.top_ids[place].tolist()
+            row = response.signal.top_ids[place].tolist()
             other_token = two[index].tokens[place]
             # A token that the signal does not hold is at least as far from the first as the last one held.
             chosen = row.index(other_token) if other_token in row else -1
-            margins.append(float(response.top_logprobs[place, 0] - response.top_logprobs[place, chosen]))
+            margins.append(float(response.signal.top_logprobs[place, 0] - response.signal.top_logprobs[place, chosen]))
     return {"equal": 1 - len(margins) / len(prompts), "largest margin": max(margins, default=0.0)}
 
 

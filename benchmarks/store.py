@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -43,7 +44,7 @@ def signal(tokens: int, random: np.random.Generator) -> Response:
     ranked -= np.log(np.exp(ranked).sum(-1, keepdims=True))
     ids = np.stack([random.choice(VOCABULARY, K, replace=False) for _ in range(tokens)])
     tail = np.log(np.exp(ranked[:, K:]).sum(-1))
-    return Response(ids[:, 0].tolist(), "word " * tokens, True, *pack(ids, ranked[:, :K], tail))
+    return Response(ids[:, 0].tolist(), "word " * tokens, True, pack(ids, ranked[:, :K], tail))
 
 
 def write(folder: Path) -> float:
@@ -63,6 +64,12 @@ def write(folder: Path) -> float:
     return seconds
 
 
+def padded(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """The signals of rows as a batch, padded on the right to its longest response."""
+    flat = {name: [torch.from_numpy(row[name]).float() for row in rows] for name in responses.SIGNAL}
+    return {name: torch.nn.utils.rnn.pad_sequence(values, batch_first=True) for name, values in flat.items()}
+
+
 def reading(folder: Path) -> list[float]:
     """Tokens a second into padded batches of rows in random order, once for each repeat."""
     data = responses.dataset(folder)
@@ -71,7 +78,7 @@ def reading(folder: Path) -> list[float]:
         order = np.random.default_rng(repeat).permutation(len(data))
         start = time.perf_counter()
         for at in range(0, len(order), BATCH):
-            responses.padded(data.__getitems__(order[at : at + BATCH].tolist()))
+            padded(data.__getitems__(order[at : at + BATCH].tolist()))
         speeds.append(len(data) * TOKENS / (time.perf_counter() - start))
     return speeds
 
@@ -97,7 +104,7 @@ def stage(model: str, build: str, problems: int) -> None:
     run = params.GenerateRun.model_validate(
         profile | sizes | {"teacher": model, "student": model, "dtype": "float32", "device": "cpu"}
     )
-    teacher.answer(run)
+    teacher.respond(run)
     print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
 
 
@@ -136,7 +143,7 @@ def main() -> None:
 | peak memory of `generate`, 4,000 problems, median of 3 (MiB) | {growth} | within 5 % |
 
 Sizes and speeds: {total:,} tokens in {SHARDS} shards, random ids, Zipf-like probabilities (exponents 0.8 to 5). The
-reader is `store.dataset` and `store.padded`. Memory: a tiny random model, so that the stage and not the
+reader is `store.dataset`. Memory: a tiny random model, so that the stage and not the
 weights would show; peak resident size of the whole process.
 """,
         encoding="utf-8",

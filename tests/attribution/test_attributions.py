@@ -124,7 +124,7 @@ def test_deletion_goes_from_the_prompt_to_a_blank_one(explainer, ids):
 def run(make_run):
     made = {"n_train": 2, "worked_examples": 1, "response_tokens": 4}
     for strategy in ("none", "teacher"):
-        teacher.answer(make_run("generate", strategy=strategy, **made))
+        teacher.respond(make_run("generate", strategy=strategy, **made))
     small = {"attribution_problems": 2, "gradient_steps": 2, "random_orders": 1}
     return make_run("attribution", arms=["undistilled", "none", "teacher"], worked_examples=1, n_train=2, **small)
 

@@ -57,10 +57,10 @@ def write_student(arm):
 def write_responses(strategy, **changed):
     asked = problems.load(PROFILE.problems, "train", PROFILE.problems.n_train, seed=0)
     run = PROFILE.run("generate", strategy=strategy)
-    top = np.zeros((3, 2), np.int32), np.zeros((3, 2), np.float16), np.zeros(3, np.float16)
+    top = engines.Signal(np.zeros((3, 2), np.int32), np.zeros((3, 2), np.float16), np.zeros(3, np.float16))
     rows = [
         store.Answered(
-            p.id, 0, p.id, 5, engines.Response([1, 2, 0], f"#### {p.answer if number % 4 else 0}", True, *top)
+            p.id, 0, p.id, 5, engines.Response([1, 2, 0], f"#### {p.answer if number % 4 else 0}", True, top)
         )
         for number, p in enumerate(asked)
     ]

@@ -52,7 +52,7 @@ def random_response(number, seed=0, text=None):
     tokens = random.integers(1, 257, length).tolist()
     tail = np.log(np.exp(logprobs[:, K:]).sum(-1))
     text = tiny.tokenizer().decode(tokens) if text is None else text
-    return engines.Response([*tokens, 0], text, True, *engines.pack(ids, logprobs[:, :K], tail))
+    return engines.Response([*tokens, 0], text, True, engines.pack(ids, logprobs[:, :K], tail))
 
 
 def write_store(run, ids=None, seed=0, text=None, recipe=None):

@@ -1,6 +1,7 @@
 import importlib
 import sys
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_an_engine_that_is_not_installed_names_what_installs_it(monkeypatch, nam
 @pytest.mark.parametrize(("adapter", "quantization"), [("full", "none"), ("lora", "none"), ("qlora", "nf4")])
 def test_vllm_starts_what_a_student_was_trained_on(monkeypatch, tiny_model, tmp_path, adapter, quantization):
     started = []
-    monkeypatch.setattr(vllm, "_start", lambda setup, rank: started.append((setup, rank)))
+    monkeypatch.setattr(vllm, "_start", lambda setup, rank: started.append((setup, rank)) or MagicMock())
     request = SimpleNamespace(LoRARequest=lambda *about: about)
     monkeypatch.setitem(sys.modules, "vllm.lora.request", request)
     student = tmp_path / "student"
@@ -63,17 +64,17 @@ def test_a_teachers_setup_carries_the_profiles_choices(make_run):
 @pytest.mark.parametrize(("prompt", "budget", "fits"), [([1] * 5, 5, True), ([1] * 6, 5, False), ([], 5, False)])
 def test_a_prompt_must_fit_the_context_with_its_budget(prompt, budget, fits):
     if fits:
-        engines.check_context([[1], prompt], budget, 10)
+        base.check_context([[1], prompt], budget, 10)
     else:
         with pytest.raises(InputError, match=r"^prompt 1: "):
-            engines.check_context([[1], prompt], budget, 10)
+            base.check_context([[1], prompt], budget, 10)
 
 
 @given(st.lists(st.floats(-200, 3), min_size=5, max_size=40), st.integers(1, 40))
 def test_what_the_top_tokens_leave_is_in_the_tail(logits, k):
     logprobs = np.sort(np.array(logits) - np.logaddexp.reduce(logits))[::-1]
     k = min(k, len(logits))
-    tail = engines.tail_of(logprobs[None, :k], len(logits))
+    tail = base.tail_of(logprobs[None, :k], len(logits))
     signal = engines.pack(np.arange(k)[None], logprobs[None, :k], tail)
     assert all(np.isfinite(array).all() for array in signal)
     if k == len(logits):

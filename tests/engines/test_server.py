@@ -92,9 +92,9 @@ def test_every_prompt_is_answered_under_its_own_index(engine):
 
 def test_the_signal_is_sorted_cut_and_completed_by_its_tail(engine):
     ((_, response),) = engine.respond(PROMPTS[:1], max_tokens=5, top_k=2)
-    assert response.top_ids.tolist() == [[1, 9]] * 2
-    assert response.top_logprobs[0].tolist() == pytest.approx([-0.1, -2.5], abs=1e-3)
-    assert response.tail_logprobs[0] == pytest.approx(-4.337, abs=0.01)  # log(1 - e^-0.1 - e^-2.5)
+    assert response.signal.top_ids.tolist() == [[1, 9]] * 2
+    assert response.signal.top_logprobs[0].tolist() == pytest.approx([-0.1, -2.5], abs=1e-3)
+    assert response.signal.tail_logprobs[0] == pytest.approx(-4.337, abs=0.01)  # log(1 - e^-0.1 - e^-2.5)
 
 
 def test_never_more_requests_at_once_than_the_batch(engine, stub):
@@ -134,7 +134,7 @@ def test_scores_cover_every_position(engine):
 
 def test_a_server_without_log_probabilities_is_refused(engine, stub):
     stub.logprobs = False
-    assert dict(engine.respond(PROMPTS[:1], max_tokens=5))[0].top_ids is None
+    assert dict(engine.respond(PROMPTS[:1], max_tokens=5))[0].signal is None
     with pytest.raises(InputError, match=r"^engine = 'server': the server returns no log-probabilities by token id"):
         list(engine.respond(PROMPTS[:1], max_tokens=5, top_k=2))
 

@@ -146,9 +146,9 @@ def test_the_signal_is_the_models_own_distribution(stopping, shared):
         with torch.inference_mode():
             logits = stopping(torch.tensor([prompts[index] + response.tokens])).logits[0, len(prompts[index]) - 1 : -1]
         top = logits.log_softmax(-1).topk(5)
-        assert np.array_equal(response.top_ids, top.indices.numpy())
-        assert np.allclose(response.top_logprobs, top.values.numpy(), rtol=1e-3, atol=1e-3)
-        assert response.top_ids[:, 0].tolist() == response.tokens
+        assert np.array_equal(response.signal.top_ids, top.indices.numpy())
+        assert np.allclose(response.signal.top_logprobs, top.values.numpy(), rtol=1e-3, atol=1e-3)
+        assert response.signal.top_ids[:, 0].tolist() == response.tokens
 
 
 @pytest.mark.parametrize("shared", [0, 40])
@@ -156,9 +156,9 @@ def test_the_tail_is_what_the_top_tokens_leave(endless, shared):
     prompts = some_prompts(3, shared)
     few, all_ = (respond(endless, prompts, top_k=k) for k in (5, len(tiny.VOCABULARY)))
     for index, response in few.items():
-        left = np.logaddexp.reduce(all_[index].top_logprobs[:, 5:].astype(float), axis=-1)
-        assert np.allclose(response.tail_logprobs.astype(float), left, atol=0.02)
-        assert (all_[index].tail_logprobs == base.LOWEST).all()
+        left = np.logaddexp.reduce(all_[index].signal.top_logprobs[:, 5:].astype(float), axis=-1)
+        assert np.allclose(response.signal.tail_logprobs.astype(float), left, atol=0.02)
+        assert (all_[index].signal.tail_logprobs == base.LOWEST).all()
 
 
 def test_places_are_taken_again_as_they_become_free(stopping):
@@ -215,7 +215,7 @@ def test_the_signal_of_drawn_responses_is_at_temperature_one(endless, prompts):
     ((_, response),) = engine.respond(prompts[:1], max_tokens=6, temperature=3.0, top_k=5)
     ((_, scored),) = engine.score([prompts[0] + response.tokens], top_k=5)
     at = slice(len(prompts[0]) - 1, -1)
-    assert np.allclose(response.top_logprobs, scored.top_logprobs[at], atol=5e-3)
+    assert np.allclose(response.signal.top_logprobs, scored.top_logprobs[at], atol=5e-3)
 
 
 def test_scores_are_the_models_own_distributions_at_every_position(endless):
@@ -246,13 +246,13 @@ def test_a_model_without_full_attention_is_refused():
 
 def test_more_tokens_than_there_are_keep_the_whole_distribution(endless, prompts):
     response = respond(endless, prompts[:2], top_k=1000)[1]
-    assert response.top_ids.shape == (LENGTH, len(tiny.VOCABULARY))
-    assert np.allclose(np.exp(response.top_logprobs.astype(np.float64)).sum(-1), 1, atol=2e-3)
+    assert response.signal.top_ids.shape == (LENGTH, len(tiny.VOCABULARY))
+    assert np.allclose(np.exp(response.signal.top_logprobs.astype(np.float64)).sum(-1), 1, atol=2e-3)
 
 
 def test_no_signal_where_none_is_asked_for(endless, prompts):
     response = respond(endless, prompts[:1])[0]
-    assert response.top_ids is response.top_logprobs is None
+    assert response.signal is None
 
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=50)

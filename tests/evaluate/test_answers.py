@@ -34,7 +34,10 @@ class Engine:
         for index in reversed(range(len(prompts))):
             tokens = [1] * (index + 1)
             logprobs = np.array([[-1.0, -9.0][:top_k]] * index + [[-4.0, -9.0][:top_k]], np.float16)
-            yield index, engines.Response(tokens, f"{index}. so\n#### 7", index % 2 == 0, None, logprobs)
+            yield (
+                index,
+                engines.Response(tokens, f"{index}. so\n#### 7", index % 2 == 0, engines.Signal(None, logprobs, None)),
+            )
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def make(make_run):
 
     def make(strategy, **changes):
         run = make_run("generate", strategy=strategy, **SIZES | changes)
-        teacher.answer(run)
+        teacher.respond(run)
         return run
 
     return make

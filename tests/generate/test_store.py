@@ -4,13 +4,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import torch
 from datasets import load_dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from response_priming import artifacts
-from response_priming.engines import Response
+from response_priming.engines import Response, Signal
 from response_priming.errors import InputError
 from response_priming.generate import store as responses
 
@@ -21,8 +18,8 @@ TAILS = np.log([0.25, 0.125, 0.5])
 def response(tokens):
     """A response of so many tokens, whose signal tells its positions apart."""
     ids = np.arange(tokens * 2, dtype=np.int32).reshape(tokens, 2)
-    signal = ids, LOGPROBS[:tokens].astype(np.float16), TAILS[:tokens].astype(np.float16)
-    return Response([7] * tokens, "7" * tokens, tokens > 1, *signal)
+    signal = Signal(ids, LOGPROBS[:tokens].astype(np.float16), TAILS[:tokens].astype(np.float16))
+    return Response([7] * tokens, "7" * tokens, tokens > 1, signal)
 
 
 def row(problem, tokens):
@@ -105,8 +102,8 @@ def test_ids_take_the_smallest_type_that_fits_the_vocabulary(tmp_path, vocabular
 
 
 def test_an_id_that_does_not_fit_is_refused(tmp_path):
-    signal = np.array([[70_000]], np.int32), np.zeros((1, 1), np.float16), np.zeros(1, np.float16)
-    rows = [row(0, 1)._replace(response=Response([7], "7", True, *signal))]
+    signal = Signal(np.array([[70_000]], np.int32), np.zeros((1, 1), np.float16), np.zeros(1, np.float16))
+    rows = [row(0, 1)._replace(response=Response([7], "7", True, signal))]
     with pytest.raises(ValueError, match="70000"):
         responses.write_shard(tmp_path / "shard", rows, vocabulary=100)
 
@@ -122,13 +119,12 @@ def test_the_same_rows_are_the_same_bytes(tmp_path):
     assert artifacts.read(first)["outputs"] == artifacts.read(second)["outputs"]
 
 
-# --- batches ---
+# --- rows that train ---
 
 
-def test_rows_are_mapped_and_found_by_problem(store):
+def test_rows_are_mapped(store):
     data = responses.dataset(store)
-    rows = responses.rows_by_problem(data)
-    assert data[rows["train-1"]]["text"] == "77"
+    assert data[1]["text"] == "77"
     assert all(store in Path(file["filename"]).parents for file in data.cache_files)
 
 
@@ -138,38 +134,16 @@ def test_only_kept_rows_train(tmp_path):
     assert responses.read(store)["kept"].tolist() == [True, False, True]
 
 
-@given(st.permutations(range(3)), st.integers(1, 3))
-@settings(max_examples=10, deadline=None)
-def test_a_batch_is_its_rows_signals_padded(tmp_path_factory, order, count):
-    store = write(tmp_path_factory.mktemp("any") / "s", [row(0, 3), row(1, 2)], [row(2, 1)])
-    data = responses.dataset(store)
-    chosen = order[:count]
-    batch = responses.padded([data[number] for number in chosen])
-    lengths = [3 - number for number in chosen]
-    assert batch["top_ids"].shape == batch["top_logprobs"].shape == (count, max(lengths), 2)
-    for index, length in enumerate(lengths):
-        expected = response(length)
-        assert torch.equal(batch["top_ids"][index, :length], torch.tensor(expected.top_ids, dtype=torch.int64))
-        assert torch.equal(batch["top_logprobs"][index, :length], torch.tensor(expected.top_logprobs).float())
-        assert torch.equal(batch["tail_logprobs"][index, :length], torch.tensor(expected.tail_logprobs).float())
-        assert all(not values[index, length:].any() for values in batch.values())
-
-
-def test_a_data_loader_takes_the_reader_as_it_is(store):
-    loader = torch.utils.data.DataLoader(responses.dataset(store), batch_size=2, collate_fn=responses.padded)
-    assert [tuple(batch["top_ids"].shape) for batch in loader] == [(2, 3, 2), (1, 1, 2)]
-
-
 def test_a_dense_store_is_by_token_id(tmp_path):
     probabilities = np.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3]])
     ids = np.argsort(-probabilities)
     top = np.log(np.take_along_axis(probabilities, ids, 1)).astype(np.float16)
     tail = np.full(2, -65504, np.float16)
-    dense = Response([1, 0], "b", True, ids.astype(np.int32), top, tail)
+    dense = Response([1, 0], "b", True, Signal(ids.astype(np.int32), top, tail))
     store = write(tmp_path / "s", [row(0, 1)._replace(response=dense)], dense=True)
-    batch = responses.padded([responses.dataset(store)[0]])
-    assert set(batch) == {"top_logprobs"}
-    assert torch.allclose(batch["top_logprobs"].exp(), torch.tensor(probabilities[None]).float(), atol=1e-3)
+    (data,) = responses.dataset(store)
+    assert {"top_logprobs"} == set(responses.SIGNAL) & set(data)
+    assert np.allclose(np.exp(data["top_logprobs"].reshape(2, 3)), probabilities, atol=1e-3)
     found = responses.read(store).iloc[0]
     assert found["confidence"] == pytest.approx(0.55, rel=1e-3)
     assert found["entropy"] == pytest.approx(-(probabilities * np.log(probabilities)).sum() / 2, rel=1e-3)

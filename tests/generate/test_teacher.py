@@ -17,6 +17,7 @@ from response_priming import prompts as priming
 from response_priming.engines import transformers
 from response_priming.errors import InputError
 from response_priming.generate import store, teacher
+from response_priming.params import sections
 
 SIZES = {"n_train": 6, "worked_examples": 2, "response_tokens": 5, "generate_batch": 4, "top_k": 3}
 
@@ -41,16 +42,17 @@ def prompts(run, monkeypatch):
         given.extend(tiny.tokenizer().decode(prompt) for prompt in prompts)
         signal = np.zeros((1, top_k))
         yield from (
-            (index, engines.Response([1], "a", False, signal, signal, signal[:, 0])) for index in range(len(prompts))
+            (index, engines.Response([1], "a", False, engines.Signal(signal, signal, signal[:, 0])))
+            for index in range(len(prompts))
         )
 
     monkeypatch.setattr(transformers.TransformersEngine, "respond", respond)
-    teacher.answer(run)
+    teacher.respond(run)
     return given
 
 
 def test_every_train_problem_is_answered_once(run):
-    answered = teacher.answer(run)
+    answered = teacher.respond(run)
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     assert sorted(answered["problem_id"]) == sorted(problem.id for problem in asked)
     assert answered["tokens"].map(len).between(1, 5).all()
@@ -60,7 +62,7 @@ def test_every_train_problem_is_answered_once(run):
 
 
 def test_each_answer_is_the_models_to_its_own_prompt(run):
-    answered = teacher.answer(run).set_index("problem_id")
+    answered = teacher.respond(run).set_index("problem_id")
     model, tokenizer = models.load(run.teacher, dtype="float32", device="cpu")
     examples = problems.load(run, "validation", 2, seed=run.seed)
     prefix = priming.prefix_of("teacher")
@@ -74,7 +76,7 @@ def test_each_answer_is_the_models_to_its_own_prompt(run):
 
 
 def test_rows_are_in_the_problems_order_a_batch_a_shard(run):
-    assert teacher.answer(run)["problem_id"].tolist() == [f"train-{number}" for number in range(6)]
+    assert teacher.respond(run)["problem_id"].tolist() == [f"train-{number}" for number in range(6)]
     shards = sorted((run.output / "responses" / "teacher").glob("shard-*.parquet"))
     assert [len(pd.read_parquet(shard)) for shard in shards] == [4, 2]
 
@@ -90,15 +92,15 @@ def test_prompts_carry_the_prefix_and_the_worked_examples(run, prompts):
 
 
 def test_a_second_call_generates_nothing(run, no_engine):
-    first = teacher.answer(run)
+    first = teacher.respond(run)
     no_engine()
-    assert teacher.answer(run)["key"].equals(first["key"])
+    assert teacher.respond(run)["key"].equals(first["key"])
 
 
 def test_the_batch_and_the_test_set_change_no_response(run, no_engine):
-    teacher.answer(run)
+    teacher.respond(run)
     no_engine()
-    teacher.answer(run.model_copy(update={"generate_batch": 1, "n_test": 3}))
+    teacher.respond(run.model_copy(update={"generate_batch": 1, "n_test": 3}))
 
 
 @pytest.mark.parametrize(
@@ -106,22 +108,22 @@ def test_the_batch_and_the_test_set_change_no_response(run, no_engine):
     [{"response_tokens": 4}, {"seed": 1}, {"worked_examples": 1}, {"top_k": 2}, {"temperature": 0.5}, {"n_train": 7}],
 )
 def test_other_parameters_generate_again(run, no_engine, change):
-    teacher.answer(run)
+    teacher.respond(run)
     no_engine()
     with pytest.raises(pytest.fail.Exception, match="generated again"):
-        teacher.answer(run.model_copy(update=change))
+        teacher.respond(run.model_copy(update=change))
 
 
 def test_a_changed_prefix_generates_again(run, monkeypatch):
-    before = teacher.answer(run)["prompt_tokens"]
+    before = teacher.respond(run)["prompt_tokens"]
     changed = params.strategies() | {"teacher": params.strategies()["teacher"] | {"prefix": "Think. "}}
     monkeypatch.setattr(params, "strategies", lambda: changed)
-    assert (teacher.answer(run)["prompt_tokens"] < before).all()
+    assert (teacher.respond(run)["prompt_tokens"] < before).all()
 
 
 def test_without_worked_examples_the_question_stands_alone(make_run):
     run = make_run("generate", strategy="none", **SIZES | {"worked_examples": 0})
-    answered = teacher.answer(run).set_index("problem_id")
+    answered = teacher.respond(run).set_index("problem_id")
     problem = problems.load(run, "train", 1, seed=run.seed)[0]
     prompt = priming.encode(tiny.tokenizer(), priming.bare(problem.question, run.system_prompt))
     assert answered.loc[problem.id, "prompt_tokens"] == len(prompt)
@@ -152,27 +154,27 @@ def outputs(run):
 
 
 def test_more_problems_generate_only_what_is_new(run, asked):
-    first = teacher.answer(run)
-    more = teacher.answer(run.model_copy(update={"n_train": 9}))
+    first = teacher.respond(run)
+    more = teacher.respond(run.model_copy(update={"n_train": 9}))
     assert asked == [4, 2, 3]
     assert more["key"].tolist()[:6] == first["key"].tolist()
     assert more["problem_id"].tolist() == [f"train-{number}" for number in range(9)]
 
 
 def test_a_changed_prefix_uses_no_response_again(run, asked, monkeypatch):
-    before = teacher.answer(run)["key"]
+    before = teacher.respond(run)["key"]
     changed = params.strategies() | {"teacher": params.strategies()["teacher"] | {"prefix": "Think. "}}
     monkeypatch.setattr(params, "strategies", lambda: changed)
-    assert not set(teacher.answer(run)["key"]) & set(before)
+    assert not set(teacher.respond(run)["key"]) & set(before)
     assert asked == [4, 2, 4, 2]
 
 
 def test_a_damaged_shard_alone_is_made_again_as_it_was(run, asked):
-    teacher.answer(run)
+    teacher.respond(run)
     before = outputs(run)
     shard = store_of(run) / store.shard_name(0)
     shard.write_bytes(shard.read_bytes()[:-7])
-    teacher.answer(run)
+    teacher.respond(run)
     assert asked == [4, 2, 4]
     assert outputs(run) == before
     assert not artifacts.damaged(store_of(run))
@@ -188,8 +190,8 @@ def test_a_smaller_batch_continues_a_stopped_run(run, asked, monkeypatch):
         put = artifacts.Partial.put
         patch.setattr(artifacts.Partial, "put", stop)
         with pytest.raises(KeyboardInterrupt):
-            teacher.answer(run)
-    answered = teacher.answer(run.model_copy(update={"generate_batch": 1}))
+            teacher.respond(run)
+    answered = teacher.respond(run.model_copy(update={"generate_batch": 1}))
     assert asked == [4, 2, 1, 1]
     assert answered["problem_id"].tolist() == [f"train-{number}" for number in range(6)]
 
@@ -253,7 +255,7 @@ KILLED_AT = """
         if os.fork() == 0:
             paths.BUILD = root / name
             setattr(owner, method, dying(getattr(owner, method), when, before))
-            teacher.answer(run)
+            teacher.respond(run)
             os._exit(0)
         assert os.wait()[1] == (0 if name == "none" else signal.SIGKILL), name
 """
@@ -277,7 +279,7 @@ def test_a_killed_run_loses_at_most_the_batch_in_flight(make_run, tmp_path, monk
                     calls.append(len(prompts)) or respond(self, prompts, **settings)
                 ),
             )
-            teacher.answer(run)
+            teacher.respond(run)
             redone[moment] = sum(calls)
             listed = {name: made for name, made in outputs(run).items() if name.startswith("shard-")}
             stored[moment] = listed
@@ -312,14 +314,14 @@ def test_a_full_disk_stops_cleanly_and_the_next_run_continues(make_run, small_di
     run = make_run("generate", strategy="teacher", **SIZES | {"generate_batch": 1})
     monkeypatch.setattr(paths, "BUILD", small_disk)
     with pytest.raises(InputError, match=r"responses/teacher: no space left on the disk; free some and run again: "):
-        teacher.answer(run)
+        teacher.respond(run)
     partial = small_disk / "laptop" / "responses" / ".teacher.partial"
     finished = artifacts.read(partial)["outputs"]
     assert 0 < len(finished) < 6
     assert not artifacts.damaged(partial)
     subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
     asked.clear()
-    assert len(teacher.answer(run)) == 6
+    assert len(teacher.respond(run)) == 6
     assert sum(asked) == 6 - len(finished)
 
 
@@ -330,8 +332,8 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(store, "write_shard", full)
         with pytest.raises(InputError, match="no space left on the disk"):
-            teacher.answer(run)
-    assert len(teacher.answer(run)) == 6
+            teacher.respond(run)
+    assert len(teacher.respond(run)) == 6
 
 
 # --- samples and filters ---
@@ -339,7 +341,7 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(run, monkeypatch):
 
 def test_samples_are_kept_whole_and_one_a_problem_trains(make_run):
     run = make_run("generate", strategy="none", **SIZES | {"samples": 3, "temperature": 1.0})
-    answered = teacher.answer(run)
+    answered = teacher.respond(run)
     assert answered["problem_id"].tolist() == [f"train-{number // 3}" for number in range(18)]
     assert answered["sample"].tolist() == [0, 1, 2] * 6
     assert answered["key"].is_unique
@@ -349,8 +351,8 @@ def test_samples_are_kept_whole_and_one_a_problem_trains(make_run):
 
 
 def test_a_filter_chooses_what_trains_and_generates_nothing_again(run, asked):
-    teacher.answer(run)
-    answered = teacher.answer(run.model_copy(update={"keep_finished": True}))
+    teacher.respond(run)
+    answered = teacher.respond(run.model_copy(update={"keep_finished": True}))
     assert asked == [4, 2]
     assert answered["kept"].tolist() == answered["finished"].tolist()
     counts = artifacts.read(store_of(run))["notes"]["counts"]
@@ -359,20 +361,19 @@ def test_a_filter_chooses_what_trains_and_generates_nothing_again(run, asked):
 
 
 def test_an_arm_with_nothing_left_is_one_line(run):
-    teacher.answer(run.model_copy(update={"keep_right": True}))
+    teacher.respond(run.model_copy(update={"keep_right": True}))
     with pytest.raises(InputError, match="all 6 responses are dropped by the filters; nothing trains"):
         store.dataset(store_of(run))
 
 
 def test_all_keeps_dense_rows(make_run):
     run = make_run("generate", strategy="none", **SIZES | {"top_k": "all"})
-    answered = teacher.answer(run)
+    answered = teacher.respond(run)
     data = store.dataset(store_of(run))
     assert "top_ids" not in data.column_names
-    signal = store.padded([data[0]])["top_logprobs"]
-    assert signal.shape == (1, len(answered["tokens"][0]), len(tiny.VOCABULARY))
-    assert np.allclose(signal.exp().sum(-1), 1, atol=2e-3)
-    assert signal[0].argmax(-1).tolist() == list(answered["tokens"][0])
+    signal = data[0]["top_logprobs"].reshape(len(answered["tokens"][0]), len(tiny.VOCABULARY)).astype(np.float32)
+    assert np.allclose(np.exp(signal).sum(-1), 1, atol=2e-3)
+    assert signal.argmax(-1).tolist() == list(answered["tokens"][0])
 
 
 # --- tokens that the student cannot read ---
@@ -396,8 +397,76 @@ def test_other_tokens_are_refused_before_a_model_is_loaded(make_run, other_stude
     with pytest.raises(
         InputError, match=r"^generate.teacher = .*: token \d+ is '[AB]' against '[AB]'; allowed: .*text'$"
     ):
-        teacher.answer(run)
+        teacher.respond(run)
 
 
 def test_text_alone_needs_no_common_tokens(make_run, other_student):
-    assert len(teacher.answer(make_run("generate", student=other_student, signal="text", **SIZES))) == 6
+    assert len(teacher.respond(make_run("generate", student=other_student, signal="text", **SIZES))) == 6
+
+
+# --- which responses train ---
+
+
+def answered(*texts, unfinished=(), samples=1):
+    """Responses to problems whose right answer is 7; those at the positions `unfinished` were cut off."""
+    rows = [(f"train-{n // samples}", n % samples, n not in unfinished, text) for n, text in enumerate(texts)]
+    return pd.DataFrame(rows, columns=["problem_id", "sample", "finished", "text"])
+
+
+def kept(table, **values):
+    right = dict.fromkeys(table["problem_id"], "7")
+    return teacher.select(table, right, sections.Generate(**values))["kept"].tolist()
+
+
+def test_without_filters_all_are_kept():
+    assert kept(answered("7", "8", "no number", unfinished=[1])) == [True, True, True]
+
+
+def test_unfinished_ones_are_dropped():
+    assert kept(answered("7", "8", "9", unfinished=[1]), keep_finished=True) == [True, False, True]
+
+
+def test_wrong_ones_are_dropped_and_right_is_by_number():
+    assert kept(answered("7", "8", "7.0", "none"), keep_right=True) == [True, False, True, False]
+
+
+def test_filters_add_up():
+    table = answered("7", "7", "8", unfinished=[1])
+    assert kept(table, keep_right=True, keep_finished=True) == [True, False, False]
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("hash", [True, False]), ("last-number", [False, True])])
+def test_right_is_by_the_rule_chosen(rule, expected):
+    assert kept(answered("#### 7 and 8", "#### 8 and 7"), keep_right=True, answer_rule=rule) == expected
+
+
+def test_of_several_samples_the_first_with_the_majoritys_answer_is_kept():
+    table = answered("8", "9", "9.0", "5", "5", "6", samples=3)
+    assert kept(table, samples=3, temperature=1) == [False, True, False, True, False, False]
+
+
+def test_filters_go_before_the_vote():
+    table = answered("8", "8", "7", "8", "9", "6", samples=3)
+    assert kept(table, samples=3, temperature=1, keep_right=True) == [False, False, True, False, False, False]
+
+
+def test_counts_add_up():
+    table = answered("7", "8", "7", unfinished=[2])
+    selected = teacher.select(table, dict.fromkeys(table["problem_id"], "7"), sections.Generate(keep_right=True))
+    expected = {"problems": 3, "responses": 3, "finished": 2, "right": 2, "kept": 2, "dropped": 1}
+    assert teacher.counts(selected) == expected
+
+
+@pytest.mark.parametrize(
+    ("answers", "position"),
+    [(["1"], 0), (["1", "2"], 0), (["1", "2", "2"], 1), (["1", "2", "2.0", "1"], 0), ([None, "3"], 1), ([None] * 2, 0)],
+)
+def test_the_majority_is_the_most_frequent_and_ties_go_to_the_first(answers, position):
+    assert teacher.majority(answers) == position
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 3).map(str)), min_size=1, max_size=9))
+def test_no_answer_is_more_frequent_than_the_majority(answers):
+    winner = answers[teacher.majority(answers)]
+    votes = [answer for answer in answers if answer is not None]
+    assert not votes or all(votes.count(winner) >= votes.count(other) for other in votes)

@@ -22,7 +22,7 @@ def run(make_run):
 def stores(make_run):
     """What the teacher gave under the ladder's strategy."""
     small = {"strategy": "teacher", "n_train": 4, "top_k": 3}
-    teacher.answer(make_run("generate", **small, worked_examples=0, response_tokens=4))
+    teacher.respond(make_run("generate", **small, worked_examples=0, response_tokens=4))
     prompt_signals.score(make_run("prompt-signals", **small))
 
 
@@ -109,6 +109,6 @@ def test_a_stopped_ladder_goes_on_where_it_stopped(run, monkeypatch):
 
 
 def test_without_signals_over_prompts_it_is_one_line(run, make_run):
-    teacher.answer(make_run("generate", strategy="teacher", n_train=4, worked_examples=0, response_tokens=4, top_k=3))
+    teacher.respond(make_run("generate", strategy="teacher", n_train=4, worked_examples=0, response_tokens=4, top_k=3))
     with pytest.raises(InputError, match="prompt-signals/teacher: not made yet"):
         ladder.climb(run)

@@ -29,7 +29,7 @@ SMALL = {"trials": 2, "trial_steps": 4, "trial_checks": 1, "validation_problems"
 def run(make_run):
     """A search whose teacher has answered."""
     answers = {"n_train": 4, "worked_examples": 2, "response_tokens": 4, "top_k": 3}
-    teacher.answer(make_run("generate", strategy="none", **answers))
+    teacher.respond(make_run("generate", strategy="none", **answers))
     return make_run("search", **SIZES, **SMALL)
 
 

@@ -16,7 +16,7 @@ from response_priming.generate import prompt_signals, teacher
 
 ARMS = ["undistilled", "none", "shuffled", "constant-prefix", "published-none"]
 STAGES = {
-    "generate": teacher.answer,
+    "generate": teacher.respond,
     "prompt-signals": prompt_signals.score,
     "distill": training.train,
     "evaluate": answers.answer,

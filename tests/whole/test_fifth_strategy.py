@@ -77,7 +77,7 @@ def profile(tmp_path_factory, tiny_model):
         patch.setattr(paths, "BUILD", root / "build")
         five = params.load("five")
         for strategy in five.strategies:
-            teacher.answer(five.run("generate", strategy=strategy))
+            teacher.respond(five.run("generate", strategy=strategy))
         for arm in five.trained:
             training.train(five.run("distill", arm=arm))
         for arm in five.arms:

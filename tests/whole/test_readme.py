@@ -59,7 +59,7 @@ def apply(tmp_path, monkeypatch, tiny_model):
 
 def run_one_arm(profile, arm):
     for strategy in profile.strategies:
-        teacher.answer(profile.run("generate", strategy=strategy))
+        teacher.respond(profile.run("generate", strategy=strategy))
     training.train(profile.run("distill", arm=arm))
     return answers.answer(profile.run("evaluate", arm=arm))
 

@@ -6,32 +6,24 @@ OpenAI-compatible one). `base` is what they have in common. A new one is a file 
 
 from response_priming.engines.base import (
     Engine,
-    Needs,
     Response,
     Setup,
     Signal,
-    check_context,
     counted,
     open_engine,
     pack,
-    random_of,
     require,
-    tail_of,
     teacher_of,
 )
 
 __all__ = [
     "Engine",
-    "Needs",
     "Response",
     "Setup",
     "Signal",
-    "check_context",
     "counted",
     "open_engine",
     "pack",
-    "random_of",
     "require",
-    "tail_of",
     "teacher_of",
 ]

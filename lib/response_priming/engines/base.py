@@ -1,12 +1,13 @@
 """Engines: token prompts in, responses out as they finish. One interface, so a stage never asks what runs the model."""
 
+import abc
 import importlib
 import importlib.util
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,7 @@ from response_priming.params import sections
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+MODEL, GENERATE = sections.Model(), sections.Generate()
 LOWEST = float(np.finfo(np.float16).min)
 # Probabilities in fp32 cannot tell a smaller rest from none.
 SMALLEST_TAIL = 1e-7
@@ -41,21 +43,63 @@ class Signal(NamedTuple):
 class Response:
     """What a model answered. `tokens` ends with the end-of-sequence token where `finished`; `text` leaves it out.
 
-    The last three are its `Signal`, one position a token; None where it was not asked for.
+    `signal` has one position a token; None where it was not asked for.
     """
 
     tokens: list[int]
     text: str
     finished: bool
-    top_ids: NDArray[np.int32] | None = field(default=None, repr=False)
-    top_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
-    tail_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
+    signal: Signal | None = field(default=None, repr=False)
 
 
-class Engine(Protocol):
-    """What the stages need of an engine."""
+class Request(NamedTuple):
+    """What one call of `Engine.respond` asks for."""
+
+    prompts: Sequence[list[int]]
+    max_tokens: int
+    top_k: int
+    temperature: float
+    seed: int
+
+    def random_of(self, index: int) -> random.Random:
+        """The random numbers of one prompt, which do not depend on what is answered beside it."""
+        return random.Random(f"{self.seed}-{index}")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Which model an engine runs, and how.
+
+    `quantization` is `none` or a format of the engine; `batch` is how many prompts are answered at once; `student`
+    is the folder of a trained one that began as this model. Parallel sizes are for `vllm`, `server_url` for `server`.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = MODEL.dtype
+    device: str = MODEL.device
+    quantization: str = GENERATE.teacher_quantization
+    student: Path | None = None
+    batch: int = GENERATE.generate_batch
+    tensor_parallel: int = GENERATE.tensor_parallel
+    pipeline_parallel: int = GENERATE.pipeline_parallel
+    server_url: str | None = GENERATE.server_url
+
+
+class Engine(abc.ABC):
+    """What the stages need of an engine; `context` is its model's (tokens), None where it is not known."""
 
     tokenizer: "PreTrainedTokenizerBase"
+    context: int | None
+
+    @classmethod
+    @abc.abstractmethod
+    def open(cls, setup: Setup) -> Self:
+        """The engine with its model loaded; `InputError` where it cannot be."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""
 
     def respond(
         self,
@@ -77,38 +121,19 @@ class Engine(Protocol):
         Raises:
             InputError: a prompt and its budget do not fit the model's context.
         """
-        ...
+        check_context(prompts, max_tokens, self.context)
+        return self.fulfil(Request(prompts, max_tokens, top_k, temperature, seed))
 
+    @abc.abstractmethod
+    def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
+        """The responses (see `respond`) to prompts that fit the context."""
+
+    @abc.abstractmethod
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
         """The distribution after reading each sequence up to and with each of its tokens.
 
         Yields (index of the sequence, its signal), one position a token.
         """
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""
-        ...
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Which model an engine runs, and how.
-
-    `quantization` is `none` or a format of the engine; `batch` is how many prompts are answered at once; `student`
-    is the folder of a trained one that began as this model. Parallel sizes are for `vllm`, `server_url` for `server`.
-    """
-
-    model: str
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    quantization: str = "none"
-    student: Path | None = None
-    batch: int = 64
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    server_url: str | None = None
 
 
 def teacher_of(run: params.GenerateRun) -> Setup:
@@ -126,24 +151,20 @@ def teacher_of(run: params.GenerateRun) -> Setup:
     )
 
 
-def require(name: str) -> None:
-    """`InputError` where there is no engine of that name, or the package that it needs is not installed."""
+def require(name: str) -> type[Engine]:
+    """The engine of that name; `InputError` where there is none, or the package that it needs is not installed."""
     if name not in get_args(sections.Engine):
         raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(get_args(sections.Engine))}")
-    needed = getattr(_module(name), "NEEDS", None)
+    module = importlib.import_module(f"{__package__}.{name}")
+    needed: Needs | None = getattr(module, "NEEDS", None)
     if needed and importlib.util.find_spec(needed.package) is None:
         raise InputError(f"engine = {name!r}: {needed.package} is not installed: pip install '.[{needed.extra}]'")
+    return cast("type[Engine]", module.ENGINE)
 
 
 def open_engine(name: str, setup: Setup) -> Engine:
     """The engine of that name with its model loaded; `InputError` where it cannot be."""
-    require(name)
-    return cast("Engine", _module(name).ENGINE.open(setup))
-
-
-def _module(name: str) -> Any:
-    """The file of an engine, which is named like it: `ENGINE`, its class, and `NEEDS`, where it needs something."""
-    return importlib.import_module(f"{__package__}.{name}")
+    return require(name).open(setup)
 
 
 class Needs(NamedTuple):
@@ -181,11 +202,6 @@ def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | 
                 f"prompt {index}: its {len(prompt)} tokens and {max_tokens} new ones exceed the model's context of "
                 f"{context} tokens"
             )
-
-
-def random_of(seed: int, index: int) -> random.Random:
-    """The random numbers of one prompt, which do not depend on what is answered beside it."""
-    return random.Random(f"{seed}-{index}")
 
 
 def counted(responses: Iterator[tuple[int, Response]], bar: progress.Bar) -> Iterator[tuple[int, Response]]:

@@ -34,12 +34,14 @@ def shared_prefix(prompts: Sequence[list[int]]) -> int:
 class Slots(Cache):
     """Keys and values of up to `slots` sequences of `width` tokens each, on top of the shared beginning's.
 
-    Sequences occupy the first slots. `at` names the slots and columns that the next forward pass writes.
+    Sequences occupy the first slots; `begin` is how many tokens the shared beginning has. `at` names the slots and
+    columns that the next forward pass writes.
     """
 
     def __init__(self, shared: DynamicCache, slots: int, width: int) -> None:
         super().__init__(layer_class_to_replicate=type(shared.layers[0]))
         self.shared, self.slots, self.width = shared, slots, width
+        self.begin = shared.get_seq_length()
         self.own: dict[int, tuple[Tensor, Tensor]] = {}
 
     def at(self, slots: Tensor, columns: Tensor) -> None:

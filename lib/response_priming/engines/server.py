@@ -13,16 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models
-from response_priming.engines.base import (
-    Needs,
-    Response,
-    Setup,
-    Signal,
-    check_context,
-    pack,
-    random_of,
-    tail_of,
-)
+from response_priming.engines.base import Engine, Needs, Request, Response, Setup, Signal, check_context, pack, tail_of
 from response_priming.errors import InputError
 
 NEEDS = Needs("openai", "server")
@@ -35,8 +26,8 @@ RETRIES = 6
 TOKEN_ID = "token_id:"
 
 
-class ServerEngine:
-    """See `engines.Engine`."""
+class ServerEngine(Engine):
+    """An OpenAI-compatible server."""
 
     def __init__(self, client: "OpenAI", tokenizer: PreTrainedTokenizerBase, *, model: Any, batch: int) -> None:
         self.client, self.tokenizer, self.model, self.batch = client, tokenizer, model, batch
@@ -65,37 +56,23 @@ class ServerEngine:
         return cls(client, models.tokenizer(setup.model, setup.revision), model=model, batch=setup.batch)
 
     def describe(self) -> dict[str, Any]:
-        """See `engines.Engine.describe`. How the weights are stored is the server's affair."""
+        """See `Engine.describe`. How the weights are stored is the server's affair."""
         return {"engine": "server", "model": self.model.id, "batch": self.batch}
 
-    def respond(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        max_tokens: int,
-        top_k: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Iterator[tuple[int, Response]]:
-        """See `engines.Engine.respond`."""
-        check_context(prompts, max_tokens, self.context)
-        logprobs = top_k or None
-        options = {"max_tokens": max_tokens, "temperature": temperature, "logprobs": logprobs}
-        seeds = [random_of(seed, index).getrandbits(31) for index in range(len(prompts))]
-        return self._respond(prompts, options, seeds)
-
-    def _respond(
-        self, prompts: Sequence[list[int]], options: dict[str, Any], seeds: list[int]
-    ) -> Iterator[tuple[int, Response]]:
-        for index, choice in self._ask(prompts, [options | {"seed": seed} for seed in seeds]):
+    def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
+        """See `Engine.fulfil`."""
+        logprobs = request.top_k or None
+        common = {"max_tokens": request.max_tokens, "temperature": request.temperature, "logprobs": logprobs}
+        options = [common | {"seed": request.random_of(index).getrandbits(31)} for index in range(len(request.prompts))]
+        for index, choice in self._ask(request.prompts, options):
             tokens = _given(choice, "token_ids")
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-            rows = _rows(choice, len(tokens)) if options["logprobs"] else []
-            signal = self._signal(rows, options["logprobs"]) if rows else ()
-            yield index, Response(tokens, text, choice.finish_reason == "stop", *signal)
+            rows = _rows(choice, len(tokens)) if request.top_k else []
+            signal = self._signal(rows, request.top_k) if rows else None
+            yield index, Response(tokens, text, choice.finish_reason == "stop", signal)
 
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
-        """See `engines.Engine.score`. The last position is that of a token generated for the purpose."""
+        """See `Engine.score`. The last position is that of a token generated for the purpose."""
         check_context(sequences, 1, self.context)
         options = {"max_tokens": 1, "temperature": 0.0, "logprobs": top_k, "extra_body": {"prompt_logprobs": top_k}}
         for index, choice in self._ask(sequences, [options] * len(sequences)):

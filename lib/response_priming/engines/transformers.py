@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import models, progress
 from response_priming.engines import cascade
-from response_priming.engines.base import Response, Setup, Signal, check_context, pack, random_of
+from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack
 from response_priming.errors import InputError
 
 # New sequences wait until this share of the places is free: fewer, larger forward passes read their prompts.
@@ -39,25 +39,14 @@ class _Sequence:
     steps: list[tuple[Any, ...]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Request:
-    """What one call of `respond` asks for."""
-
-    prompts: Sequence[list[int]]
-    shared: int
-    max_tokens: int
-    top_k: int
-    temperature: float
-    seed: int
-
-
-class TransformersEngine:
-    """See `engines.Engine`. The model's attention implementation becomes `cascade`."""
+class TransformersEngine(Engine):
+    """The library that trains the student, in this process. The model's attention implementation becomes `cascade`."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, batch: int, quantization: str = "none"
     ) -> None:
         self.model, self.tokenizer, self.batch, self.quantization = model, tokenizer, batch, quantization
+        self.context = model.config.get_text_config().max_position_embeddings
         stops = model.generation_config.eos_token_id
         self.stop_tokens = set(stops) if isinstance(stops, list) else {stops}
         model.set_attn_implementation(cascade.NAME)
@@ -81,7 +70,7 @@ class TransformersEngine:
         return cls(model, tokenizer, batch=setup.batch, quantization=setup.quantization)
 
     def describe(self) -> dict[str, Any]:
-        """See `engines.Engine.describe`."""
+        """See `Engine.describe`."""
         return {
             "engine": f"transformers {transformers.__version__}",
             "dtype": str(self.model.dtype).removeprefix("torch."),
@@ -91,21 +80,8 @@ class TransformersEngine:
 
     # --- responses ---
 
-    def respond(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        max_tokens: int,
-        top_k: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Iterator[tuple[int, Response]]:
-        """See `engines.Engine.respond`. Out of memory halves the batch and says so on standard error."""
-        check_context(prompts, max_tokens, self.model.config.get_text_config().max_position_embeddings)
-        request = _Request(prompts, cascade.shared_prefix(prompts), max_tokens, top_k, temperature, seed)
-        return self._respond(request)
-
-    def _respond(self, request: _Request) -> Iterator[tuple[int, Response]]:
+    def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
+        """See `Engine.fulfil`. Out of memory halves the batch and says so on standard error."""
         # Longest first: what needs most memory runs first, and the time left is never underestimated.
         waiting = sorted(range(len(request.prompts)), key=lambda index: -len(request.prompts[index]))
         prefix = self._prefill_shared(request) if waiting else None
@@ -123,7 +99,7 @@ class TransformersEngine:
             waiting = [index for index in waiting if index not in done]
 
     @torch.inference_mode()
-    def _prefill_shared(self, request: _Request) -> DynamicCache:
+    def _prefill_shared(self, request: Request) -> DynamicCache:
         cache = DynamicCache(config=self.model.config)
         longest = max(map(len, request.prompts)) + request.max_tokens
         for layer in cache.layers:
@@ -133,7 +109,7 @@ class TransformersEngine:
                     f"engine transformers: {self.model.config.model_type} attends by {type(layer).__name__}, which is "
                     "not full attention; use engine: vllm"
                 )
-        beginning = request.prompts[0][: request.shared]
+        beginning = request.prompts[0][: cascade.shared_prefix(request.prompts)]
         # A stage asks batch by batch, and all its prompts begin alike.
         if beginning and beginning == self._read[0]:
             return self._read[1]
@@ -143,9 +119,9 @@ class TransformersEngine:
         self._read = beginning, cache
         return cache
 
-    def _decode(self, request: _Request, prefix: DynamicCache, waiting: list[int]) -> Iterator[tuple[int, Response]]:
+    def _decode(self, request: Request, prefix: DynamicCache, waiting: list[int]) -> Iterator[tuple[int, Response]]:
         places = min(self.batch, len(waiting))
-        width = max(len(request.prompts[index]) for index in waiting) - request.shared + request.max_tokens
+        width = max(len(request.prompts[index]) for index in waiting) - prefix.get_seq_length() + request.max_tokens
         slots = cascade.Slots(prefix, places, width)
         active: list[_Sequence] = []
         while waiting or active:
@@ -165,19 +141,19 @@ class TransformersEngine:
                     active[place] = last
                 yield sequence.index, self._response(sequence)
 
-    def _admit(self, request: _Request, slots: cascade.Slots, first: int, indices: list[int]) -> list[_Sequence]:
+    def _admit(self, request: Request, slots: cascade.Slots, first: int, indices: list[int]) -> list[_Sequence]:
         """Read the prompts, left-padded, into the slots from `first` on; returns them with one token each."""
-        rests = [request.prompts[index][request.shared :] for index in indices]
+        rests = [request.prompts[index][slots.begin :] for index in indices]
         width = max(map(len, rests))
         new = [
-            _Sequence(index, width - len(rest), width, random_of(request.seed, index))
+            _Sequence(index, width - len(rest), width, request.random_of(index))
             for index, rest in zip(indices, rests, strict=True)
         ]
         ids = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests])
         self._forward(request, slots, first, new, ids, torch.arange(width).expand(len(new), -1))
         return new
 
-    def _advance(self, request: _Request, slots: cascade.Slots, active: list[_Sequence]) -> None:
+    def _advance(self, request: Request, slots: cascade.Slots, active: list[_Sequence]) -> None:
         """Read every sequence's last token and append the next."""
         columns = torch.tensor([[sequence.end] for sequence in active])
         for sequence in active:
@@ -187,7 +163,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def _forward(
         self,
-        request: _Request,
+        request: Request,
         slots: cascade.Slots,
         first: int,
         sequences: list[_Sequence],
@@ -200,7 +176,7 @@ class TransformersEngine:
         logits = self.model(
             input_ids=ids.to(device),
             attention_mask=slots.mask(starts, columns, self.model.dtype).to(device),
-            position_ids=(request.shared + columns - starts[:, None]).clamp(min=0).to(device),
+            position_ids=(slots.begin + columns - starts[:, None]).clamp(min=0).to(device),
             past_key_values=slots,
             use_cache=True,
             logits_to_keep=1,
@@ -218,14 +194,15 @@ class TransformersEngine:
     def _response(self, sequence: _Sequence) -> Response:
         text = str(self.tokenizer.decode(sequence.tokens, skip_special_tokens=True))
         finished = sequence.tokens[-1] in self.stop_tokens
-        return Response(sequence.tokens, text, finished, *map(np.stack, zip(*sequence.steps, strict=True)))
+        signal = Signal(*map(np.stack, zip(*sequence.steps, strict=True))) if sequence.steps else None
+        return Response(sequence.tokens, text, finished, signal)
 
     # --- scores ---
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
-        """See `engines.Engine.score`."""
-        check_context(sequences, 0, self.model.config.get_text_config().max_position_embeddings)
+        """See `Engine.score`."""
+        check_context(sequences, 0, self.context)
         order = sorted(range(len(sequences)), key=lambda index: -len(sequences[index]))
         while order:
             width = len(sequences[order[0]])

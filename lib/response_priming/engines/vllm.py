@@ -13,16 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import hardware, models
-from response_priming.engines.base import (
-    Needs,
-    Response,
-    Setup,
-    Signal,
-    check_context,
-    pack,
-    random_of,
-    tail_of,
-)
+from response_priming.engines.base import Engine, Needs, Request, Response, Setup, Signal, check_context, pack, tail_of
 from response_priming.errors import InputError
 
 NEEDS = Needs("vllm", "gpu")
@@ -59,11 +50,13 @@ def _start(setup: Setup, rank: int | None) -> Any:
         raise InputError(f"engine = 'vllm': cannot start {setup.model!r}: {reason}") from error
 
 
-class VllmEngine:
-    """See `engines.Engine`."""
+class VllmEngine(Engine):
+    """vLLM in this process."""
 
     def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, *, lora: Any = None) -> None:
         self.llm, self.tokenizer, self.lora = llm, tokenizer, lora
+        about = llm.llm_engine.model_config
+        self.context, self.vocabulary = about.max_model_len, int(about.get_vocab_size())
 
     @classmethod
     def open(cls, setup: Setup) -> Self:
@@ -90,7 +83,7 @@ class VllmEngine:
         return cls(llm, models.tokenizer(setup.model, setup.revision), lora=lora)
 
     def describe(self) -> dict[str, Any]:
-        """See `engines.Engine.describe`."""
+        """See `Engine.describe`."""
         import vllm
 
         config = self.llm.llm_engine.vllm_config
@@ -103,36 +96,25 @@ class VllmEngine:
             "pipeline_parallel": config.parallel_config.pipeline_parallel_size,
         }
 
-    def respond(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        max_tokens: int,
-        top_k: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
-    ) -> Iterator[tuple[int, Response]]:
-        """See `engines.Engine.respond`."""
-        check_context(prompts, max_tokens, self.llm.llm_engine.model_config.max_model_len)
-        logprobs = min(top_k, self._vocabulary) or None
-        options = {"max_tokens": max_tokens, "temperature": temperature, "logprobs": logprobs}
-        seeds = [random_of(seed, index).getrandbits(31) if temperature else None for index in range(len(prompts))]
-        return self._respond(prompts, options, seeds)
-
-    def _respond(
-        self, prompts: Sequence[list[int]], options: dict[str, Any], seeds: list[int | None]
-    ) -> Iterator[tuple[int, Response]]:
-        for index, output in self._run(prompts, [options | {"seed": seed} for seed in seeds]):
+    def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
+        """See `Engine.fulfil`."""
+        width = min(request.top_k, self.vocabulary)
+        common = {"max_tokens": request.max_tokens, "temperature": request.temperature, "logprobs": width or None}
+        options = [
+            common | {"seed": request.random_of(index).getrandbits(31) if request.temperature else None}
+            for index in range(len(request.prompts))
+        ]
+        for index, output in self._run(request.prompts, options):
             answer = output.outputs[0]
             tokens = list(answer.token_ids)
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-            signal = self._signal(*_table(answer.logprobs, options["logprobs"])) if options["logprobs"] else ()
-            yield index, Response(tokens, text, answer.finish_reason == "stop", *signal)
+            signal = self._signal(*_table(answer.logprobs, width)) if width else None
+            yield index, Response(tokens, text, answer.finish_reason == "stop", signal)
 
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
-        """See `engines.Engine.score`. The last position is that of a token generated for the purpose."""
-        check_context(sequences, 1, self.llm.llm_engine.model_config.max_model_len)
-        width = min(top_k, self._vocabulary)
+        """See `Engine.score`. The last position is that of a token generated for the purpose."""
+        check_context(sequences, 1, self.context)
+        width = min(top_k, self.vocabulary)
         options = {"temperature": 0.0, "max_tokens": 1, "logprobs": width, "prompt_logprobs": width}
         for index, output in self._run(sequences, [options] * len(sequences)):
             read, last = _table(output.prompt_logprobs, width), _table(output.outputs[0].logprobs, width)
@@ -162,12 +144,8 @@ class VllmEngine:
             if left:
                 engine.abort_request(list(running))
 
-    @property
-    def _vocabulary(self) -> int:
-        return int(self.llm.llm_engine.model_config.get_vocab_size())
-
     def _signal(self, ids: NDArray[Any], logprobs: NDArray[Any]) -> Signal:
-        return pack(ids, logprobs, tail_of(logprobs, self._vocabulary))
+        return pack(ids, logprobs, tail_of(logprobs, self.vocabulary))
 
 
 def _table(flat: Any, k: int) -> tuple[NDArray[Any], NDArray[Any]]:

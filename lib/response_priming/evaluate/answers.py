@@ -64,9 +64,9 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: 
     rows = []
     for index, problem in enumerate(asked):
         response = given[index]
-        assert response.top_logprobs is not None, "asked for with top_k=1"
+        assert response.signal is not None, "asked for with top_k=1"
         # Greedy decoding takes the most likely token each time.
-        logprob = float(response.top_logprobs[:, 0].astype(np.float32).mean())
+        logprob = float(response.signal.top_logprobs[:, 0].astype(np.float32).mean())
         row = problem.id, problem.question, problem.answer, response.text, len(response.tokens), response.finished
         rows.append((*row, logprob))
     columns = ["problem_id", "question", "answer", "response", "tokens", "finished", "mean_logprob"]

@@ -1,4 +1,4 @@
-"""Stage generate: the teacher answers the training problems under one strategy's prefix.
+"""Stage generate: the teacher responds to the training problems under one strategy's prefix.
 
 Reads: the training problems, the strategy's prefix. Writes: `responses/STRATEGY/`, Parquet shards, a row a response:
 
@@ -12,7 +12,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "teacher": ["answer"],
+        "teacher": ["respond"],
         "prompt_signals": ["most_likely", "score"],
         "figures": ["answers", "plot_certainty", "plot_lengths", "samples", "table"],
     },

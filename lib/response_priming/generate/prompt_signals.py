@@ -4,7 +4,6 @@ The released code's soft targets (commit b869e93): the distribution after every 
 a chat template or a beginning-of-sequence token, from one forward pass.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -54,22 +53,15 @@ def _score(run: params.PromptSignalsRun, folder: Path) -> None:
         for first in range(0, len(asked), run.generate_batch):
             shard = asked[first : first + run.generate_batch]
             texts = [prompts.prefix_of(run.strategy) + problem.question for problem in shard]
-            scored = _scored(engine, texts, vocabulary if run.top_k == "all" else run.top_k)
+            sequences = [prompts.encode_plain(engine.tokenizer, text) for text in texts]
+            scored = dict(engine.score(sequences, top_k=vocabulary if run.top_k == "all" else run.top_k))
             rows = [
-                store.Answered(problem.id, 0, "", len(response.tokens), response)
-                for problem, response in zip(shard, scored, strict=True)
+                store.Answered(problem.id, 0, "", len(tokens), engines.Response(tokens, text, False, scored[index]))
+                for index, (problem, text, tokens) in enumerate(zip(shard, texts, sequences, strict=True))
             ]
             store.write_shard(folder / store.shard_name(first), rows, vocabulary=vocabulary, dense=dense)
             bar.update(len(shard))
     pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(folder / store.KEPT, index=False)
-
-
-def _scored(engine: engines.Engine, texts: list[str], top_k: int) -> Iterator[engines.Response]:
-    """The scored texts as unfinished responses, in their order."""
-    sequences = [prompts.encode_plain(engine.tokenizer, text) for text in texts]
-    scored = dict(engine.score(sequences, top_k=top_k))
-    for index, (tokens, text) in enumerate(zip(sequences, texts, strict=True)):
-        yield engines.Response(tokens, text, False, *scored[index])
 
 
 def most_likely(folder: Path, positions: int) -> pd.DataFrame:

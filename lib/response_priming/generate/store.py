@@ -16,7 +16,7 @@ named after the position of its first problem. Plain pandas and `datasets` read 
 | top_logprobs | list of float16 | their log-probabilities (natural logarithm, temperature 1), flat likewise |
 | tail_logprobs | list of float16 | log of the probability outside the k tokens, [tokens]; not in a dense store |
 
-`kept.parquet` beside the shards says which responses train (see `selection`).
+`kept.parquet` beside the shards says which responses train (see `teacher.select`).
 
 What k costs: at temperature 1 the k = 64 tokens of a language model hold nearly all probability, and the signal is as
 good as dense. A distillation temperature T flattens what it divides, and the rest of the vocabulary then weighs
@@ -26,7 +26,7 @@ the dense one; `benchmarks/results/truncation.md` measures by how much. The defa
 agree; `top_k: all` keeps dense rows for those who want high T.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,13 +40,12 @@ from response_priming import artifacts, paths
 from response_priming.engines import Response, Signal
 from response_priming.errors import InputError
 
-# Tables are read without these, which take seconds to import.
+# Tables are read without it, which takes seconds to import.
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor
 
 KEPT = "kept.parquet"
-SIGNAL = ("top_ids", "top_logprobs", "tail_logprobs")
+SIGNAL = Signal._fields
 LARGEST_UINT16_VOCABULARY = 65_536
 
 
@@ -85,6 +84,15 @@ def write_shard(path: Path, rows: Sequence[Answered], *, vocabulary: int, dense:
         vocabulary: number of token ids, which decides how they are stored.
         dense: the signal holds the whole vocabulary; it is stored by token id.
     """
+    signals = [row.response.signal for row in rows if row.response.signal is not None]
+    if len(signals) < len(rows):
+        raise ValueError("a response carries no signal")
+    if dense:
+        flat: dict[str, pa.Array] = {"top_logprobs": _flat([by_token(signal) for signal in signals], pa.float16())}
+    else:
+        kinds = [pa.uint16() if vocabulary <= LARGEST_UINT16_VOCABULARY else pa.int32(), pa.float16(), pa.float16()]
+        flat = {name: _flat([signal[i] for signal in signals], kinds[i]) for i, name in enumerate(SIGNAL)}
+    means = pd.DataFrame([summarise(signal) for signal in signals])
     table = pa.table(
         {
             "problem_id": [row.problem_id for row in rows],
@@ -94,25 +102,14 @@ def write_shard(path: Path, rows: Sequence[Answered], *, vocabulary: int, dense:
             "text": [row.response.text for row in rows],
             "finished": [row.response.finished for row in rows],
             "tokens": pa.array([row.response.tokens for row in rows], pa.list_(pa.int32())),
-            **_summaries([row.response for row in rows]),
-            **_signals([row.response for row in rows], vocabulary, dense),
+            **{str(name): pa.array(values.tolist(), pa.float32()) for name, values in means.items()},
+            **flat,
         }
     )
     # Bytes of equal significance side by side: smaller and faster than dictionaries, for ids and log-probabilities.
     split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in SIGNAL if name in table.column_names}
     dictionary = ["problem_id", "finished"]
     pq.write_table(table, path, compression="zstd", use_dictionary=dictionary, column_encoding=split)
-
-
-def _signals(given: Sequence[Response], vocabulary: int, dense: bool) -> dict[str, pa.Array]:
-    if dense:
-        return {"top_logprobs": _flat([by_token(signal_of(response)) for response in given], pa.float16())}
-    ids, logprobs, tails = zip(*map(signal_of, given), strict=True)
-    return {
-        "top_ids": _flat(ids, pa.uint16() if vocabulary <= LARGEST_UINT16_VOCABULARY else pa.int32()),
-        "top_logprobs": _flat(logprobs, pa.float16()),
-        "tail_logprobs": _flat(tails, pa.float16()),
-    }
 
 
 def _flat(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
@@ -123,23 +120,11 @@ def _flat(arrays: Sequence[NDArray[Any]], kind: pa.DataType) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), pa.array(values).cast(kind))
 
 
-def signal_of(response: Response) -> Signal:
-    """A response's signal; `ValueError` where it was answered without."""
-    if response.top_ids is None or response.top_logprobs is None or response.tail_logprobs is None:
-        raise ValueError("the response carries no signal")
-    return Signal(response.top_ids, response.top_logprobs, response.tail_logprobs)
-
-
 def by_token(signal: Signal) -> NDArray[np.float16]:
     """A signal of the whole vocabulary, [tokens, vocabulary], its columns in the order of token ids."""
     dense = np.empty_like(signal.top_logprobs)
     np.put_along_axis(dense, signal.top_ids.astype(np.int64), signal.top_logprobs, axis=1)
     return dense
-
-
-def _summaries(given: Sequence[Response]) -> dict[str, pa.Array]:
-    table = [summarise(signal_of(response)) for response in given]
-    return {name: pa.array([row[name] for row in table], pa.float32()) for name in ("confidence", "entropy", "covered")}
 
 
 def summarise(signal: Signal) -> dict[str, float]:
@@ -182,8 +167,8 @@ def read_shard(file: Path, columns: Sequence[str]) -> pd.DataFrame:
 def dataset(folder: Path) -> "Dataset":
     """The responses that train, memory-mapped: one row a problem, all columns, arrays as numpy.
 
-    Rows are read from disk as they are asked for: `dataset(folder)[number]`, or by problem (see `rows_by_problem`). The
-    Arrow file that is mapped is made beside the shards the first time.
+    Rows are read from disk as they are asked for: `dataset(folder)[number]`. The Arrow file that is mapped is made
+    beside the shards the first time.
 
     Raises:
         InputError: there are no responses, none is kept, or a shard is damaged.
@@ -198,31 +183,6 @@ def dataset(folder: Path) -> "Dataset":
     if not len(kept):
         raise InputError(f"{paths.shown(folder)}: all {len(data)} responses are dropped by the filters; nothing trains")
     return data.select(kept).with_format("numpy")
-
-
-def rows_by_problem(data: "Dataset") -> dict[str, int]:
-    """The row of each problem id."""
-    return {str(problem_id): row for row, problem_id in enumerate(data["problem_id"])}
-
-
-def padded(rows: Sequence[Mapping[str, Any]]) -> "dict[str, Tensor]":
-    """The signals of some rows of `dataset` as a batch, padded on the right with zeros to its longest response.
-
-    `top_ids` (int64) and `top_logprobs` (float32) [batch, tokens, k], `tail_logprobs` (float32) [batch, tokens]. Of a
-    dense store `top_logprobs` [batch, tokens, vocabulary] alone: column and token id are the same, nothing is outside.
-    """
-    import torch
-
-    lengths = [len(row["tokens"]) for row in rows]
-    batch = {}
-    for name, kind in zip(SIGNAL, (np.int64, np.float32, np.float32), strict=True):
-        if name in rows[0]:
-            width = () if name == "tail_logprobs" else (len(rows[0][name]) // lengths[0],)
-            array = np.zeros((len(rows), max(lengths), *width), kind)
-            for target, row, length in zip(array, rows, lengths, strict=True):
-                target[:length] = row[name].reshape(length, *width)
-            batch[name] = torch.from_numpy(array)
-    return batch
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -1,9 +1,14 @@
-"""Stage generate: the teacher answers the training problems under one strategy's prefix."""
+"""Stage generate: the teacher responds to the training problems under one strategy's prefix.
+
+Which of its responses train is up to optional filters and a vote, off by default; the store keeps every response.
+"""
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,14 +16,15 @@ from transformers import AutoConfig
 
 from response_priming import artifacts, engines, models, params, problems, progress, prompts
 from response_priming.errors import InputError
-from response_priming.generate import selection, store
+from response_priming.extraction import RULES
+from response_priming.generate import store
 from response_priming.params import sections
 
 # Parameters of the section that change no response, or change it through the prompt, which is in the key.
 NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *sections.PLACEMENT}
 
 
-def answer(run: params.GenerateRun) -> pd.DataFrame:
+def respond(run: params.GenerateRun) -> pd.DataFrame:
     """The strategy's responses (see `store.read`), generated unless they are there already.
 
     Prompts carry the prefix and worked examples, which come from the validation split. A run that was killed continues:
@@ -88,21 +94,15 @@ class _Prompts:
 
     def between(self, first: int, last: int) -> list[_Prompt]:
         """Every sample of the problems from one position to before another."""
-        return [
-            _Prompt(problem.id, sample, tokens, self._key(tokens, sample))
-            for problem in self.asked[first:last]
-            for tokens in [self._encode(problem)]
-            for sample in range(self.run.samples)
-        ]
-
-    def _encode(self, problem: problems.Problem) -> list[int]:
-        prefix = prompts.prefix_of(self.run.strategy)
-        system = self.run.system_prompt
-        chat = prompts.messages(problem.question, system_prompt=system, prefix=prefix, examples=self.examples)
-        return prompts.encode(self.tokenizer, chat)
-
-    def _key(self, tokens: list[int], sample: int) -> str:
-        return hashlib.sha256(f"{self.settings}{tokens}{sample}".encode()).hexdigest()[:32]
+        prefix, system = prompts.prefix_of(self.run.strategy), self.run.system_prompt
+        made = []
+        for problem in self.asked[first:last]:
+            chat = prompts.messages(problem.question, system_prompt=system, prefix=prefix, examples=self.examples)
+            tokens = prompts.encode(self.tokenizer, chat)
+            for sample in range(self.run.samples):
+                key = hashlib.sha256(f"{self.settings}{tokens}{sample}".encode()).hexdigest()[:32]
+                made.append(_Prompt(problem.id, sample, tokens, key))
+        return made
 
 
 def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: artifacts.Partial) -> None:
@@ -161,6 +161,53 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
     answered = pd.concat(
         [store.read_shard(partial.folder / name, columns) for name in sorted(partial.outputs)], ignore_index=True
     )
-    selected = selection.select(answered, {problem.id: problem.answer for problem in asked}, run)
+    selected = select(answered, {problem.id: problem.answer for problem in asked}, run)
     partial.put(store.KEPT, functools.partial(selected.to_parquet, index=False))
-    partial.notes["counts"] = selection.counts(selected)
+    partial.notes["counts"] = counts(selected)
+
+
+def select(answered: pd.DataFrame, right: Mapping[str, str], run: sections.Generate) -> pd.DataFrame:
+    """One row a response: `problem_id`, `sample`, `finished`, `answer` (what the rule extracts), `right`, `kept`.
+
+    The filters go first. Of what they leave, the vote keeps one response a problem where there are several samples:
+    without a filter this is self-consistency (Wang et al. 2022, arXiv 2203.11171), with `keep_right` the first right
+    response.
+
+    Args:
+        answered: `problem_id`, `sample`, `finished` and `text` of every response, a problem's samples in their order.
+        right: the right answer by problem id.
+    """
+    answers = [right[name] for name in answered["problem_id"]]
+    verdicts = RULES[run.answer_rule].verdicts(list(answered["text"]), answers)
+    table = answered[["problem_id", "sample", "finished"]].assign(
+        answer=pd.Series([extracted for extracted, _ in verdicts], answered.index, "str"),
+        right=[is_right for _, is_right in verdicts],
+    )
+    table["kept"] = (table["finished"] | (not run.keep_finished)) & (table["right"] | (not run.keep_right))
+    if run.samples > 1:
+        left = table[table["kept"]]
+        winners = [rows.index[majority(rows["answer"].tolist())] for _, rows in left.groupby("problem_id")]
+        table["kept"] = table.index.isin(winners)
+    return table
+
+
+def majority(answers: Sequence[object]) -> int:
+    """Position of the first answer that equals the most frequent one; of equally frequent ones the earliest counts.
+
+    Missing answers do not vote; where all are missing, the first position is it.
+    """
+    votes = [Decimal(answer) if isinstance(answer, str) else None for answer in answers]
+    counted = Counter(vote for vote in votes if vote is not None).most_common(1)
+    return votes.index(counted[0][0]) if counted else 0
+
+
+def counts(selected: pd.DataFrame) -> dict[str, int]:
+    """Numbers of `select`'s rows for the manifest and the notebook."""
+    return {
+        "problems": selected["problem_id"].nunique(),
+        "responses": len(selected),
+        "finished": int(selected["finished"].sum()),
+        "right": int(selected["right"].sum()),
+        "kept": int(selected["kept"].sum()),
+        "dropped": int((~selected["kept"]).sum()),
+    }
