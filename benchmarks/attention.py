@@ -58,7 +58,7 @@ class Peak(TorchDispatchMode):
 
 
 def save_adapters(run: params.AttentionRun) -> None:
-    model, _ = models.load(run.student)
+    model, _ = models.load(run.student, dtype=run.dtype, device=run.device)
     targets = sections.Distill().lora_targets
     for number, arm in enumerate(run.arms[1:]):
         torch.manual_seed(number)

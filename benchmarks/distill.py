@@ -30,10 +30,11 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from response_priming import artifacts, engines, models, params, paths, problems
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.generate import store
-from response_priming.methods import curriculum, student
+from response_priming.methods import examples, student
+from response_priming.methods.base import Method
 from response_priming.methods.losses import IGNORED
 
-SIGNAL = ("scored", "top_ids", "top_logprobs", "tail_logprobs")
+SIGNAL = ("scored", *engines.Signal._fields)
 RESULTS = Path(__file__).parent / "results" / "distill.md"
 PROMPT, RESPONSE, K, BATCH, STEPS, REPEATS, VOCABULARY = 70, 30, 64, 8, 5, 3, 49_152
 
@@ -78,16 +79,16 @@ class Same(list[Any]):
 
 
 def ours(folder: Path, clock: Clock, *, signal: bool = True) -> None:
-    model, _ = student.load(run_of())
+    run = run_of()
+    model, tokenizer = student.load(run)
     row = example() if signal else {key: value for key, value in example().items() if key not in SIGNAL}
-    data = curriculum.Curriculum(Same([[row]] * 32), [], {})  # type: ignore[arg-type]
-    DistillTrainer(
-        run_of(), data, model=model, pad=2, seed=0, micro_batch=BATCH, folder=folder, callbacks=[clock]
-    ).train()
+    data = examples.TrainingData(Same([[row]] * 32), [], {})  # type: ignore[arg-type]
+    parts: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "folder": folder, "callbacks": [clock]}
+    DistillTrainer(Method(run), data, seed=0, micro_batch=BATCH, **parts).train()
 
 
 def lora() -> Any:
-    base, _ = models.load("embedded", dtype="bfloat16")
+    base, _ = models.load("embedded", dtype="bfloat16", device="cpu")
     return get_peft_model(base, student.lora_config(run_of(), base))
 
 
@@ -122,7 +123,7 @@ def gkd(folder: Path, clock: Clock) -> None:
     from datasets import Dataset
     from trl.experimental.gkd import GKDConfig, GKDTrainer  # type: ignore[import-not-found]
 
-    teacher, tokenizer = models.load("embedded", dtype="bfloat16")
+    teacher, tokenizer = models.load("embedded", dtype="bfloat16", device="cpu")
     row = {key: value for key, value in example().items() if key in ("input_ids", "labels")}
     arguments = settings(folder, GKDConfig, lmbda=0.0, bf16=False, gradient_checkpointing=False)
     GKDTrainer(
@@ -172,7 +173,7 @@ def child(task: str, count: int, place: str) -> None:
     if task == "write":
         write(run, tokenizer)
         return
-    items = curriculum.prepare(run, tokenizer).items
+    items = examples.prepare(run, tokenizer).items
     for index in range(len(items)):
         items[index]
     lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
@@ -191,16 +192,8 @@ def write(run: params.DistillRun, tokenizer: Any) -> None:
 def answered(problem: problems.Problem, tokenizer: Any) -> store.Answered:
     row = example()
     tokens = tokenizer(problem.worked)["input_ids"][:RESPONSE]
-    signal = (row[key][: len(tokens)] for key in ("top_ids", "top_logprobs", "tail_logprobs"))
-    ids, logprobs, tail = signal
-    response = engines.Response(
-        tokens,
-        tokenizer.decode(tokens),
-        True,
-        ids.astype(np.int32),
-        logprobs.astype(np.float16),
-        tail.astype(np.float16),
-    )
+    signal = engines.pack(*(row[key][: len(tokens)] for key in engines.Signal._fields))
+    response = engines.Response(tokens, tokenizer.decode(tokens), True, signal)
     return store.Answered(problem.id, 0, problem.id, PROMPT, response)
 
 

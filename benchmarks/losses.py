@@ -20,12 +20,13 @@ import torch
 
 from response_priming.divergences import jsd
 from response_priming.methods import losses
-from response_priming.methods.losses import Objective, Targets
+from response_priming.methods.losses import Targets
+from response_priming.params.sections import Distill
 
 WIDTH, VOCABULARY, K = 4096, 128_256, 64
 RESULTS = Path(__file__).parent / "results" / "losses.md"
 KINDS = ("fused, top 64", "torch, top 64", "fused, dense", "torch, dense", "liger, dense")
-OBJECTIVE = Objective(0.5, 2.0, "jsd")
+OBJECTIVE = Distill(kd_temperature=2.0, divergence="jsd")
 TOKENS, LARGEST, TIMED, REPEATS = (1024, 2048), 8192, 512, 4
 
 
@@ -119,8 +120,8 @@ def plain(dense: bool) -> Callable[..., Callable[[], None]]:
                 rest = torch.log1p(-student.exp().sum(-1, keepdim=True).clamp(max=1 - 1e-7))
                 student = torch.cat([student, rest], -1)
                 teacher = torch.cat([teacher, wanted.tail_logprobs[:, None]], -1)
-            parts = [(part / OBJECTIVE.temperature).log_softmax(-1) for part in (teacher, student)]
-            soft = OBJECTIVE.temperature**2 * jsd(parts[0], parts[1], 0.5).sum()
+            parts = [(part / OBJECTIVE.kd_temperature).log_softmax(-1) for part in (teacher, student)]
+            soft = OBJECTIVE.kd_temperature**2 * jsd(parts[0], parts[1], 0.5).sum()
             (0.5 * (hard + soft) / len(hidden)).backward()
 
         return step
@@ -131,7 +132,7 @@ def plain(dense: bool) -> Callable[..., Callable[[], None]]:
 def liger(hidden: torch.Tensor, head: torch.Tensor) -> Callable[[], None]:
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss  # type: ignore[import-not-found]
 
-    loss = LigerFusedLinearJSDLoss(temperature=OBJECTIVE.temperature, compiled=False, chunk_size=256)
+    loss = LigerFusedLinearJSDLoss(temperature=OBJECTIVE.kd_temperature, compiled=False, chunk_size=256)
     labels, teacher = torch.randint(0, VOCABULARY, (len(hidden),)), torch.randn_like(hidden)
     return lambda: loss(hidden, head, teacher, head, labels).backward()
 

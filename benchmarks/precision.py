@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from response_priming import artifacts, params
-from response_priming.methods import alignment, curriculum, losses, student
+from response_priming.methods import examples, losses, student
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
 REPEATS = 7
@@ -57,14 +57,14 @@ def step_of(dtype: str) -> Callable[[], None]:
     run = params.load("laptop").run("distill", arm="fine-tuned")
     run = params.DistillRun.model_validate(run.model_dump() | {"dtype": dtype, "device": "cpu"})
     model, tokenizer = student.load(run)
-    data = curriculum.prepare(run, tokenizer)
+    data = examples.prepare(run, tokenizer)
     items = list(itertools.chain(*(data.items[place] for place in range(run.micro_batch))))
-    batch = alignment.collate(items, int(tokenizer.pad_token_id))
+    batch = examples.collate(items, int(tokenizer.pad_token_id))
     del batch["problem_ids"]
     tokens = (batch["labels"] != losses.IGNORED).sum()
 
     def step() -> None:
-        model.train()(**batch, hard_tokens=tokens).total.backward()
+        model.train()(**batch, objective=run, hard_tokens=tokens).total.backward()
 
     return step
 

@@ -64,7 +64,7 @@ def overhead(rounds: int = 3) -> dict[str, float]:
     )
     assert isinstance(run, params.EvaluateRun)
     asked = problems.load(run, "test", run.n_test, seed=run.seed)
-    model, tokenizer = models.load_student(run, None)
+    model, tokenizer = models.load(run.student, dtype=run.dtype, device=run.device)
     engine = transformers.TransformersEngine(model, tokenizer, batch=run.evaluate_batch)
 
     def prompts() -> list[list[int]]:

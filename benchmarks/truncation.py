@@ -30,7 +30,7 @@ PROBLEMS, KS, TEMPERATURES = 16, (8, 16, 64, 256), (1.0, 2.0, 4.0, 5.94)
 def distributions() -> tuple[Tensor, Tensor]:
     """Log-probabilities at temperature 1 of teacher and student, [positions, vocabulary]."""
     run = params.load("laptop").run("generate", strategy="none")
-    model, tokenizer = models.load(run.teacher)
+    model, tokenizer = models.load(run.teacher, dtype=run.dtype, device=run.device)
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed)
     asked = problems.load(run, "train", PROBLEMS, seed=run.seed)
     system = run.system_prompt

@@ -8,7 +8,6 @@ from transformers import AutoModelForCausalLM
 
 from response_priming import artifacts, models, paths
 from response_priming.errors import InputError
-from response_priming.params import sections
 
 TOKENS = torch.tensor([[5, 6, 7]])
 
@@ -39,7 +38,7 @@ def test_a_file_with_another_digest_is_refused_and_leaves_nothing(tmp_path, monk
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(models, "_fetch", fetch)
     with pytest.raises(InputError, match=rf"{models.GGUF}: SHA-256 is [0-9a-f]{{64}}, expected {models.GGUF_SHA256}"):
-        models.load("embedded")
+        models.load("embedded", dtype="auto", device="auto")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,7 +87,7 @@ def test_a_missing_folder_is_refused(name):
     with pytest.raises(
         InputError, match=rf"^model '{name}': no such folder; allowed: 'embedded', a hub id, or a folder$"
     ):
-        models.load(name)
+        models.load(name, dtype="auto", device="auto")
 
 
 def test_a_folder_without_a_model_is_refused_in_one_line(tmp_path):
@@ -135,8 +134,8 @@ def test_a_student_is_the_model_with_its_adapter(tiny_model, tmp_path):
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)).eval()
     adapted.save_pretrained(tmp_path / "adapter")
-    source = sections.Model(student=str(tiny_model), dtype="float32", device="cpu")
-    undistilled, trained = (models.load_student(source, adapter)[0] for adapter in (None, tmp_path / "adapter"))
+    how = {"dtype": "float32", "device": "cpu"}
+    undistilled, trained = (models.load_adapted(str(tiny_model), it, **how)[0] for it in (None, tmp_path / "adapter"))
     assert torch.equal(logits(trained), logits(adapted))
     assert torch.equal(logits(undistilled), logits(AutoModelForCausalLM.from_pretrained(tiny_model)))
     assert not torch.allclose(logits(trained), logits(undistilled), atol=1e-3)

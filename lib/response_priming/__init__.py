@@ -11,12 +11,12 @@
     generate                 the teacher answers; the store of its responses
     audit                    the released study, counted again
     engines                  what runs a model: transformers, vLLM, a server
-    models, prompts, problems, scoring, extraction, stats, artifacts, style    shared by stages
+    models, prompts, problems, scoring, stats, artifacts, style    shared by stages
     params                   every parameter, and a profile
-    hardware, progress, console, paths, errors    the ground
+    hardware, progress, console, extraction, divergences, paths, errors    the ground
 
 The spine, about an hour's reading, in order: params/sections, problems, prompts, engines/base, generate/teacher,
-generate/store, methods/alignment, methods/losses, methods/student, distill/training, distill/trainer, evaluate/answers,
+generate/store, methods/examples, methods/losses, methods/student, distill/training, distill/trainer, evaluate/answers,
 extraction, scoring, stats, compare/comparison, compare/tables.
 """
 

@@ -27,7 +27,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from response_priming import artifacts, hardware, paths, progress
 from response_priming.errors import InputError
-from response_priming.params import sections
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
 disable_progress_bar()
@@ -44,9 +43,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 def load(
     name: str,
     *,
+    dtype: str,
+    device: str,
     revision: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
     quantization: str = "none",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode, and its tokenizer (left padding, pad token set).
@@ -137,11 +136,6 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
     if loaded.pad_token_id is None:
         loaded.pad_token = loaded.eos_token
     return loaded
-
-
-def load_student(model: sections.Model, student: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The student in this folder; without one, the undistilled student."""
-    return load_adapted(model.student, student, revision=model.student_revision, dtype=model.dtype, device=model.device)
 
 
 def locate(name: str) -> str:

@@ -11,7 +11,7 @@ import yaml
 from peft import LoraConfig, get_peft_model
 
 from response_priming import artifacts, models
-from response_priming.distill import card
+from response_priming.distill import training
 
 CURVE = pd.DataFrame({"loss": [2.0, 1.25]})
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -31,18 +31,18 @@ def run(make_run):
 def test_the_front_matter_names_the_base_and_the_library(run):
     for adapter, library in (("lora", "peft"), ("qlora", "peft"), ("full", "transformers")):
         made = run(adapter=adapter)
-        _, front, _ = card.text(made, 3, CURVE).split("---\n", maxsplit=2)
+        _, front, _ = training.card(made, 3, CURVE).split("---\n", maxsplit=2)
         found = yaml.safe_load(front)
         assert (found["base_model"], found["library_name"]) == (made.student, library)
 
 
 def test_the_embedded_model_is_named_by_the_package_that_ships_it(run):
-    assert f"base_model: {models.PACKAGE}\n" in card.text(run(student="embedded"), 0, CURVE)
+    assert f"base_model: {models.PACKAGE}\n" in training.card(run(student="embedded"), 0, CURVE)
 
 
 def test_it_says_from_what_how_and_how_well_the_student_learned(run):
     made = run(train_steps=7)
-    text = card.text(made, 3, CURVE)
+    text = training.card(made, 3, CURVE)
     for part in (
         "# Student `teacher`, seed 3",
         "a teacher (`responses/teacher`); 160 problems of `procedural`, 25% of them held out",
@@ -57,7 +57,7 @@ def test_it_says_from_what_how_and_how_well_the_student_learned(run):
 
 
 def test_a_fine_tuned_student_has_no_teacher_and_one_loss(run):
-    text = card.text(run(arm="fine-tuned"), 0, CURVE)
+    text = training.card(run(arm="fine-tuned"), 0, CURVE)
     assert "the data set's solutions, without a teacher" in text
     assert "**Objective:** cross-entropy\n" in text
     assert "reverse-kl" not in text
@@ -75,7 +75,7 @@ def test_its_code_loads_the_student_as_the_project_does(run, tiny_model, tmp_pat
             get_peft_model(base, config).save_pretrained(str(aside))
     if adapter == "qlora":
         pytest.importorskip("bitsandbytes")
-    code = re.search(r"```python\n(.*?)```", card.text(made, 0, CURVE), re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", training.card(made, 0, CURVE), re.DOTALL)[1]
     names = {"FOLDER": str(tmp_path / "student")}
     exec(code, names)
     for module in names["model"].modules():

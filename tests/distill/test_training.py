@@ -18,7 +18,7 @@ from response_priming.distill import training
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
 from response_priming.generate import store as responses
-from response_priming.methods import alignment
+from response_priming.methods.examples import Examples
 
 SIZES = {
     "n_train": 12,
@@ -109,14 +109,14 @@ def by_hand(run, examples):
 def test_the_first_steps_loss_is_the_bare_models_by_hand(run, store):
     run = changed(run, train_batch=12, micro_batch=4, train_steps=1, alpha=0.3)
     first = training.train(run).iloc[0]
-    expected = by_hand(run, alignment.build_examples(run, tiny.tokenizer(), store))
+    expected = by_hand(run, Examples(run, tiny.tokenizer(), store))
     assert {key: first[key] for key in expected} == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_fine_tuned_arms_loss_is_the_hard_one_alone(run):
     run = changed(run, arm="fine-tuned", train_batch=12, micro_batch=12, train_steps=1, alpha=0.3)
     first = training.train(run).iloc[0]
-    expected = by_hand(run, alignment.build_examples(run, tiny.tokenizer(), None))["hard"]
+    expected = by_hand(run, Examples(run, tiny.tokenizer(), None))["hard"]
     assert (first["hard"], first["loss"]) == pytest.approx((expected, expected), rel=1e-4)
     assert np.isnan(first["soft"])
 
@@ -254,7 +254,7 @@ def test_validation_starts_before_training_and_ends_after_it(run, store):
     found = training.validation(run)
     assert found["step"].tolist() == [0, 2, 4, 5]
     aside = [place for place, name in enumerate(store["problem_id"]) if name in {"train-9", "train-10", "train-11"}]
-    examples = alignment.build_examples(run, tiny.tokenizer(), store)
+    examples = Examples(run, tiny.tokenizer(), store)
     expected = by_hand(run, [examples[place] for place in aside])
     assert found["response_hard"].iloc[0] == pytest.approx(expected["hard"], rel=1e-4)
     assert found["response_soft"].iloc[0] == pytest.approx(expected["soft"], rel=1e-3)
@@ -279,6 +279,7 @@ def test_samples_are_of_held_out_problems_before_and_after(run):
     training.train(run)
     samples = training.samples(run)
     assert samples["problem_id"].tolist() == ["train-9", "train-10", "train-11"]
+    assert list(samples) == ["problem_id", "question", "wanted", "before", "after", "seed"]
     assert (samples["before"] != samples["after"]).any()
 
 
@@ -297,7 +298,9 @@ def test_the_model_card_says_what_the_student_is(run):
 def test_all_weights_can_be_trained_and_loaded(run):
     run = changed(run, adapter="full", learning_rate=0.01)
     curve = training.train(run)
-    model, tokenizer = models.load_adapted(run.student, run.output / "students/none/seed-0", dtype="float32")
+    model, tokenizer = models.load_adapted(
+        run.student, run.output / "students/none/seed-0", dtype="float32", device="cpu"
+    )
     assert curve["loss"].iloc[-1] < curve["loss"].iloc[0]
     assert not any(torch.equal(*pair) for pair in zip(model.parameters(), tiny.llama().parameters(), strict=True))
     assert tokenizer.decode([5, 6]) == tiny.tokenizer().decode([5, 6])
@@ -310,7 +313,7 @@ def test_a_quantised_student_learns_and_is_loaded_as_it_was_trained(run):
     curve = training.train(run)
     assert (curve["grad_norm"] > 0).all()
     assert curve["loss"].iloc[-1] < 0.95 * curve["loss"].iloc[0]
-    model, _ = models.load_adapted(run.student, run.output / "students/none/seed-0", dtype="float32")
+    model, _ = models.load_adapted(run.student, run.output / "students/none/seed-0", dtype="float32", device="cpu")
     assert "Linear4bit" in {type(module).__name__ for module in model.modules()}
 
 
@@ -318,8 +321,8 @@ def test_a_quantised_student_learns_and_is_loaded_as_it_was_trained(run):
 def test_with_gold_labels_each_part_is_a_mean_over_its_own_tokens(run, store, micro_batch):
     run = changed(run, hard_labels="gold", train_batch=12, micro_batch=micro_batch, train_steps=1, alpha=0.3)
     first = training.train(run).iloc[0]
-    examples = alignment.build_examples(run, tiny.tokenizer(), store)
-    gold = alignment.build_examples(changed(run, arm="fine-tuned"), tiny.tokenizer(), None)
+    examples = Examples(run, tiny.tokenizer(), store)
+    gold = Examples(changed(run, arm="fine-tuned"), tiny.tokenizer(), None)
     assert first["soft"] == pytest.approx(by_hand(run, examples)["soft"], rel=1e-3)
     assert first["hard"] == pytest.approx(by_hand(run, gold)["hard"], rel=1e-4)
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from response_priming.divergences import DIVERGENCES, jsd, kl
 from response_priming.methods import losses
-from response_priming.methods.losses import IGNORED, Objective, Targets
+from response_priming.methods.losses import IGNORED, Targets
+from response_priming.params.sections import Distill
 
 VOCABULARY, WIDTH, POSITIONS = 13, 7, 6
 NAMES = list(DIVERGENCES)
@@ -35,7 +36,7 @@ def targets_of(teacher, k, labels=None, scored=None):
     return Targets(labels, scored, top.values, top.indices, tail)
 
 
-SOFT = Objective(alpha=0)
+SOFT = Distill(alpha=0)
 
 
 def loss_of(logits, targets, objective=SOFT, dtype=torch.float64, **how):
@@ -77,9 +78,9 @@ def dense_objective(hidden, head, teacher, targets, objective, hard_tokens, soft
     hard = surprise[targets.labels != IGNORED].sum() / hard_tokens
     k = targets.top_logprobs.shape[-1]
     ids = torch.arange(VOCABULARY).expand(len(hidden), -1) if targets.top_ids is None else targets.top_ids
-    p, q = (softened(lumped(z, ids)[:, : k + (k < VOCABULARY)], objective.temperature) for z in (teacher, logits))
-    soft = reference(p, q, objective.divergence, objective.share)[targets.scored].sum() / soft_tokens
-    return objective.alpha * hard + (1 - objective.alpha) * objective.temperature**2 * soft
+    p, q = (softened(lumped(z, ids)[:, : k + (k < VOCABULARY)], objective.kd_temperature) for z in (teacher, logits))
+    soft = reference(p, q, objective.divergence, objective.divergence_share)[targets.scored].sum() / soft_tokens
+    return objective.alpha * hard + (1 - objective.alpha) * objective.kd_temperature**2 * soft
 
 
 # --- divergences ---
@@ -152,7 +153,7 @@ def test_value_and_gradients_are_the_dense_ones_however_it_is_cut(k, divergence,
     labels = torch.randint(0, VOCABULARY, (POSITIONS,), generator=random)
     labels[seed % POSITIONS] = IGNORED
     targets = targets_of(teacher, k, labels, torch.rand(POSITIONS, generator=random) < 0.7)
-    objective = Objective(alpha, temperature, divergence, share)
+    objective = Distill(alpha=alpha, kd_temperature=temperature, divergence=divergence, divergence_share=share)
     leaves = hidden.clone().requires_grad_(), head.clone().requires_grad_()
     wanted = dense_objective(*leaves, teacher, targets, objective, 5, 4)
     wanted_grads = torch.autograd.grad(3 * wanted, leaves)
@@ -169,7 +170,7 @@ def test_value_and_gradients_are_the_dense_ones_however_it_is_cut(k, divergence,
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_the_whole_vocabulary_by_token_or_in_order_of_probability_is_the_same(divergence, temperature):
     teacher, student = some_logits(0), some_logits(1)
-    objective = Objective(0, temperature, divergence)
+    objective = Distill(alpha=0, kd_temperature=temperature, divergence=divergence)
     found = [loss_of(student, targets_of(teacher, k), objective).total.item() for k in (VOCABULARY, "dense")]
     assert found[0] == pytest.approx(found[1], rel=1e-12)
 
@@ -179,7 +180,12 @@ def test_the_whole_vocabulary_by_token_or_in_order_of_probability_is_the_same(di
 @pytest.mark.parametrize("divergence", NAMES)
 def test_a_student_like_its_teacher_has_no_soft_loss(divergence, temperature, k):
     teacher = some_logits(0)
-    found = loss_of(teacher, targets_of(teacher, k), Objective(0, temperature, divergence), torch.float32)
+    found = loss_of(
+        teacher,
+        targets_of(teacher, k),
+        Distill(alpha=0, kd_temperature=temperature, divergence=divergence),
+        torch.float32,
+    )
     assert found.soft.abs().max() < 1e-6 * temperature**2
 
 
@@ -189,7 +195,7 @@ def test_a_rest_of_a_millionth_is_as_exact_as_any_other():
     for shift in (0.0, 2.0):
         student = teacher.clone()
         student[:, 0] += shift
-        objective = Objective(0, 10.0, "forward-kl")
+        objective = Distill(alpha=0, kd_temperature=10.0)
         found = loss_of(student, targets_of(teacher, 1), objective, torch.float32).soft
         ids = targets_of(teacher, 1).top_ids
         p, q = (softened(lumped(logits, ids), 10.0) for logits in (teacher, student))
@@ -207,7 +213,10 @@ def test_lumping_tokens_together_never_raises_the_divergence():
 def test_temperature_keeps_the_gradients_size():
     teacher, student = some_logits(0, 0.1), some_logits(1, 0.1)
     targets = targets_of(teacher, "dense")
-    found = [loss_of(student, targets, Objective(0, temperature)).total.item() for temperature in (1, 10, 100)]
+    found = [
+        loss_of(student, targets, Distill(alpha=0, kd_temperature=temperature)).total.item()
+        for temperature in (1, 10, 100)
+    ]
     assert found[1:] == pytest.approx([found[0]] * 2, rel=0.1)
 
 
@@ -220,7 +229,7 @@ def test_micro_batches_add_up_to_the_whole(seed, cut):
 
     def loss(rows):
         tokens = {"hard_tokens": POSITIONS, "soft_tokens": POSITIONS}
-        return losses.distillation(hidden[rows], head, targets.part(rows), Objective(0.3), **tokens).total
+        return losses.distillation(hidden[rows], head, targets.part(rows), Distill(alpha=0.3), **tokens).total
 
     parts = [slice(0, cut), slice(cut, None)]
     whole, grad = loss(slice(None)), torch.autograd.grad(loss(slice(None)), hidden)[0]
@@ -235,7 +244,7 @@ def test_micro_batches_add_up_to_the_whole(seed, cut):
 def test_gradients_are_finite_where_all_probability_is_on_one_token(certain, divergence, temperature, k):
     teacher = some_logits(0, 1000 if certain in ("teacher", "both") else 1)
     student = some_logits(1, 1000 if certain in ("student", "both") else 1).float().requires_grad_()
-    objective = Objective(0, temperature, divergence)
+    objective = Distill(alpha=0, kd_temperature=temperature, divergence=divergence)
     loss = loss_of(student, targets_of(teacher, k), objective, torch.float32).total
     loss.backward()
     assert torch.isfinite(loss)
@@ -245,10 +254,10 @@ def test_gradients_are_finite_where_all_probability_is_on_one_token(certain, div
 @pytest.mark.parametrize("divergence", NAMES)
 def test_a_step_against_the_gradient_brings_the_student_closer(divergence):
     student, targets = some_logits(1).requires_grad_(), targets_of(some_logits(0), 4)
-    loss = loss_of(student, targets, Objective(0, 1, divergence)).total
+    loss = loss_of(student, targets, Distill(alpha=0, divergence=divergence)).total
     loss.backward()
     closer = (student - 0.1 * student.grad).detach()
-    assert loss_of(closer, targets, Objective(0, 1, divergence)).total < loss
+    assert loss_of(closer, targets, Distill(alpha=0, divergence=divergence)).total < loss
 
 
 # --- its parts ---
@@ -258,7 +267,7 @@ def test_without_a_teacher_it_is_the_labels_surprise_whatever_alpha_is():
     logits, labels = some_logits(0), torch.tensor([3, IGNORED, 5, IGNORED, 0, IGNORED])
     surprise = -logits.log_softmax(-1)[torch.arange(POSITIONS), labels.clamp(min=0)]
     expected = torch.where(labels == IGNORED, 0, surprise)
-    found = loss_of(logits, Targets(labels), Objective(alpha=0.2), hard_tokens=3)
+    found = loss_of(logits, Targets(labels), Distill(alpha=0.2), hard_tokens=3)
     assert torch.allclose(found.hard, expected)
     assert found.total.item() == pytest.approx(expected.sum().item() / 3)
     assert not found.soft.any()
@@ -268,7 +277,7 @@ def test_the_parts_are_those_of_each_position_and_carry_no_gradient():
     student = some_logits(1).requires_grad_()
     labels = torch.tensor([3, IGNORED, 5, IGNORED, 0, IGNORED])
     scored = torch.tensor([True, True, False, False, True, True])
-    found = loss_of(student, targets_of(some_logits(0), 4, labels, scored), Objective(0.3))
+    found = loss_of(student, targets_of(some_logits(0), 4, labels, scored), Distill(alpha=0.3))
     assert found.total.item() == pytest.approx((0.3 * found.hard + 0.7 * found.soft).sum().item())
     assert ((found.hard > 0) == (labels != IGNORED)).all()
     assert ((found.soft > 0) == scored).all()
@@ -282,15 +291,13 @@ def test_positions_without_a_signal_need_no_ids_of_one(k):
     scored = torch.tensor([True, False] * (POSITIONS // 2))
     whole = targets_of(some_logits(2), k, labels, scored)
     blank = whole._replace(top_ids=whole.top_ids * scored[:, None], top_logprobs=whole.top_logprobs * scored[:, None])
-    found = [losses.distillation(hidden, head, targets, Objective(0.3)) for targets in (whole, blank)]
+    found = [losses.distillation(hidden, head, targets, Distill(alpha=0.3)) for targets in (whole, blank)]
     assert all(torch.allclose(*pair, rtol=1e-12) for pair in zip(*found, strict=True))
 
 
 def test_nothing_to_score_is_zero_with_zero_gradients():
     hidden = some(0, 0, WIDTH).requires_grad_()
-    loss = losses.distillation(
-        hidden, some(1, VOCABULARY, WIDTH), Targets(torch.zeros(0, dtype=torch.long)), Objective()
-    )
+    loss = losses.distillation(hidden, some(1, VOCABULARY, WIDTH), Targets(torch.zeros(0, dtype=torch.long)), Distill())
     loss.total.backward()
     assert loss.total == 0
     assert hidden.grad.shape == (0, WIDTH)

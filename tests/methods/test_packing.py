@@ -6,7 +6,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from response_priming.methods import losses, packing, student
+from response_priming.params import sections
 
+OBJECTIVE = sections.Distill()
 BATCHES = {
     "a shared beginning": [[5, 6, 7, 8, 9], [5, 6, 1], [5, 6, 3, 2]],
     "nothing shared": [[5, 6, 7], [8, 6, 7], [9, 1]],
@@ -60,8 +62,8 @@ def test_the_objective_is_the_same_packed_and_padded(batch, monkeypatch):
         model = tiny.llama()
         if not packed:
             monkeypatch.setattr(packing, "fits", lambda _: False)
-        student.teach(model, losses.Objective())
-        parts.append(model(input_ids=ids, attention_mask=mask, **wanted).hard)
+        student.teach(model)
+        parts.append(model(input_ids=ids, attention_mask=mask, **wanted, objective=OBJECTIVE).hard)
     assert torch.allclose(*parts, atol=1e-5)
     assert (parts[0][mask.bool()] > 0).all()
 
@@ -92,7 +94,7 @@ def test_whatever_a_model_is_its_objective_is_right(make):
     logprobs = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
     positions = mask.cumsum(1) - 1
     expected = -logprobs.gather(1, positions[..., None].expand(-1, -1, 32)).gather(-1, ids[..., None])[..., 0]
-    student.teach(model, losses.Objective())
+    student.teach(model)
     labels = torch.where(mask.bool(), ids, losses.IGNORED)
-    found = model(input_ids=ids, attention_mask=mask, positions=positions, labels=labels).hard
+    found = model(input_ids=ids, attention_mask=mask, positions=positions, labels=labels, objective=OBJECTIVE).hard
     assert torch.allclose(found[mask.bool()], expected[mask.bool()], atol=1e-4)

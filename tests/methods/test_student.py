@@ -5,8 +5,9 @@ from peft import PeftModel
 from torch import nn
 
 from response_priming.errors import InputError
-from response_priming.methods import losses, student
+from response_priming.methods import student
 from response_priming.methods.losses import IGNORED
+from response_priming.params import sections
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ BATCH = {
     "input_ids": torch.tensor([[5, 6, 7, 8], [9, 1, 0, 0]]),
     "positions": torch.tensor([[2, 3], [1, 0]]),
     "labels": torch.tensor([[8, 0], [4, IGNORED]]),
+    "objective": sections.Distill(),
 }
 
 
@@ -33,15 +35,15 @@ def test_the_forward_pass_scores_the_positions_that_a_batch_names():
     model = tiny.llama()
     logprobs = model(BATCH["input_ids"]).logits.log_softmax(-1)
     expected = -torch.stack([logprobs[0, 2, 8], logprobs[0, 3, 0], logprobs[1, 1, 4], torch.tensor(0.0)])
-    student.teach(model, losses.Objective())
+    student.teach(model)
     found = model(**BATCH)
     assert torch.allclose(found.hard.flatten(), expected, atol=1e-5)
     assert found.total.item() == pytest.approx(expected.sum().item(), rel=1e-5)
 
 
-def test_without_positions_the_forward_pass_and_decoding_are_as_before():
+def test_without_an_objective_the_forward_pass_and_decoding_are_as_before():
     plain, taught = tiny.llama(), tiny.llama()
-    student.teach(taught, losses.Objective())
+    student.teach(taught)
     tokens = BATCH["input_ids"][:1]
     assert torch.equal(taught(tokens).logits, plain(tokens).logits)
     assert torch.equal(taught.generate(tokens, max_new_tokens=4), plain.generate(tokens, max_new_tokens=4))
@@ -49,8 +51,9 @@ def test_without_positions_the_forward_pass_and_decoding_are_as_before():
 
 def test_padding_on_the_right_changes_nothing():
     model = tiny.llama()
-    student.teach(model, losses.Objective())
-    alone = {"input_ids": BATCH["input_ids"][1:, :2], "positions": torch.tensor([[1]]), "labels": torch.tensor([[4]])}
+    student.teach(model)
+    row = {"input_ids": BATCH["input_ids"][1:, :2], "positions": torch.tensor([[1]]), "labels": torch.tensor([[4]])}
+    alone = BATCH | row
     assert model(**alone).hard[0, 0].item() == pytest.approx(model(**BATCH).hard[1, 0].item(), rel=1e-5)
 
 
@@ -64,7 +67,7 @@ def test_a_model_that_caps_its_logits_is_refused():
     head.weight = model.lm_head.weight
     model.lm_head = head
     with pytest.raises(InputError, match=r"^model.student: LlamaForCausalLM scales, caps or shifts its logits"):
-        student.teach(model, losses.Objective())
+        student.teach(model)
 
 
 def test_lora_trains_the_adapter_alone(run):

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from response_priming import problems
-from response_priming.distill import portrait, training
+from response_priming.distill import training
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
 from response_priming.evaluate import answers as evaluate
@@ -59,7 +59,7 @@ def test_a_trial_trains_a_student_and_scores_it_on_validation_problems(run):
 
 def test_a_trial_validates_where_it_may_be_pruned_and_nowhere_else(run, monkeypatch):
     validated = []
-    monkeypatch.setattr(portrait, "write", lambda *_: pytest.fail("decoded samples"))
+    monkeypatch.setattr(DistillTrainer, "snapshot", lambda *_: pytest.fail("decoded samples"))
     log = DistillTrainer.log
 
     def noted(self, logs, *rest):

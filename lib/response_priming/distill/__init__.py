@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "training": ["by_position", "samples", "train", "validation"],
-        "portrait": ["cost_figure", "figure", "losses_figure"],
+        "figures": ["cost_figure", "divergence_figure", "losses_figure"],
     },
 )

@@ -1,4 +1,4 @@
-"""The Hugging Face trainer with the distillation objective: batches, counting, logging, validation, stopping."""
+"""The Hugging Face trainer with a method's loss: batches, counting, logging, validation, snapshots, stopping."""
 
 import itertools
 import math
@@ -13,14 +13,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
-from response_priming import params, progress
+from response_priming import params, progress, prompts
 from response_priming.errors import InputError
-from response_priming.methods import alignment, losses
-from response_priming.methods.curriculum import Curriculum, Stream
+from response_priming.methods import examples, losses
+from response_priming.methods.base import Method
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
+SAMPLES, SAMPLE_TOKENS = 3, 40  # problems that a snapshot shows the answers to, and tokens at most
 VALIDATED = ("gold_hard", "response_hard", "response_soft")
 
 
@@ -32,11 +39,11 @@ class DistillTrainer(Trainer):
 
     def __init__(
         self,
-        run: params.DistillRun,
-        data: Curriculum,
+        method: Method,
+        data: examples.TrainingData,
         *,
         model: torch.nn.Module,
-        pad: int,
+        tokenizer: PreTrainedTokenizerBase,
         seed: int,
         micro_batch: int,
         folder: Path,
@@ -46,21 +53,23 @@ class DistillTrainer(Trainer):
         """See `Trainer`.
 
         Args:
-            pad: token that fills up what the student reads.
             micro_batch: items in one forward pass of one process.
             folder: where checkpoints go.
             resumed: the training goes on from a checkpoint, so the validation before its first step is done.
         """
-        self.run, self.micro_batch = run, micro_batch
+        run = method.run
+        self.run, self.method, self.data, self.reader, self.micro_batch = run, method, data, tokenizer, micro_batch
         arguments = _arguments(run, seed, micro_batch, folder, cpu=next(model.parameters()).device.type == "cpu")
         arguments.eval_on_start = run.watched and not resumed
         self.progress = _Progress(self, run.train_steps, shown=arguments.process_index == 0)
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=cast("Any", Stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
+            train_dataset=cast("Any", examples.Stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
             eval_dataset=cast("Any", data.validation),
-            data_collator=lambda batch: alignment.collate(list(itertools.chain(*batch)), pad),
+            data_collator=lambda batch: examples.collate(
+                list(itertools.chain(*batch)), cast("int", tokenizer.pad_token_id)
+            ),
             optimizer_cls_and_kwargs=optimizer_of(run),
             callbacks=[self.progress, *callbacks],
         )
@@ -68,7 +77,6 @@ class DistillTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.positions: dict[str, pd.DataFrame] = {}
         self._sums = torch.zeros(4, dtype=torch.float64)
-        self._pass = len(data.items)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The micro-batches of a step, and the numbers of its hard and soft targets over all processes."""
@@ -91,7 +99,7 @@ class DistillTrainer(Trainer):
         """This micro-batch's share of the step's objective, times the processes, since they average gradients."""
         names = inputs.pop("problem_ids")
         hard_tokens, soft_tokens = num_items_in_batch.clamp(min=1)
-        loss: losses.Loss = model(**inputs, hard_tokens=hard_tokens, soft_tokens=soft_tokens)
+        loss = self.method.loss(model, inputs, hard_tokens=hard_tokens, soft_tokens=soft_tokens)
         parts = loss.total.detach(), loss.hard.sum() / hard_tokens, loss.soft.sum() / soft_tokens
         self._sums += torch.tensor([*(part.item() for part in parts), inputs["attention_mask"].sum().item()])
         if not math.isfinite(float(self._sums[0])):
@@ -118,7 +126,7 @@ class DistillTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
         """The run's schedule; `one-epoch` is the released code's cosine (commit b869e93), which rises in epoch two."""
         if self.run.schedule == "one-epoch":
-            epoch = math.ceil(self._pass / self.run.train_batch)
+            epoch = math.ceil(len(self.data.items) / self.run.train_batch)
             chosen = cast("torch.optim.Optimizer", optimizer or self.optimizer)
             self.lr_scheduler = LambdaLR(chosen, lambda step: (1 + math.cos(math.pi * step / epoch)) / 2)
         return cast("LambdaLR", self.lr_scheduler or super().create_scheduler(num_training_steps, optimizer))
@@ -126,39 +134,75 @@ class DistillTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Mean losses on each of the held-out sets, logged as `NAME_hard` and, with a teacher, `NAME_soft`.
 
-        What they are means of stays in `positions` until the next time (see `by_position`).
+        What they are means of stays in `positions` until the next time (see `by_position`). Before the first step and
+        after the last there is a `snapshot`, ahead of that step's checkpoint, so that a resumed training finds both.
         """
         metrics = {}
-        for name, examples in cast("dict[str, Any]", self.eval_dataset).items():
-            self.positions[name] = self.by_position(examples)
+        for name, some in cast("dict[str, Any]", self.eval_dataset).items():
+            self.positions[name] = self.by_position(some)
             sums = self.positions[name].sum()
             metrics[f"{name}_hard"] = sums["hard"] / max(sums["hard_tokens"], 1)
             if sums["soft_tokens"]:
                 metrics[f"{name}_soft"] = sums["soft"] / sums["soft_tokens"]
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.run.watched and self.state.global_step in (0, self.state.max_steps):
+            self.snapshot(self.snapshot_at(self.state.global_step))
         return metrics
 
     @torch.no_grad()
-    def by_position(self, examples: Any) -> pd.DataFrame:
-        """Sums of `hard` and `soft` over the examples, and what they are sums of (`*_tokens`), one row a position."""
+    def by_position(self, some: Any) -> pd.DataFrame:
+        """Sums of `hard` and `soft` over some examples, and what they are sums of (`*_tokens`), one row a position."""
         model = self.model_wrapped.eval()
-        width = max((len(example["labels"]) for example in examples), default=0)
+        width = max((len(example["labels"]) for example in some), default=0)
         sums = torch.zeros(4, width, dtype=torch.float64)
-        for start in range(0, len(examples), self.micro_batch):
-            places = range(start, min(start + self.micro_batch, len(examples)))
-            batch = self.data_collator(cast("Any", [[examples[place]] for place in places]))
+        for start in range(0, len(some), self.micro_batch):
+            places = range(start, min(start + self.micro_batch, len(some)))
+            batch = self.data_collator(cast("Any", [[some[place]] for place in places]))
             with self.compute_loss_context_manager():
-                loss = model(**self._prepare_inputs({key: batch[key] for key in batch if key != "problem_ids"}))
+                inputs = self._prepare_inputs({key: batch[key] for key in batch if key != "problem_ids"})
+                loss = self.method.loss(model, inputs)
             counts = batch["labels"] != losses.IGNORED, batch.get("scored", torch.zeros_like(batch["labels"]))
             for total, values in zip(sums, (loss.hard, loss.soft, *counts), strict=True):
                 total[: values.shape[1]] += values.sum(0).cpu()
         return pd.DataFrame(sums.T.numpy(), columns=["hard", "soft", "hard_tokens", "soft_tokens"])
 
-    def curve(self, *, has_teacher: bool) -> pd.DataFrame:
-        """The log so far, one row an optimiser step: `step` and LOGGED."""
+    def snapshot_at(self, step: int) -> Path:
+        """Where the snapshot of this step is."""
+        return Path(str(self.args.output_dir)) / f"snapshot-{step}"
+
+    def snapshot(self, folder: Path) -> None:
+        """Write what the student is like now.
+
+        `positions.parquet` (position, tokens, divergence) is of the last validation, along a response;
+        `samples.parquet` (problem_id, question, wanted, answer) of what it answers to some held-out problems.
+        """
+        sums = self.positions.get("response", pd.DataFrame(columns=["soft", "soft_tokens"]))
+        sums = sums[sums["soft_tokens"] > 0]
+        positions = pd.DataFrame({"position": sums.index, "tokens": sums["soft_tokens"].astype(int)})
+        positions["divergence"] = sums["soft"] / sums["soft_tokens"]
+        asked = self.data.held_out[:SAMPLES]
+        answers = [""] * len(asked)
+        # FSDP2 gathers weights for each forward pass; else sharded ones are not there to be decoded with.
+        sharded = (self.is_fsdp_enabled and not self.accelerator.is_fsdp2) or self.is_deepspeed_enabled
+        if asked and not sharded:
+            model, end = cast("Any", self.model).eval(), self.reader.pad_token_id
+            chats = [prompts.bare(problem.question, self.run.system_prompt) for problem in asked]
+            encoded = {"input_ids": [prompts.encode(self.reader, chat) for chat in chats]}
+            batch = self.reader.pad(encoded, padding_side="left", return_tensors="pt").to(model.device)
+            output = model.generate(**batch, max_new_tokens=SAMPLE_TOKENS, do_sample=False, pad_token_id=end)
+            answers = self.reader.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        rows = [(p.id, p.question, p.worked, answer) for p, answer in zip(asked, answers, strict=True)]
+        if self.is_world_process_zero():
+            folder.mkdir(exist_ok=True)
+            positions.to_parquet(folder / "positions.parquet", index=False)
+            samples = pd.DataFrame(rows, columns=["problem_id", "question", "wanted", "answer"])
+            samples.to_parquet(folder / "samples.parquet", index=False)
+
+    def curve(self) -> pd.DataFrame:
+        """The log so far, one row an optimiser step: `step` and LOGGED; `soft` is NaN without a teacher."""
         curve = self._logged("loss", LOGGED)
-        return curve if has_teacher else curve.assign(soft=np.nan)
+        return curve if self.method.prepare() else curve.assign(soft=np.nan)
 
     def validation(self) -> pd.DataFrame:
         """The validation so far, one row each time, from step 0, before the first: `step` and VALIDATED."""

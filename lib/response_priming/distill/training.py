@@ -1,6 +1,6 @@
 """Stage distill: train one arm's student on responses, or on the data set's solutions.
 
-Trained on: what `alignment` says, by default the bare question and a response token by token, the closing
+Trained on: what `methods.examples` says, by default the bare question and a response token by token, the closing
 end-of-sequence token included. A killed run goes on from its last checkpoint and ends with the same weights. Under
 `accelerate launch`, all processes run the stage together; the first one writes.
 """
@@ -12,8 +12,9 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import jinja2
 import pandas as pd
 import torch
 from accelerate import PartialState
@@ -21,10 +22,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from response_priming import artifacts, hardware, models, params, problems, progress
-from response_priming.distill import card, portrait
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
-from response_priming.methods import alignment, curriculum, student
+from response_priming.methods import examples
+from response_priming.methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _folder(run: params.DistillRun, seed: int) -> Path:
 
 def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCallback] = ()) -> pd.DataFrame:
     """The loss curve of the student with this seed (see `train`); `callbacks` watch the training."""
-    folder, store = _folder(run, seed), alignment.store(run)
+    folder, store = _folder(run, seed), Method(run).prepare()
     recipe = artifacts.recipe(
         "distill",
         run.model_dump(exclude={"profile", "seeds", "n_test", "micro_batch", "save_every", "data_dir"})
@@ -122,7 +123,7 @@ def _train(job: _Job, processes: PartialState) -> None:
         try:
             return _attempt(job, micro_batch)
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             if micro_batch == 1 or processes.num_processes > 1:
                 raise InputError(
@@ -141,33 +142,32 @@ def _micro_batch(run: params.DistillRun, count: int) -> int:
     return math.gcd(run.micro_batch, run.train_batch // count)
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
 def _attempt(job: _Job, micro_batch: int) -> None:
-    run = job.run
+    run, method = job.run, Method(job.run)
     set_seed(job.seed)
-    model, tokenizer = student.load(run)
-    data = curriculum.prepare(run, tokenizer)
+    model, tokenizer = method.student()
+    data = examples.prepare(run, tokenizer)
     if not run.watched:
         data.validation.pop("response", None)
-    checkpoint = _last_checkpoint(job.work)
-    drawing = portrait.Portrait(run, tokenizer, data.held_out)
+    checkpoints = sorted(job.work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in checkpoints:
+        # A kill cut it short: the trainer's state is written last.
+        if not (path / TRAINER_STATE_NAME).exists():
+            shutil.rmtree(path, ignore_errors=True)
+    last = next((str(path) for path in reversed(checkpoints) if path.exists()), None)
     trainer = DistillTrainer(
-        run,
+        method,
         data,
         model=model,
-        pad=int(cast("int", tokenizer.pad_token_id)),
+        tokenizer=tokenizer,
         seed=job.seed,
         micro_batch=micro_batch,
         folder=job.work,
-        resumed=checkpoint is not None,
-        callbacks=[*job.callbacks, *([drawing] if run.watched else [])],
+        resumed=last is not None,
+        callbacks=job.callbacks,
     )
-    drawing.trainer = trainer
     with contextlib.closing(trainer.progress.bar):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=last)
     trainer.save_model(str(job.folder))
     if trainer.is_world_process_zero():
         _finish(job, trainer, tokenizer)
@@ -175,23 +175,37 @@ def _attempt(job: _Job, micro_batch: int) -> None:
 
 def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what a student's folder holds beside its weights."""
-    if job.run.watched:
-        before, after = (portrait.drawn_at(job.work, step) for step in (0, job.run.train_steps))
-        portrait.join(before, after, job.folder)
-    curve = trainer.curve(has_teacher=alignment.store(job.run) is not None)
+    for file, value in (
+        {"positions.parquet": "divergence", "samples.parquet": "answer"}.items() if job.run.watched else ()
+    ):
+        was, now = (pd.read_parquet(trainer.snapshot_at(step) / file) for step in (0, job.run.train_steps))
+        both = was.rename(columns={value: "before"}).assign(after=now[value])
+        both.to_parquet(job.folder / file, index=False)
+    curve = trainer.curve()
     curve.to_parquet(job.folder / "losses.parquet", index=False)
     trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)
     trainer.state.save_to_json(str(job.folder / "trainer_state.json"))
     if job.run.adapter == "full":
         tokenizer.save_pretrained(job.folder)
     (job.folder / "training_args.bin").unlink()
-    (job.folder / "README.md").write_text(card.text(job.run, job.seed, curve), encoding="utf-8")
+    (job.folder / "README.md").write_text(card(job.run, job.seed, curve), encoding="utf-8")
 
 
-def _last_checkpoint(work: Path) -> Path | None:
-    """The last complete checkpoint, which has the trainer's state; those that a kill cut short are removed."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in found:
-        if not (path / TRAINER_STATE_NAME).exists():
-            shutil.rmtree(path, ignore_errors=True)
-    return next((path for path in reversed(found) if path.exists()), None)
+def card(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
+    """The model card in Markdown: what the student is, what it was made from and with, and how to use it.
+
+    Args:
+        curve: as `train` returns it.
+    """
+    here = jinja2.PackageLoader("response_priming", "distill")
+    environment = jinja2.Environment(
+        loader=here, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    return environment.get_template("card.md.jinja").render(
+        run=run,
+        seed=seed,
+        base=models.PACKAGE if run.student == models.EMBEDDED else run.student,
+        teacher=params.store_of(run.arm, run),
+        loss=curve["loss"].iloc[-1],
+        versions=artifacts.summary(run),
+    )

@@ -1,7 +1,7 @@
 """Methods: what a student learns from, and what it is asked to minimise.
 
-`alignment` says which positions of teacher and student meet, `curriculum` what is trained on in which order, `losses`
-has the objective, `student` the model whose forward pass returns it, `packing` reads a batch without padding.
+`base` has the steps of a method, `examples` what is trained on and which positions of teacher and student meet,
+`losses` the objective, `student` the model whose forward pass returns it; `packing` reads a batch without padding.
 """
 
 import lazy_loader
@@ -10,6 +10,6 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "curriculum": ["prepare"],
+        "examples": ["prepare"],
     },
 )

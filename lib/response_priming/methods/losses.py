@@ -11,7 +11,6 @@ log-sum-exp of all other logits. Autograd sees those alone; the rest of the grad
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,22 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from response_priming.divergences import DIVERGENCES
+from response_priming.params import sections
 
 IGNORED = -100
 # What one chunk may take. Larger chunks were no faster (benchmarks/results/losses.md).
 CHUNK_BYTES = 2**28
 # A log-probability may be -inf where the teacher's rest is empty; this is as good as zero probability, and finite.
 SMALLEST_LOGPROB = -1e4
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What is minimised. `alpha` weighs the hard part, 1 - alpha the soft one; `share` is what some divergences mix."""
-
-    alpha: float = 0.5
-    temperature: float = 1.0
-    divergence: str = "forward-kl"
-    share: float = 0.5
 
 
 class Targets(NamedTuple):
@@ -71,7 +61,7 @@ def distillation(
     hidden: Tensor,
     head: Tensor,
     targets: Targets,
-    objective: Objective,
+    objective: sections.Distill,
     *,
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
@@ -89,7 +79,7 @@ def distillation(
     return Loss(*_Fused.apply(hidden, head, targets, objective, scale, chunk_bytes))  # type: ignore[no-untyped-call]
 
 
-def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: Objective) -> tuple[Tensor, Tensor]:
+def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: sections.Distill) -> tuple[Tensor, Tensor]:
     """Hard and soft part at each position, [n] each.
 
     Args:
@@ -104,10 +94,9 @@ def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: Objective
     if logits.shape[-1] > teacher.shape[-1]:
         assert targets.tail_logprobs is not None
         teacher = torch.cat([teacher, targets.tail_logprobs.to(logits.dtype)[:, None]], -1)
-    softened = [(part / objective.temperature).log_softmax(-1) for part in (teacher.clamp(SMALLEST_LOGPROB), logits)]
-    soft = objective.temperature**2 * DIVERGENCES[objective.divergence].between(
-        softened[0], softened[1], objective.share
-    )
+    heat, divergence = objective.kd_temperature, DIVERGENCES[objective.divergence]
+    softened = [(part / heat).log_softmax(-1) for part in (teacher.clamp(SMALLEST_LOGPROB), logits)]
+    soft = heat**2 * divergence.between(softened[0], softened[1], objective.divergence_share)
     return hard, torch.where(targets.scored, soft, 0.0)
 
 
@@ -120,7 +109,7 @@ class _Fused(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Targets,
-        objective: Objective,
+        objective: sections.Distill,
         scale: tuple[Tensor | float, Tensor | float],
         chunk_bytes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +118,10 @@ class _Fused(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=kind) if needs_weight else None
         hard, soft = (hidden.new_zeros(len(hidden), dtype=kind) for _ in range(2))
-        for rows in _chunks(len(hidden), len(weight), targets, chunk_bytes):
+        # A column takes 12 bytes for its logit and gradient, and 40 more where autograd sees it.
+        k = 0 if targets.top_logprobs is None else targets.top_logprobs.shape[-1]
+        step = max(1, chunk_bytes // (12 * len(weight) + 40 * k))
+        for rows in (slice(start, start + step) for start in range(0, len(hidden), step)):
             logits = F.linear(hidden[rows], weight).to(kind)
             hard[rows], soft[rows], grad = _of_chunk(logits, targets.part(rows), objective, scale)
             if grad_hidden is not None:
@@ -146,15 +138,8 @@ class _Fused(torch.autograd.Function):
         return *grads, None, None, None, None
 
 
-def _chunks(positions: int, vocabulary: int, targets: Targets, chunk_bytes: int) -> list[slice]:
-    """Slices of positions. A column takes 12 bytes for its logit and gradient, and 40 more where autograd sees it."""
-    k = 0 if targets.top_logprobs is None else targets.top_logprobs.shape[-1]
-    step = max(1, chunk_bytes // (12 * vocabulary + 40 * k))
-    return [slice(start, start + step) for start in range(0, positions, step)]
-
-
 def _of_chunk(
-    logits: Tensor, targets: Targets, objective: Objective, scale: tuple[Tensor | float, Tensor | float]
+    logits: Tensor, targets: Targets, objective: sections.Distill, scale: tuple[Tensor | float, Tensor | float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hard and soft parts [n], and the gradient of their scaled sum [n, vocabulary], which takes the logits' place."""
     label = targets.labels.clamp(min=0)[:, None]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from response_priming import models, params
 from response_priming.errors import InputError
 from response_priming.methods import losses, packing
+from response_priming.params import sections
 
 
 def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -26,7 +27,7 @@ def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         device=run.device,
         quantization="nf4" if run.adapter == "qlora" else "none",
     )
-    teach(base, losses.Objective(run.alpha, run.kd_temperature, run.divergence, run.divergence_share))
+    teach(base)
     if run.adapter == "full":
         return base, tokenizer
     return cast("PreTrainedModel", get_peft_model(base, lora_config(run, base))), tokenizer
@@ -53,8 +54,8 @@ def lora_config(run: params.DistillRun, base: PreTrainedModel) -> LoraConfig:
     )
 
 
-def teach(model: PreTrainedModel, objective: losses.Objective) -> None:
-    """Make the forward pass return `losses.Loss` for a batch that says which `positions` count (see `alignment`).
+def teach(model: PreTrainedModel) -> None:
+    """Make the forward pass return `losses.Loss` where it is given an `objective` and a batch (see `examples`).
 
     It is the model's own forward pass, and its head's, so that whatever wraps a model in training (PEFT, data
     parallelism, sharding, checkpointing) finds what it expects: where weights are sharded, the head's are gathered when
@@ -63,38 +64,39 @@ def teach(model: PreTrainedModel, objective: losses.Objective) -> None:
     Raises:
         InputError: the model does more to its last hidden states than multiply them with its head.
     """
-    _refuse_other_heads(model)
-    head, packed = model.get_output_embeddings(), packing.fits(model)
-    plain, project = model.forward, head.forward
+    head, plain = model.get_output_embeddings(), model.forward
+    with torch.no_grad():
+        tokens = torch.tensor([[0, 1]], device=model.device)
+        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        if not torch.equal(model(input_ids=tokens).logits, F.linear(hidden, head.weight)):
+            name = type(model).__name__
+            raise InputError(
+                f"model.student: {name} scales, caps or shifts its logits; allowed: a model with a plain head"
+            )
+    packed, project = packing.fits(model), head.forward
 
     @functools.wraps(plain)
-    def forward(*arguments: Any, positions: Tensor | None = None, **batch: Any) -> Any:
-        return plain(*arguments, **batch) if positions is None else _objective(model, positions, packed=packed, **batch)
+    def forward(*arguments: Any, objective: sections.Distill | None = None, **batch: Any) -> Any:
+        return plain(*arguments, **batch) if objective is None else _loss(model, objective, packed=packed, **batch)
 
     @functools.wraps(project)
-    def score(hidden: Tensor, wanted: losses.Targets | None = None, **counts: Any) -> Any:
-        return (
-            project(hidden) if wanted is None else losses.distillation(hidden, head.weight, wanted, objective, **counts)
-        )
+    def score(hidden: Tensor, *wanted: Any, **counts: Any) -> Any:
+        return losses.distillation(hidden, head.weight, *wanted, **counts) if wanted else project(hidden)
 
     model.forward, head.forward = forward, score
 
 
-def _objective(
+def _loss(
     model: PreTrainedModel,
-    positions: Tensor,
+    objective: sections.Distill,
     *,
     packed: bool,
     input_ids: Tensor,
-    labels: Tensor,
+    positions: Tensor,
     attention_mask: Tensor | None = None,
-    scored: Tensor | None = None,
-    top_ids: Tensor | None = None,
-    top_logprobs: Tensor | None = None,
-    tail_logprobs: Tensor | None = None,
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
-    **_: Any,
+    **batch: Any,
 ) -> losses.Loss:
     if packed:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -104,23 +106,15 @@ def _objective(
         # Padding is on the right, where a causal model's other tokens do not see it: no mask is needed.
         hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
         places = torch.arange(len(hidden), device=hidden.device).view_as(input_ids)
-    counts = (labels != losses.IGNORED) if scored is None else (labels != losses.IGNORED) | scored
-    wanted = losses.Targets(labels, scored, top_logprobs, top_ids, tail_logprobs)
-    head = model.get_output_embeddings()
-    loss: losses.Loss = head(
+    wanted = losses.Targets(**{key: batch[key] for key in losses.Targets._fields if key in batch})
+    counts = wanted.labels != losses.IGNORED
+    counts = counts if wanted.scored is None else counts | wanted.scored
+    loss: losses.Loss = model.get_output_embeddings()(
         hidden[places.gather(1, positions)[counts]],
         wanted.part(counts),
+        objective,
         hard_tokens=hard_tokens,
         soft_tokens=soft_tokens,
     )
     spread = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:])
     return losses.Loss(loss.total, *spread)
-
-
-@torch.no_grad()
-def _refuse_other_heads(model: PreTrainedModel) -> None:
-    tokens = torch.tensor([[0, 1]], device=model.device)
-    hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-    if not torch.equal(model(input_ids=tokens).logits, F.linear(hidden, model.get_output_embeddings().weight)):
-        name = type(model).__name__
-        raise InputError(f"model.student: {name} scales, caps or shifts its logits; allowed: a model with a plain head")

@@ -174,7 +174,7 @@ class Distill(Signal):
     alignment: Literal["response", "published"] = Field(
         "response", description="which positions of teacher and student meet; published: as in the released code"
     )
-    repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see alignment.py")
+    repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see examples.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
     divergence: Annotated[str, _one_of(DIVERGENCES)] = Field("forward-kl", description="soft loss")

@@ -4,13 +4,15 @@ import tiny
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.distill.test_training import train_ids, write_store
 
 from response_priming import problems, prompts
+from response_priming.engines import Signal
 from response_priming.errors import InputError
-from response_priming.methods import alignment, losses
+from response_priming.methods.examples import Examples, Stream, collate, deal, prepare, released_pairing
+from response_priming.methods.losses import IGNORED
 from response_priming.params import sections
 
-IGNORED = losses.IGNORED
 SIZES = {"n_train": 4, "train_tokens": 400}
 
 
@@ -58,41 +60,41 @@ def prompt_of(run, index):
 
 def test_a_response_is_learned_from_the_bare_question_token_by_token(run):
     rows = answered(run)
-    for index, example in enumerate(alignment.build_examples(run, tiny.tokenizer(), stored(rows))):
+    for index, example in enumerate(Examples(run, tiny.tokenizer(), stored(rows))):
         prompt, target = prompt_of(run, index), list(rows[index]["tokens"])
         assert example["problem_id"] == f"train-{index}"
         assert example["input_ids"] == prompt + target[:-1]
         assert example["positions"] == [len(prompt) - 1 + place for place in range(len(target))]
         assert example["labels"] == target
         assert all(example["scored"])
-        assert all(np.array_equal(example[key], rows[index][key]) for key in alignment.SIGNAL)
+        assert all(np.array_equal(example[key], rows[index][key]) for key in Signal._fields)
 
 
 def test_the_fine_tuned_arm_learns_the_worked_solutions(run):
-    examples = alignment.build_examples(changed(run, arm="fine-tuned"), tiny.tokenizer(), None)
+    examples = Examples(changed(run, arm="fine-tuned"), tiny.tokenizer(), None)
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     assert [tiny.tokenizer().decode(example["labels"]) for example in examples] == [f"{p.worked}<end>" for p in asked]
-    assert not {"scored", *alignment.SIGNAL} & examples[0].keys()
+    assert not {"scored", *Signal._fields} & examples[0].keys()
 
 
 def test_an_example_that_is_too_long_is_named(run):
     with pytest.raises(InputError, match=r"^distill.train_tokens = 20: problem train-0 needs \d+$"):
-        alignment.build_examples(changed(run, train_tokens=20), tiny.tokenizer(), stored(answered(run)))
+        Examples(changed(run, train_tokens=20), tiny.tokenizer(), stored(answered(run)))
 
 
 def test_an_example_of_exactly_the_length_allowed_is_taken(run):
     rows = answered(run)
     longest = max(len(prompt_of(run, index)) + len(row["tokens"]) for index, row in enumerate(rows))
-    assert len(alignment.build_examples(changed(run, train_tokens=longest), tiny.tokenizer(), stored(rows))) == 4
+    assert len(Examples(changed(run, train_tokens=longest), tiny.tokenizer(), stored(rows))) == 4
     with pytest.raises(InputError, match="train_tokens"):
-        alignment.build_examples(changed(run, train_tokens=longest - 1), tiny.tokenizer(), stored(rows))
+        Examples(changed(run, train_tokens=longest - 1), tiny.tokenizer(), stored(rows))
 
 
 def test_a_response_to_another_problem_is_refused(run):
     rows = answered(run)
     rows[2]["problem_id"] = "train-99"
     with pytest.raises(InputError, match=r"^responses/none: problem train-99 is not among the 4 of train$"):
-        alignment.build_examples(run, tiny.tokenizer(), stored(rows))
+        Examples(run, tiny.tokenizer(), stored(rows))
 
 
 # --- batches ---
@@ -105,7 +107,7 @@ BATCH = [
 
 
 def test_a_batch_is_padded_on_the_right_and_keeps_its_end_though_it_is_also_padding():
-    padded = alignment.collate(BATCH, pad=0)
+    padded = collate(BATCH, pad=0)
     assert padded["input_ids"].tolist() == [[5, 6, 7, 8], [9, 1, 0, 0], [4, 4, 0, 0]]
     assert padded["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
     assert padded["positions"].tolist() == [[2, 3], [0, 1], [1, 0]]
@@ -122,7 +124,7 @@ def test_signals_stand_at_their_positions_and_padding_is_not_scored():
         }
         for row in BATCH
     ]
-    padded = alignment.collate([row | signal for row, signal in zip(BATCH, signals, strict=True)], pad=0)
+    padded = collate([row | signal for row, signal in zip(BATCH, signals, strict=True)], pad=0)
     assert padded["scored"].tolist() == [[True, False]] * 3
     assert padded["top_ids"].shape == padded["top_logprobs"].shape == (3, 2, 2)
     scored = padded["scored"]
@@ -155,7 +157,7 @@ def build(run, tokenizer):
     def build(*repairs, **values):
         wanted = changed(run, alignment="published", repairs=list(repairs), **values)
         store = answered(run) if "teacher-answers" in repairs else scored_prompts(run)
-        return alignment.build_examples(wanted, tokenizer, stored(store))
+        return Examples(wanted, tokenizer, stored(store))
 
     return build
 
@@ -191,7 +193,7 @@ def labels(example):
 
 def test_with_all_repairs_the_published_alignment_is_the_response_alignment(run, build, tokenizer):
     run = changed(run, n_train=12)
-    usual = alignment.build_examples(run, tokenizer, stored(answered(run)))
+    usual = Examples(run, tokenizer, stored(answered(run)))
     for left, right in zip(usual, build(*sections.REPAIRS), strict=True):
         assert left.keys() == right.keys()
         assert all(np.array_equal(left[key], right[key]) for key in left)
@@ -212,7 +214,7 @@ def test_pairing_gives_every_problem_its_own_signal(build):
 
 
 def test_of_the_2638_released_pairs_one_matches():
-    assert [place for place, own in enumerate(alignment.released_pairing(2638)) if place == own] == [0]
+    assert [place for place, own in enumerate(released_pairing(2638)) if place == own] == [0]
 
 
 def test_prefix_offset_passes_over_the_prefix(build):
@@ -269,7 +271,7 @@ def test_as_released_nothing_is_read_beyond_256_tokens(run, build, monkeypatch):
 def test_any_set_of_repairs_gives_whole_examples(build, repairs):
     for example in [build(*repairs)[index] for index in (0, 7)]:
         count = len(example["positions"])
-        assert {len(example[key]) for key in ("labels", "scored", *alignment.SIGNAL)} == {count}
+        assert {len(example[key]) for key in ("labels", "scored", *Signal._fields)} == {count}
         assert 0 <= min(example["positions"]) <= max(example["positions"]) < len(example["input_ids"])
         assert labels(example)
         assert signals(example)
@@ -277,7 +279,7 @@ def test_any_set_of_repairs_gives_whole_examples(build, repairs):
 
 def test_without_a_teacher_the_published_alignment_has_labels_alone(run, tokenizer):
     run = changed(run, arm="fine-tuned", alignment="published")
-    example = alignment.build_examples(run, tokenizer, None)[0]
+    example = Examples(run, tokenizer, None)[0]
     assert "scored" not in example
     assert example["labels"][0] == BEGIN
 
@@ -287,17 +289,17 @@ def test_without_a_teacher_the_published_alignment_has_labels_alone(run, tokeniz
 
 @given(st.integers(2, 60), st.integers(0, 5))
 def test_every_problem_is_dealt_one_wrong_response(count, seed):
-    dealt = alignment.deal(count, seed)
+    dealt = deal(count, seed)
     assert sorted(dealt) == list(range(count))
     assert all(place != own for place, own in enumerate(dealt))
-    assert dealt == alignment.deal(count, seed)
+    assert dealt == deal(count, seed)
 
 
 def test_the_shuffled_arm_learns_another_problems_response_and_signal(run):
     run = changed(run, arm="shuffled")
     rows = answered(run)
-    dealt = alignment.deal(len(rows), run.seed)
-    for index, example in enumerate(alignment.build_examples(run, tiny.tokenizer(), stored(rows))):
+    dealt = deal(len(rows), run.seed)
+    for index, example in enumerate(Examples(run, tiny.tokenizer(), stored(rows))):
         prompt = prompt_of(run, index)
         assert example["input_ids"][: len(prompt)] == prompt
         assert example["labels"] == rows[dealt[index]]["tokens"].tolist()
@@ -307,11 +309,101 @@ def test_the_shuffled_arm_learns_another_problems_response_and_signal(run):
 def test_one_response_cannot_be_dealt_to_a_wrong_problem(run):
     run = changed(run, arm="shuffled", n_train=1)
     with pytest.raises(InputError, match=r"^arm 'shuffled': needs two responses or more, there is 1;"):
-        alignment.build_examples(run, tiny.tokenizer(), stored(answered(run)))
+        Examples(run, tiny.tokenizer(), stored(answered(run)))
 
 
 def test_responses_as_text_are_tokenised_anew_and_have_no_signal(run):
     rows = answered(run)
-    example = alignment.build_examples(changed(run, signal="text"), tiny.tokenizer(), stored(rows))[1]
+    example = Examples(changed(run, signal="text"), tiny.tokenizer(), stored(rows))[1]
     assert tiny.tokenizer().decode(example["labels"]) == rows[1]["text"] + "<end>"
     assert "scored" not in example
+
+
+# --- training data ---
+
+
+@pytest.fixture
+def twelve(run):
+    return changed(run, n_train=12)
+
+
+def prepared(run, **values):
+    return prepare(changed(run, **values), tiny.tokenizer())
+
+
+def ids_of(items):
+    return [item[0]["problem_id"] for item in (items[place] for place in range(len(items)))]
+
+
+@pytest.mark.parametrize("arm", ["none", "fine-tuned"])
+def test_the_same_problems_are_held_out_of_every_arm(twelve, arm):
+    write_store(twelve, ids=[name for name in train_ids(twelve) if name != "train-3"])
+    data = prepared(twelve, arm=arm, held_out=0.25)
+    held_out = ["train-9", "train-10", "train-11"]
+    assert [problem.id for problem in data.held_out] == held_out
+    for examples in data.validation.values():
+        assert [examples[place]["problem_id"] for place in range(3)] == held_out
+    trained = [f"train-{number}" for number in range(9) if arm == "fine-tuned" or number != 3]
+    assert ids_of(data.items) == trained
+
+
+def test_the_teachers_responses_are_validated_on_where_there_is_a_teacher(twelve):
+    write_store(twelve)
+    assert set(prepared(twelve, held_out=0.25).validation) == {"gold", "response"}
+    assert set(prepared(twelve, held_out=0.25, arm="fine-tuned").validation) == {"gold"}
+    assert prepared(twelve, held_out=0.0).validation == {}
+
+
+def test_with_gold_labels_the_response_teaches_by_its_distributions_and_the_solution_by_its_tokens(twelve):
+    write_store(twelve)
+    plain, paired = (prepared(twelve, hard_labels=labels).items for labels in ("response", "gold"))
+    for place in range(len(paired)):
+        response, solution = paired[place]
+        assert set(response["labels"]) == {IGNORED}
+        assert response["top_ids"] is not None
+        assert all(response["scored"])
+        assert tiny.tokenizer().decode(solution["labels"]).endswith("<end>")
+        assert "####" in tiny.tokenizer().decode(solution["labels"])
+        assert not any(solution["scored"])
+        assert response["problem_id"] == solution["problem_id"] == plain[place][0]["problem_id"]
+    batch = collate([example for place in range(3) for example in paired[place]], 0)
+    assert batch["top_ids"].shape[:2] == batch["labels"].shape == batch["scored"].shape
+
+
+@given(items=st.integers(1, 20), count=st.integers(1, 60), seed=st.integers(0, 9))
+def test_every_pass_takes_every_item_once_in_an_order_of_its_own(items, count, seed):
+    stream = Stream(list(range(items)), count=count, seed=seed)
+    taken = [stream[place] for place in range(len(stream))]
+    assert len(taken) == count
+    for start in range(0, count, items):
+        part = taken[start : start + items]
+        assert len(set(part)) == len(part)
+    again = Stream(list(range(items)), count=count, seed=seed)
+    assert taken == [again[place] for place in range(count)]
+
+
+def test_another_seed_is_another_order():
+    orders = [Stream(list(range(50)), count=50, seed=seed).order for seed in (0, 1)]
+    assert not np.array_equal(*orders)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"), [("largest_operand", 30, "20, this run has 30"), ("seed", 5, "0, this run has 5")]
+)
+def test_responses_made_for_other_problems_are_refused(twelve, key, value, shown):
+    write_store(twelve, recipe={"parameters": twelve.model_dump()})
+    with pytest.raises(InputError, match=rf"^responses/none: made with {key} = {shown}: generate them anew$"):
+        prepared(twelve, **{key: value})
+
+
+def test_responses_of_another_tokenizer_are_refused(twelve):
+    write_store(twelve, text="something else")
+    with pytest.raises(InputError, match=r"^responses/none: tokens of another tokenizer than that of the student"):
+        prepared(twelve)
+    assert len(prepared(twelve, signal="text").items) == 11
+
+
+def test_holding_out_everything_is_refused(twelve):
+    write_store(twelve)
+    with pytest.raises(InputError, match=r"^distill.held_out = 0.99: leaves none of 12 examples to train on$"):
+        prepared(twelve, held_out=0.99)

@@ -1,0 +1,52 @@
+"""Figures of a training: losses, divergence along a response, and what it cost."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+TRAINED = {"hard": "hard: cross-entropy", "soft": "soft: divergence to the teacher"}
+HELD_OUT = {
+    "gold_hard": "cross-entropy, solutions",
+    "response_hard": "cross-entropy, responses",
+    "response_soft": "divergence to the teacher",
+}
+COSTS = {"grad_norm": "Gradient norm", "tokens_per_second": "Tokens per second", "peak_mib": "Peak memory (MiB)"}
+
+
+def divergence_figure(positions: pd.DataFrame) -> Figure:
+    """Divergence along a response, before and after, means over seeds; `positions` as `distill.by_position`."""
+    drawn = Figure(figsize=(6, 3), layout="constrained")
+    axes = drawn.subplots()
+    means = positions.groupby("position")[["before", "after"]].mean()
+    for name, marker in zip(means, "os", strict=True):
+        axes.plot(means.index, means[name], label=name, marker=marker, markersize=4)
+    axes.set(xlabel="Position in the response (tokens)", ylabel="Divergence (nats)", ylim=(0, None))
+    axes.legend()
+    if means.empty:
+        axes.set_title("No held-out response: nothing to compare")
+    return drawn
+
+
+def losses_figure(curve: pd.DataFrame, validated: pd.DataFrame) -> Figure:
+    """Losses in training and on held-out problems, means over seeds; `distill.train` and `distill.validation`."""
+    drawn = Figure(figsize=(9, 3.4), layout="constrained")
+    panels = drawn.subplots(1, 2, sharey=True)
+    for axes, table, names in zip(panels, (curve, validated), (TRAINED, HELD_OUT), strict=True):
+        means = table.groupby("step")[list(names)].mean().dropna(axis="columns", how="all")
+        for name, marker in zip(means, "os^", strict=False):
+            axes.plot(means.index, means[name], label=names[str(name)], marker=marker, markersize=4, markevery=0.1)
+        axes.set(xlabel="Optimiser step", ylim=(0, None))
+        if axes.lines:
+            axes.legend()
+    panels[0].set(title="Training", ylabel="Nats per position")
+    panels[1].set(title="Held-out problems" if len(validated) else "No held-out problems")
+    return drawn
+
+
+def cost_figure(curve: pd.DataFrame) -> Figure:
+    """Gradient norm before clipping, speed and memory of every step, means over seeds."""
+    drawn = Figure(figsize=(9, 2.6), layout="constrained")
+    means = curve.groupby("step")[list(COSTS)].mean()
+    for axes, (name, title) in zip(drawn.subplots(1, 3), COSTS.items(), strict=True):
+        axes.plot(means.index, means[name])
+        axes.set(title=title, xlabel="Optimiser step", ylim=(0, None))
+    return drawn

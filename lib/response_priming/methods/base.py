@@ -1,0 +1,40 @@
+"""Method: how a student is made of what its teacher gave, in the steps that related methods of distillation change.
+
+A related method is a subclass in a file of its own that overrides the steps in which it differs, and no other.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from response_priming import params
+from response_priming.methods import losses, student
+
+
+class Method:
+    """The repaired method, and the released one: a student learns from what its teacher gave before the training."""
+
+    def __init__(self, run: params.DistillRun) -> None:
+        self.run = run
+
+    def prepare(self) -> Path | None:
+        """The store with what the arm's teacher gave: responses or signals over prompts; None without a teacher."""
+        found = params.store_of(self.run.arm, self.run)
+        return self.run.build / found if found else None
+
+    def student(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The student with what is to be trained, ready to return `loss`, and its tokenizer."""
+        return student.load(self.run)
+
+    def loss(self, model: torch.nn.Module, batch: Mapping[str, Any], **counts: Any) -> losses.Loss:
+        """The loss of a batch.
+
+        Args:
+            model: the student, in whatever the training wraps it.
+            batch: tensors (see `examples.collate`).
+            counts: `hard_tokens` and `soft_tokens` (see `losses.distillation`).
+        """
+        return cast("losses.Loss", model(**batch, objective=self.run, **counts))
