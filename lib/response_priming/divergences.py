@@ -38,22 +38,14 @@ def jsd(teacher: "Tensor", student: "Tensor", share: float) -> "Tensor":
     return share * kl(teacher, mixture) + (1 - share) * kl(student, mixture)
 
 
-# The skewed ones mix some of the first into the second distribution (Ko et al. 2024, DistiLLM, arXiv 2402.03898,
-# equations 3 and 5). The paper of this project takes reverse KL.
+# Of the teacher's p and the student's q. The skewed ones mix some of the first into the second distribution (Ko et al.
+# 2024, DistiLLM, arXiv 2402.03898, equations 3 and 5). The paper of this project takes reverse KL.
 DIVERGENCES = {
-    "forward-kl": Divergence(
-        "the forward Kullback-Leibler divergence", lambda teacher, student, _: kl(teacher, student)
-    ),
-    "reverse-kl": Divergence(
-        "the reverse Kullback-Leibler divergence", lambda teacher, student, _: kl(student, teacher)
-    ),
+    "forward-kl": Divergence("the forward Kullback-Leibler divergence", lambda p, q, _: kl(p, q)),
+    "reverse-kl": Divergence("the reverse Kullback-Leibler divergence", lambda p, q, _: kl(q, p)),
     "jsd": Divergence("the generalised Jensen-Shannon divergence", jsd),
-    "skew-kl": Divergence(
-        "the skew Kullback-Leibler divergence",
-        lambda teacher, student, share: kl(teacher, mixed(teacher, student, share)),
-    ),
+    "skew-kl": Divergence("the skew Kullback-Leibler divergence", lambda p, q, share: kl(p, mixed(p, q, share))),
     "skew-reverse-kl": Divergence(
-        "the skew reverse Kullback-Leibler divergence",
-        lambda teacher, student, share: kl(student, mixed(student, teacher, share)),
+        "the skew reverse Kullback-Leibler divergence", lambda p, q, share: kl(q, mixed(q, p, share))
     ),
 }

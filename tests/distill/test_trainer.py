@@ -8,6 +8,8 @@ import torch
 
 from response_priming import prompts
 from response_priming.distill import trainer
+from response_priming.methods import examples
+from response_priming.methods.base import Method
 from response_priming.problems import Problem
 
 
@@ -32,6 +34,32 @@ def test_the_memory_said_is_that_of_this_process():
     block = np.ones(2**25)
     assert trainer.peak_mib() >= before
     assert trainer.peak_mib() > block.nbytes / 2**20
+
+
+class Half(Method):
+    """A method with another loss."""
+
+    def loss(self, model, batch, **counts):
+        loss = super().loss(model, batch, **counts)
+        return loss._replace(total=loss.total / 2)
+
+
+def test_the_loss_is_the_methods(make_run, tmp_path):
+    sizes = {"n_train": 8, "train_steps": 1, "held_out": 0, "train_tokens": 400}
+    run, curves = make_run("distill", arm="fine-tuned", **sizes), []
+    for method in (Method(run), Half(run)):
+        torch.manual_seed(0)
+        model, tokenizer = method.student()
+        place = {"folder": tmp_path / type(method).__name__, "seed": 0, "micro_batch": 8}
+        made = trainer.DistillTrainer(
+            method, examples.prepare(run, tokenizer), model=model, tokenizer=tokenizer, **place
+        )
+        made.train()
+        curves.append(made.curve().iloc[0])
+    whole, half = curves
+    assert half["loss"] == pytest.approx(whole["loss"] / 2)
+    assert half["grad_norm"] == pytest.approx(whole["grad_norm"] / 2, rel=1e-4)
+    assert half["hard"] == pytest.approx(whole["hard"])
 
 
 # --- snapshots ---

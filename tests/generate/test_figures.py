@@ -42,18 +42,18 @@ def answered():
 
 def test_strategies_run_so_far_stand_side_by_side_in_the_profiles_order(make):
     make("confidence")
-    assert figures.answers(make("none"))["strategy"].unique().tolist() == ["none", "confidence"]
+    assert figures.graded(make("none"))["strategy"].unique().tolist() == ["none", "confidence"]
 
 
 def test_a_strategy_made_with_other_parameters_is_left_out(make):
     make("confidence", response_tokens=3)
-    assert figures.answers(make("none"))["strategy"].unique().tolist() == ["none"]
+    assert figures.graded(make("none"))["strategy"].unique().tolist() == ["none"]
 
 
 def test_a_problem_counts_once_however_many_samples(make):
     run = make("none", samples=3, temperature=1.0)
     assert len(store.read(run.output / "responses" / "none")) == 12
-    assert figures.answers(run)["problem_id"].tolist() == [f"train-{number}" for number in range(4)]
+    assert figures.graded(run)["problem_id"].tolist() == [f"train-{number}" for number in range(4)]
 
 
 def test_the_table_has_accuracy_with_its_interval_and_the_published_confidence(answered):

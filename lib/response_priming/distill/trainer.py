@@ -13,13 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import (
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-)
+from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from response_priming import params, progress, prompts
 from response_priming.errors import InputError
@@ -67,8 +61,8 @@ class DistillTrainer(Trainer):
             args=arguments,
             train_dataset=cast("Any", examples.Stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
             eval_dataset=cast("Any", data.validation),
-            data_collator=lambda batch: examples.collate(
-                list(itertools.chain(*batch)), cast("int", tokenizer.pad_token_id)
+            data_collator=lambda items: examples.collate(
+                list(itertools.chain(*items)), cast("int", tokenizer.pad_token_id)
             ),
             optimizer_cls_and_kwargs=optimizer_of(run),
             callbacks=[self.progress, *callbacks],
@@ -177,7 +171,7 @@ class DistillTrainer(Trainer):
         `positions.parquet` (position, tokens, divergence) is of the last validation, along a response;
         `samples.parquet` (problem_id, question, wanted, answer) of what it answers to some held-out problems.
         """
-        sums = self.positions.get("response", pd.DataFrame(columns=["soft", "soft_tokens"]))
+        sums = self.positions.get("response", pd.DataFrame(columns=["soft", "soft_tokens"], dtype=float))
         sums = sums[sums["soft_tokens"] > 0]
         positions = pd.DataFrame({"position": sums.index, "tokens": sums["soft_tokens"].astype(int)})
         positions["divergence"] = sums["soft"] / sums["soft_tokens"]

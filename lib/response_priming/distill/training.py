@@ -27,6 +27,9 @@ from response_priming.errors import InputError
 from response_priming.methods import examples
 from response_priming.methods.base import Method
 
+# Tables of a snapshot, and the column of each that changes in training.
+SNAPSHOT = {"positions.parquet": "divergence", "samples.parquet": "answer"}
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -175,9 +178,7 @@ def _attempt(job: _Job, micro_batch: int) -> None:
 
 def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write what a student's folder holds beside its weights."""
-    for file, value in (
-        {"positions.parquet": "divergence", "samples.parquet": "answer"}.items() if job.run.watched else ()
-    ):
+    for file, value in SNAPSHOT.items() if job.run.watched else ():
         was, now = (pd.read_parquet(trainer.snapshot_at(step) / file) for step in (0, job.run.train_steps))
         both = was.rename(columns={value: "before"}).assign(after=now[value])
         both.to_parquet(job.folder / file, index=False)

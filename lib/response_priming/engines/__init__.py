@@ -16,14 +16,4 @@ from response_priming.engines.base import (
     teacher_of,
 )
 
-__all__ = [
-    "Engine",
-    "Response",
-    "Setup",
-    "Signal",
-    "counted",
-    "open_engine",
-    "pack",
-    "require",
-    "teacher_of",
-]
+__all__ = ["Engine", "Response", "Setup", "Signal", "counted", "open_engine", "pack", "require", "teacher_of"]

@@ -65,6 +65,10 @@ class Request(NamedTuple):
         """The random numbers of one prompt, which do not depend on what is answered beside it."""
         return random.Random(f"{self.seed}-{index}")
 
+    def seeds(self) -> list[int]:
+        """A seed for each prompt, where another program draws."""
+        return [self.random_of(index).getrandbits(31) for index in range(len(self.prompts))]
+
 
 @dataclass(frozen=True)
 class Setup:

@@ -63,8 +63,7 @@ class ServerEngine(Engine):
         """See `Engine.fulfil`."""
         logprobs = request.top_k or None
         common = {"max_tokens": request.max_tokens, "temperature": request.temperature, "logprobs": logprobs}
-        options = [common | {"seed": request.random_of(index).getrandbits(31)} for index in range(len(request.prompts))]
-        for index, choice in self._ask(request.prompts, options):
+        for index, choice in self._ask(request.prompts, [common | {"seed": seed} for seed in request.seeds()]):
             tokens = _given(choice, "token_ids")
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
             rows = _rows(choice, len(tokens)) if request.top_k else []

@@ -131,15 +131,22 @@ class TransformersEngine(Engine):
                 stepped = self._admit(request, slots, len(active), admitted)
                 active += stepped
             else:
-                stepped = active
-                self._advance(request, slots, active)
-            for sequence in [sequence for sequence in stepped if self._has_ended(sequence, request.max_tokens)]:
+                # Read every sequence's last token and append the next.
+                stepped, columns = active, torch.tensor([[sequence.end] for sequence in active])
+                for sequence in active:
+                    sequence.end += 1
+                self._forward(request, slots, 0, active, torch.tensor([[s.tokens[-1]] for s in active]), columns)
+            ended = [s for s in stepped if s.tokens[-1] in self.stop_tokens or len(s.tokens) == request.max_tokens]
+            for sequence in ended:
                 place = next(place for place, other in enumerate(active) if other is sequence)
                 last = active.pop()
                 if last is not sequence:
                     slots.move(len(active), place)
                     active[place] = last
-                yield sequence.index, self._response(sequence)
+                text = str(self.tokenizer.decode(sequence.tokens, skip_special_tokens=True))
+                finished = sequence.tokens[-1] in self.stop_tokens
+                signal = Signal(*map(np.stack, zip(*sequence.steps, strict=True))) if sequence.steps else None
+                yield sequence.index, Response(sequence.tokens, text, finished, signal)
 
     def _admit(self, request: Request, slots: cascade.Slots, first: int, indices: list[int]) -> list[_Sequence]:
         """Read the prompts, left-padded, into the slots from `first` on; returns them with one token each."""
@@ -152,13 +159,6 @@ class TransformersEngine(Engine):
         ids = torch.tensor([[0] * (width - len(rest)) + rest for rest in rests])
         self._forward(request, slots, first, new, ids, torch.arange(width).expand(len(new), -1))
         return new
-
-    def _advance(self, request: Request, slots: cascade.Slots, active: list[_Sequence]) -> None:
-        """Read every sequence's last token and append the next."""
-        columns = torch.tensor([[sequence.end] for sequence in active])
-        for sequence in active:
-            sequence.end += 1
-        self._forward(request, slots, 0, active, torch.tensor([[s.tokens[-1]] for s in active]), columns)
 
     @torch.inference_mode()
     def _forward(
@@ -187,15 +187,6 @@ class TransformersEngine(Engine):
             sequence.tokens.append(tokens[row])
             if signal:
                 sequence.steps.append(tuple(array[row] for array in signal))
-
-    def _has_ended(self, sequence: _Sequence, max_tokens: int) -> bool:
-        return sequence.tokens[-1] in self.stop_tokens or len(sequence.tokens) == max_tokens
-
-    def _response(self, sequence: _Sequence) -> Response:
-        text = str(self.tokenizer.decode(sequence.tokens, skip_special_tokens=True))
-        finished = sequence.tokens[-1] in self.stop_tokens
-        signal = Signal(*map(np.stack, zip(*sequence.steps, strict=True))) if sequence.steps else None
-        return Response(sequence.tokens, text, finished, signal)
 
     # --- scores ---
 

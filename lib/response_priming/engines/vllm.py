@@ -100,11 +100,8 @@ class VllmEngine(Engine):
         """See `Engine.fulfil`."""
         width = min(request.top_k, self.vocabulary)
         common = {"max_tokens": request.max_tokens, "temperature": request.temperature, "logprobs": width or None}
-        options = [
-            common | {"seed": request.random_of(index).getrandbits(31) if request.temperature else None}
-            for index in range(len(request.prompts))
-        ]
-        for index, output in self._run(request.prompts, options):
+        seeds = [seed if request.temperature else None for seed in request.seeds()]
+        for index, output in self._run(request.prompts, [common | {"seed": seed} for seed in seeds]):
             answer = output.outputs[0]
             tokens = list(answer.token_ids)
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))

@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "teacher": ["respond"],
         "prompt_signals": ["most_likely", "score"],
-        "figures": ["answers", "plot_certainty", "plot_lengths", "samples", "table"],
+        "figures": ["graded", "plot_certainty", "plot_lengths", "samples", "table"],
     },
 )

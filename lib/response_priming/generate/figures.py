@@ -3,6 +3,7 @@
 Every figure and table looks at the first response to each problem, so that a problem counts once.
 """
 
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,33 +18,27 @@ from response_priming.generate import store
 MEASURES = {"confidence": "Confidence", "entropy": "Entropy (nats)"}
 
 
-def answers(run: params.GenerateRun) -> pd.DataFrame:
+def graded(run: params.GenerateRun) -> pd.DataFrame:
     """The graded first responses (see `scoring.grade_teacher`) of this run's strategy and of the others made alike.
 
     Others are those of the profile whose responses exist and differ in the strategy alone. Columns of their own:
     `strategy`, and `title`, its printed name.
     """
-    asked = problems.load(run, "train", run.n_train, seed=run.seed)
+    asked, folder = problems.load(run, "train", run.n_train, seed=run.seed), run.output / "responses"
     tables = []
     for strategy in dict.fromkeys([*params.load(run.profile).strategies, run.strategy]):
-        folder = run.output / "responses" / strategy
-        if _made_alike(folder, run.output / "responses" / run.strategy):
-            first = store.read(folder).query("sample == 0")
-            graded = scoring.grade_teacher(first, asked, run.answer_rule)
-            tables.append(graded.assign(strategy=strategy, title=style.title(strategy)))
+        if _made_by(folder / strategy) == _made_by(folder / run.strategy):
+            first = store.read(folder / strategy).query("sample == 0")
+            table = scoring.grade_teacher(first, asked, run.answer_rule)
+            tables.append(table.assign(strategy=strategy, title=style.title(strategy)))
     return pd.concat(tables, ignore_index=True)
 
 
-def _made_alike(*folders: Any) -> bool:
-    """Whether stores exist and their recipes agree in all but the strategy."""
-    if not all((folder / artifacts.FILE).exists() for folder in folders):
-        return False
-    recipes = [artifacts.read(folder)["recipe"] for folder in folders]
-    return len({str(recipe | {"parameters": _shared(recipe["parameters"])}) for recipe in recipes}) == 1
-
-
-def _shared(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in parameters.items() if key not in ("strategy", "prefix")}
+def _made_by(folder: Path) -> dict[str, Any]:
+    """A store's recipe but for the strategy; an empty one where it is not made."""
+    recipe = artifacts.read(folder)["recipe"] if (folder / artifacts.FILE).exists() else {"parameters": {}}
+    shared = {key: value for key, value in recipe["parameters"].items() if key not in ("strategy", "prefix")}
+    return recipe | {"parameters": shared}
 
 
 def published_confidence() -> dict[str, float]:
@@ -86,27 +81,17 @@ def plot_lengths(answered: pd.DataFrame, budget: int) -> Axes:
 
 def plot_certainty(answered: pd.DataFrame, axes: list[Axes]) -> None:
     """Mean confidence and entropy of every strategy with 95 % bootstrap intervals; hollow: the published confidence."""
+    look = {"hue": "title", "palette": _palette(answered), "linestyle": "none"}
     for axis, (measure, label) in zip(axes, MEASURES.items(), strict=True):
-        sns.pointplot(
-            answered,
-            x=measure,
-            y="title",
-            hue="title",
-            palette=_palette(answered),
-            errorbar=("ci", 95),
-            seed=0,
-            linestyle="none",
-            ax=axis,
-        )
+        sns.pointplot(answered, x=measure, y="title", errorbar=("ci", 95), seed=0, ax=axis, **look)
         axis.set(xlabel=f"{label}, n = {answered['problem_id'].nunique()}", ylabel="")
         axis.margins(y=0.3)
     order = list(answered["strategy"].unique())
     for strategy, value in published_confidence().items():
         if strategy in order:
-            axes[0].plot(value, order.index(strategy), "o", markerfacecolor="none", color="0.2")
-            axes[0].annotate(
-                "published", (value, order.index(strategy)), (0, 6), textcoords="offset points", ha="center"
-            )
+            point = value, order.index(strategy)
+            axes[0].plot(*point, "o", markerfacecolor="none", color="0.2")
+            axes[0].annotate("published", point, (0, 6), textcoords="offset points", ha="center")
 
 
 def _palette(answered: pd.DataFrame) -> dict[str, tuple[float, float, float]]:

@@ -155,13 +155,8 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     shards = _shards(folder)
     if columns is None:
         columns = [name for name in pq.read_schema(shards[0]).names if name not in SIGNAL]
-    frame = pd.concat([read_shard(shard, columns) for shard in shards], ignore_index=True)
+    frame = pd.concat([pd.read_parquet(shard, columns=list(columns)) for shard in shards], ignore_index=True)
     return frame.assign(kept=pd.read_parquet(folder / KEPT)["kept"])
-
-
-def read_shard(file: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Some columns of one shard."""
-    return pd.read_parquet(file, columns=list(columns))
 
 
 def dataset(folder: Path) -> "Dataset":

@@ -110,7 +110,7 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: a
     wanted = _Prompts(run, asked)
     stored: dict[int, int] = {}
     for name in filter(store.is_shard, partial.outputs):
-        keys = store.read_shard(partial.folder / name, ["key"])["key"].tolist()
+        keys = pd.read_parquet(partial.folder / name, columns=["key"])["key"].tolist()
         first, count = store.first_of(name), len(keys) // run.samples
         if keys == [prompt.key for prompt in wanted.between(first, first + count)]:
             stored[first] = count
@@ -159,11 +159,18 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
     """Write which responses train, and count them in the manifest."""
     columns = ["problem_id", "sample", "finished", "text"]
     answered = pd.concat(
-        [store.read_shard(partial.folder / name, columns) for name in sorted(partial.outputs)], ignore_index=True
+        [pd.read_parquet(partial.folder / name, columns=columns) for name in sorted(partial.outputs)], ignore_index=True
     )
     selected = select(answered, {problem.id: problem.answer for problem in asked}, run)
     partial.put(store.KEPT, functools.partial(selected.to_parquet, index=False))
-    partial.notes["counts"] = counts(selected)
+    partial.notes["counts"] = {
+        "problems": selected["problem_id"].nunique(),
+        "responses": len(selected),
+        "finished": int(selected["finished"].sum()),
+        "right": int(selected["right"].sum()),
+        "kept": int(selected["kept"].sum()),
+        "dropped": int((~selected["kept"]).sum()),
+    }
 
 
 def select(answered: pd.DataFrame, right: Mapping[str, str], run: sections.Generate) -> pd.DataFrame:
@@ -199,15 +206,3 @@ def majority(answers: Sequence[object]) -> int:
     votes = [Decimal(answer) if isinstance(answer, str) else None for answer in answers]
     counted = Counter(vote for vote in votes if vote is not None).most_common(1)
     return votes.index(counted[0][0]) if counted else 0
-
-
-def counts(selected: pd.DataFrame) -> dict[str, int]:
-    """Numbers of `select`'s rows for the manifest and the notebook."""
-    return {
-        "problems": selected["problem_id"].nunique(),
-        "responses": len(selected),
-        "finished": int(selected["finished"].sum()),
-        "right": int(selected["right"].sum()),
-        "kept": int(selected["kept"].sum()),
-        "dropped": int((~selected["kept"]).sum()),
-    }

@@ -152,7 +152,7 @@ def _draw(run: params.SearchRun, trial: optuna.Trial) -> dict[str, Any]:
 class _Pruning(TrainerCallback):
     """Reports the validation loss whenever there is one, and stops a training whose loss is worse than the median.
 
-    The loss is the cross-entropy on the solutions of problems held out of training (see `methods.examples`), which means the
+    The loss is the cross-entropy on the solutions of problems held out of training (see `examples`), which means the
     same whatever is searched.
     """
 
