@@ -263,7 +263,9 @@ def test_every_field_is_read_somewhere():
     modules = [file.read_text() for file in (paths.ROOT / "lib").rglob("*.py")]
     sources = "\n".join(modules + [file.read_text() for file in paths.NOTEBOOKS.glob("*.ipynb")])
     fields = {name for run in params.RUNS.values() for name in run.model_fields}
-    assert {name for name in fields if not re.search(rf"\b(run|source|model|self|objective)\.{name}\b", sources)} == set()
+    assert {
+        name for name in fields if not re.search(rf"\b(run|source|model|self|objective)\.{name}\b", sources)
+    } == set()
 
 
 @pytest.mark.parametrize("stage", params.RUNS)
