@@ -75,7 +75,7 @@ $(NB)/%.ipynb: $(BUILD)/plan/%.json | $(BUILD)/plan/ready
 $(BUILD)/report/_site/index.html: $(BUILD)/plan/report.json $(NB)/claims.ipynb
 	@$(BIN)/response-priming report $(PROFILE)
 
-ladder: $(NB)/repair-ladder.ipynb ## what each deviation of the released code costs (20 to 40 minutes on two cores)
+ladder: $(NB)/ladder.ipynb ## what each deviation of the released code costs (20 to 40 minutes on two cores)
 	@echo "The ladder: $(abspath $<); make paper gives it a page"
 search: $(NB)/search.ipynb ## search for training values on the validation split; a killed search continues
 	@echo "The search: $(abspath $<); make paper gives it a page"

@@ -16,7 +16,7 @@ def written(tmp_path, monkeypatch):
 def test_a_file_for_every_notebook(written):
     names = [node.name for node in notebooks.nodes(params.load("laptop"))]
     assert len(names) == len(set(names)) == 4 + 5 + 6 + 4
-    extras = {"prompt-signals-ground-truth", "repair-ladder", "search", "attribution"}
+    extras = {"prompt-signals-ground-truth", "ladder", "search", "attribution"}
     assert {file.stem for file in written.glob("*.json")} == {*names, *extras, "inputs", "report"}
 
 
@@ -97,18 +97,18 @@ def test_make_reads_the_needs(written):
     assert "$(NB)/distill-none.ipynb: $(NB)/generate-none.ipynb" in lines
     assert "$(NB)/search.ipynb: $(NB)/generate-none.ipynb" in lines
     wanted = "$(NB)/generate-ground-truth.ipynb $(NB)/prompt-signals-ground-truth.ipynb"
-    assert f"$(NB)/repair-ladder.ipynb: {wanted}" in lines
+    assert f"$(NB)/ladder.ipynb: {wanted}" in lines
 
 
 def test_an_extra_notebook_that_was_executed_gets_a_page_and_makes_the_report_stale(written):
     profile = params.load("laptop")
     assert notebooks.executed_extras(profile) == []
     before = (written / "report.json").read_text()
-    node = notebooks.find(profile, "repair-ladder", None)
+    node = notebooks.find(profile, "ladder", None)
     node.executed.parent.mkdir(parents=True)
     node.executed.write_text("{}")
     notebooks.write(profile)
     assert (written / "report.json").read_text() != before
     titles = page.notebook_titles(profile)
-    assert titles["repair-ladder"] == notebooks.PAGES["repair-ladder"]
+    assert titles["ladder"] == notebooks.PAGES["ladder"]
     assert "search" not in titles

@@ -15,7 +15,7 @@ from response_priming.params import sections
 
 # The extra notebooks that get a page where they were executed, and its title.
 PAGES = {
-    "repair-ladder": "What each deviation of the released code costs",
+    "ladder": "What each deviation of the released code costs",
     "search": "Search on the validation split",
     "attribution": "What the teacher's responses are attributed to",
 }
@@ -102,7 +102,7 @@ def extras(profile: params.Profile) -> list[Node]:
         _teacher(profile, "generate", ladder),
         _teacher(profile, "generate", search),
         _teacher(profile, "prompt-signals", ladder),
-        Node("repair-ladder", None, profile.run("repair-ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
+        Node("ladder", None, profile.run("ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
         Node("search", None, profile.run("search"), _teachers(params.store_of(search, profile.distill))),
         Node("attribution", None, profile.run("attribution"), tuple(f"generate-{name}" for name in profile.strategies)),
     ]

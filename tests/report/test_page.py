@@ -229,12 +229,12 @@ def test_no_theme_or_style_asks_the_network_for_a_font():
         assert "http" not in file.read_text()
 
 
-@pytest.mark.parametrize("executed", [(), ("search",), ("repair-ladder", "search")])
+@pytest.mark.parametrize("executed", [(), ("search",), ("ladder", "search")])
 def test_the_prose_says_where_the_ladder_and_the_search_are(monkeypatch, executed):
     found = [node for node in notebooks.extras(PROFILE) if node.stage in executed]
     monkeypatch.setattr(notebooks, "executed_extras", lambda _: found)
     said = prose.extras(PROFILE)
-    for stage, goal in (("repair-ladder", "make ladder"), ("search", "make search")):
+    for stage, goal in (("ladder", "make ladder"), ("search", "make search")):
         assert (f"*{notebooks.PAGES[stage]}*" in said) == (stage in executed)
         assert (f"`{goal} PROFILE=laptop`" in said) == (stage not in executed)
 

@@ -15,7 +15,7 @@ SMALL = {"ladder_test": 3, "answer_tokens": 3, "ladder_strategy": "teacher", "le
 
 @pytest.fixture
 def run(make_run):
-    return make_run("repair-ladder", **SIZES, **SMALL)
+    return make_run("ladder", **SIZES, **SMALL)
 
 
 @pytest.fixture

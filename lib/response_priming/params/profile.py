@@ -176,9 +176,9 @@ class ClaimsRun(CompareRun):
 
 
 class LadderRun(Ladder, Evaluate, Distill, Model, Problems, Run):
-    """Parameters of notebooks/repair-ladder.ipynb."""
+    """Parameters of notebooks/ladder.ipynb."""
 
-    stage = "repair-ladder"
+    stage = "ladder"
 
 
 class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):

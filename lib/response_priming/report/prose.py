@@ -137,7 +137,7 @@ def extras(profile: params.Profile) -> str:
     measured = "{} is measured in the notebook *{}*, which is linked with the others."
     absent = "{} was not measured for this page; `make {} PROFILE={}` does, and the page then links its notebook."
     asked = {
-        "repair-ladder": ("What each deviation of the released code costs", "ladder"),
+        "ladder": ("What each deviation of the released code costs", "ladder"),
         "search": ("Which training values are best on validation problems", "search"),
     }
     return " ".join(

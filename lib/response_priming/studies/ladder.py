@@ -1,4 +1,4 @@
-"""Notebook repair-ladder: from the released procedure to the repaired one, one repair at a time, each rung measured.
+"""Notebook ladder: from the released procedure to the repaired one, one repair at a time, each rung measured.
 
 Every rung keeps the repairs of those below it. The first ones repair the training, so that the student moves at all and
 the cost of each misalignment can be seen in what it learns; the others are `sections.REPAIRS` (see `methods.examples`).
