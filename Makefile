@@ -27,7 +27,6 @@ export OMP_NUM_THREADS ?= $(shell echo $$(( $(CORES) > 1 ? $(CORES) / 2 : 1 )))
 endif
 # Threads that wait for work sleep: spinning ones slow a shared machine by ten times and more.
 export OMP_WAIT_POLICY := PASSIVE
-RUN = $(BIN)/response-priming run $(1) --profile $(PROFILE)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
@@ -62,16 +61,8 @@ plan: ## the notebooks that `make paper` would execute now
 $(BUILD)/plan/ready: $(BUILD)/plan/inputs.json
 	@$(BIN)/response-priming check $(PROFILE) > $@
 
-$(NB)/generate-%.ipynb: $(BUILD)/plan/generate-%.json | $(BUILD)/plan/ready
-	@$(call RUN,generate) --strategy $*
-$(NB)/distill-%.ipynb: $(BUILD)/plan/distill-%.json | $(BUILD)/plan/ready
-	@$(call RUN,distill) --arm $*
-$(NB)/evaluate-%.ipynb: $(BUILD)/plan/evaluate-%.json | $(BUILD)/plan/ready
-	@$(call RUN,evaluate) --arm $*
-$(NB)/prompt-signals-%.ipynb: $(BUILD)/plan/prompt-signals-%.json | $(BUILD)/plan/ready
-	@$(call RUN,prompt-signals) --strategy $*
 $(NB)/%.ipynb: $(BUILD)/plan/%.json | $(BUILD)/plan/ready
-	@$(call RUN,$*)
+	@$(BIN)/response-priming run $* --profile $(PROFILE)
 $(BUILD)/report/_site/index.html: $(BUILD)/plan/report.json $(NB)/claims.ipynb
 	@$(BIN)/response-priming report $(PROFILE)
 

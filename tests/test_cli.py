@@ -47,8 +47,9 @@ def test_unknown_stage_names_those_there_are():
     assert done.stderr == (f"response-priming: stage 'gnerate': unknown; allowed: {', '.join(params.RUNS)}\n")
 
 
-def test_item_of_another_profile_names_those_there_are():
-    done = call("run", "distill", "--arm", "undistilled")
+@pytest.mark.parametrize("named", [("distill", "--arm", "undistilled"), ("distill-undistilled",)])
+def test_item_of_another_profile_names_those_there_are(named):
+    done = call("run", *named)
     assert done.returncode == 2
     assert done.stderr == (
         "response-priming: distill of 'undistilled': not in profile laptop; "

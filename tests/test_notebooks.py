@@ -48,6 +48,12 @@ def test_changed_prefix_changes_its_strategy_only(monkeypatch):
     assert {name for name in before if before[name] != after[name]} == {"generate-teacher"}
 
 
+def test_every_notebook_is_found_by_its_name():
+    profile = params.load("laptop")
+    for node in notebooks.nodes(profile) + notebooks.extras(profile):
+        assert notebooks.find(profile, node.name) == node
+
+
 def test_nodes_come_after_what_they_need():
     names = [node.name for node in notebooks.nodes(params.load("laptop"))]
     assert names.index("generate-teacher") < names.index("distill-teacher") < names.index("evaluate-teacher")
@@ -58,7 +64,7 @@ def test_a_notebook_is_not_run_then_current_then_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", tmp_path)
     profile = params.load("laptop")
     notebooks.write(profile)
-    node = notebooks.find(profile, "distill", "teacher")
+    node = notebooks.find(profile, "distill-teacher")
 
     def state(name="distill-teacher"):
         return next(entry["state"] for entry in notebooks.states(profile) if entry["notebook"] == name)
@@ -104,7 +110,7 @@ def test_an_extra_notebook_that_was_executed_gets_a_page_and_makes_the_report_st
     profile = params.load("laptop")
     assert notebooks.executed_extras(profile) == []
     before = (written / "report.json").read_text()
-    node = notebooks.find(profile, "ladder", None)
+    node = notebooks.find(profile, "ladder")
     node.executed.parent.mkdir(parents=True)
     node.executed.write_text("{}")
     notebooks.write(profile)

@@ -3,10 +3,9 @@
 import contextlib
 import json
 import sys
-import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 import yaml
@@ -64,7 +63,7 @@ def plan_(profile: ProfileName) -> None:
 
 @app.command()
 def run(
-    stage: Annotated[str, typer.Argument(help=f"One of {', '.join(params.RUNS)}.")],
+    stage: Annotated[str, typer.Argument(help=f"One of {', '.join(params.RUNS)}; or a notebook, as distill-none.")],
     profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
     strategy: Annotated[
         str | None, typer.Option(help="For generate and prompt-signals: a name in params/prompts.yaml.")
@@ -73,19 +72,13 @@ def run(
 ) -> None:
     """Execute one notebook with the profile's parameters into build/PROFILE/notebooks/."""
     loaded = params.load(profile)
-    if stage not in params.RUNS:
-        raise InputError(f"stage {stage!r}: unknown; allowed: {', '.join(params.RUNS)}")
-    try:
-        node = notebooks.find(loaded, stage, strategy or arm)
-    except KeyError:
-        nodes = notebooks.nodes(loaded) + notebooks.extras(loaded)
-        known = ", ".join(node.item or "(none)" for node in nodes if node.stage == stage)
-        raise InputError(f"{stage} of {strategy or arm!r}: not in profile {profile}; allowed: {known}") from None
+    node = notebooks.find(loaded, "-".join(filter(None, [stage, strategy or arm])))
     names = [other.name for other in notebooks.nodes(loaded)]
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
     with console.Line(node.name, console.shared(profile), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
-        execute(node, line)
+        notebooks.execute(node.notebook, node.executed, node.run.model_dump(), line)
+        notebooks.mark_done(node)
         line.done()
 
 
@@ -104,44 +97,6 @@ def distill(
     if arm not in loaded.trained:
         raise InputError(f"distill of {arm!r}: not in profile {profile}; allowed: {', '.join(loaded.trained)}")
     distill_stage.train(cast("params.DistillRun", loaded.run("distill", arm=arm)))
-
-
-def execute(node: notebooks.Node, line: console.Line) -> None:
-    """Execute a notebook by papermill. It is written beside its target and renamed once complete.
-
-    What it writes to standard error is also said by the line; its standard output is in the executed notebook alone.
-
-    A failed one stays beside its target as `*.partial.ipynb`, readable up to the cell that failed.
-    """
-    import papermill
-    from traitlets.config import Config
-
-    partial = node.executed.with_suffix(".partial.ipynb")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as sockets:
-        arguments: dict[str, Any] = {
-            "parameters": node.run.model_dump(),
-            "kernel_name": "python3",
-            "cwd": paths.NOTEBOOKS,
-            "start_timeout": 300,
-            # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
-            "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-            # The kernel's own log would pass the line by; now and then it says that an ending kernel was interrupted.
-            "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
-            "coalesce_streams": True,  # of a bar, what is left on a terminal is left in the notebook: nothing
-            "progress_bar": False,
-            "stderr_file": line,
-        }
-        try:
-            papermill.execute_notebook(node.notebook, partial, **arguments)
-        except papermill.PapermillExecutionError as error:
-            where = paths.shown(partial)
-            if error.ename == InputError.__name__:
-                raise InputError(f"{error.evalue} ({where})") from None
-            line.say(f"{node.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}")
-            raise typer.Exit(1) from None
-    partial.replace(node.executed)
-    notebooks.mark_done(node)
 
 
 @app.command()
@@ -230,9 +185,5 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        sys.exit(_refuse(error))
-
-
-def _refuse(error: InputError) -> int:
-    typer.echo(f"response-priming: {error}", err=True)
-    return 2
+        typer.echo(f"response-priming: {error}", err=True)
+        sys.exit(2)

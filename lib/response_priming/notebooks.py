@@ -1,4 +1,4 @@
-"""The plan: every notebook that a profile executes, and what decides whether it has to be executed again.
+"""Notebooks: those that a profile executes, what makes each stale, their execution, and their pages.
 
 `write` puts one small file per notebook under build/PROFILE/plan/ and touches it only where its content changes. Make
 compares times: a notebook is stale exactly when its parameters, its code or its data changed, or a notebook it needs.
@@ -6,11 +6,13 @@ compares times: a notebook is stale exactly when its parameters, its code or its
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from response_priming import artifacts, params, paths, problems
+from response_priming import artifacts, console, params, paths, problems
+from response_priming.errors import InputError
 from response_priming.params import sections
 
 # The extra notebooks that get a page where they were executed, and its title.
@@ -23,12 +25,20 @@ PAGES = {
 
 @dataclass(frozen=True)
 class Node:
-    """One notebook to execute: a stage, and the strategy or arm it is for (None where it is for all)."""
+    """One notebook to execute: a stage, for one strategy or arm where its run is for one."""
 
-    stage: str
-    item: str | None
     run: params.Run
     needs: tuple[str, ...] = ()  # names of the notebooks that have to be executed before
+
+    @property
+    def stage(self) -> str:
+        """Stem of the notebook's source."""
+        return self.run.stage
+
+    @property
+    def item(self) -> str | None:
+        """The strategy or arm; None where it is for all."""
+        return next(iter(self.run.item.values()), None)
 
     @property
     def name(self) -> str:
@@ -47,121 +57,112 @@ class Node:
 
     def content(self) -> dict[str, Any]:
         """Everything that makes the executed notebook stale when it changes, apart from other notebooks."""
+        run, data = self.run, None
+        if isinstance(run, sections.Problems):
+            data = problems.fingerprint(run)
+        elif isinstance(run, sections.Audit) and run.logs_dir:
+            from response_priming.audit import released  # here because it brings pandas, and every `make` writes a plan
+
+            data = released.fingerprint(Path(run.logs_dir))
         return {
             "notebook": artifacts.digest(self.notebook),
             "code": notebook_code(self.notebook),
-            "parameters": self.run.model_dump(),
-            "prefix": params.strategies()[self.run.strategy]["prefix"]
-            if isinstance(self.run, params.GenerateRun)
-            else None,
-            "data": _data(self.run),
+            "parameters": run.model_dump(),
+            "prefix": params.strategies()[run.strategy]["prefix"] if isinstance(run, params.GenerateRun) else None,
+            "data": data,
         }
 
 
-def _data(run: params.Run) -> Any:
-    if isinstance(run, sections.Problems):
-        return problems.fingerprint(run)
-    if not (isinstance(run, sections.Audit) and run.logs_dir):
-        return None
-    from response_priming.audit import released  # here because it brings pandas, and every `make` writes a plan
-
-    return released.fingerprint(Path(run.logs_dir))
+# --- which there are ---
 
 
 def nodes(profile: params.Profile) -> list[Node]:
     """All notebooks of a profile's paper, each after those it needs."""
-    distilled = {arm: f"distill-{arm}" for arm in profile.trained}
-    scored = tuple(f"evaluate-{arm}" for arm in profile.arms)
+    run, scored = profile.run, tuple(f"evaluate-{arm}" for arm in profile.arms)
+    stores = {arm: params.store_of(arm, profile.distill_of(arm)) for arm in profile.trained}
     return [
-        *(_teacher(profile, "generate", name) for name in profile.strategies),
-        *(_teacher(profile, "prompt-signals", name) for name in profile.scored),
-        *(
-            Node(
-                "distill",
-                arm,
-                profile.run("distill", arm=arm),
-                _teachers(params.store_of(arm, profile.distill_of(arm))),
-            )
-            for arm in profile.trained
-        ),
-        *(
-            Node("evaluate", arm, profile.run("evaluate", arm=arm), tuple(filter(None, [distilled.get(arm)])))
-            for arm in profile.arms
-        ),
-        Node("attention-visualize", None, profile.run("attention-visualize"), scored),
-        Node("compare", None, profile.run("compare"), scored),
-        Node("audit", None, profile.run("audit")),
-        Node("claims", None, profile.run("claims"), ("compare", "attention-visualize", "audit")),
+        *(Node(run("generate", strategy=name)) for name in profile.strategies),
+        *(Node(run("prompt-signals", strategy=name)) for name in profile.scored),
+        *(Node(run("distill", arm=arm), _writers(store)) for arm, store in stores.items()),
+        *(Node(run("evaluate", arm=arm), (f"distill-{arm}",) if arm in stores else ()) for arm in profile.arms),
+        Node(run("attention-visualize"), scored),
+        Node(run("compare"), scored),
+        Node(run("audit")),
+        Node(run("claims"), ("compare", "attention-visualize", "audit")),
     ]
 
 
 def extras(profile: params.Profile) -> list[Node]:
     """The notebooks that are executed when they are asked for, and what they need beyond those of the paper."""
-    ladder, search = profile.ladder.ladder_strategy, profile.search.search_strategy
+    run, ladder, search = profile.run, profile.ladder.ladder_strategy, profile.search.search_strategy
     wanted = [
-        _teacher(profile, "generate", ladder),
-        _teacher(profile, "generate", search),
-        _teacher(profile, "prompt-signals", ladder),
-        Node("ladder", None, profile.run("ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
-        Node("search", None, profile.run("search"), _teachers(params.store_of(search, profile.distill))),
-        Node("attribution", None, profile.run("attribution"), tuple(f"generate-{name}" for name in profile.strategies)),
+        Node(run("generate", strategy=ladder)),
+        Node(run("generate", strategy=search)),
+        Node(run("prompt-signals", strategy=ladder)),
+        Node(run("ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
+        Node(run("search"), _writers(params.store_of(search, profile.distill))),
+        Node(run("attribution"), tuple(f"generate-{name}" for name in profile.strategies)),
     ]
     there = {node.name for node in nodes(profile)}
     return list({node.name: node for node in wanted if node.name not in there}.values())
 
 
-def _teacher(profile: params.Profile, stage: str, strategy: str) -> Node:
-    return Node(stage, strategy, profile.run(stage, strategy=strategy))
-
-
-def _teachers(store: PurePath | None) -> tuple[str, ...]:
-    """The notebook that writes a store."""
-    if store is None:
-        return ()
-    return (f"{'generate' if store.parent.name == 'responses' else store.parent.name}-{store.name}",)
-
-
-def find(profile: params.Profile, stage: str, item: str | None) -> Node:
-    """The node of a stage and item; KeyError where the profile has none."""
-    for node in nodes(profile) + extras(profile):
-        if (node.stage, node.item) == (stage, item):
-            return node
-    raise KeyError(f"{stage} {item}")
-
-
-def write(profile: params.Profile) -> None:
-    """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `plan.mk`, which notebook needs which."""
-    folder = paths.BUILD / profile.name / "plan"
-    all_nodes = nodes(profile) + extras(profile)
-    for node in all_nodes:
-        _write_if_changed(folder / f"{node.name}.json", json.dumps(node.content(), indent=1))
-    inputs = {
-        "problems": profile.problems.model_dump(),
-        "model": profile.model.model_dump(),
-        "teacher": profile.generate.teacher,
-    }
-    _write_if_changed(folder / "inputs.json", json.dumps(inputs, indent=1))
-    _write_if_changed(
-        folder / "report.json",
-        json.dumps(
-            {
-                "code": artifacts.code_digests("report.page"),
-                "sources": _report_sources(),
-                "extras": {node.name: artifacts.digest(node.executed) for node in executed_extras(profile)},
-            },
-            indent=1,
-        ),
-    )
-    files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes}
-    needs = (
-        f"{files[node.name]}: {' '.join(files[name] for name in node.needs)}\n" for node in all_nodes if node.needs
-    )
-    _write_if_changed(folder / "plan.mk", "".join(needs))
+def _writers(store: PurePath | None) -> tuple[str, ...]:
+    """The notebook that writes a store; none where there is no store."""
+    stages = {"responses": "generate", "prompt-signals": "prompt-signals"}
+    return (f"{stages[store.parent.name]}-{store.name}",) if store else ()
 
 
 def executed_extras(profile: params.Profile) -> list[Node]:
     """Of the notebooks that the paper does without, those with a result of their own that somebody has executed."""
     return [node for node in extras(profile) if node.stage in PAGES and node.executed.exists()]
+
+
+def find(profile: params.Profile, name: str) -> Node:
+    """The node of a name.
+
+    Raises:
+        InputError: no stage is named so, or the profile has no such strategy or arm of it.
+    """
+    known = [*nodes(profile), *extras(profile)]
+    for node in known:
+        if node.name == name:
+            return node
+    for stage in params.RUNS:
+        if f"{name}-".startswith(f"{stage}-"):
+            item = name.removeprefix(stage).removeprefix("-") or None
+            allowed = ", ".join(node.item or "(none)" for node in known if node.stage == stage)
+            raise InputError(f"{stage} of {item!r}: not in profile {profile.name}; allowed: {allowed}")
+    raise InputError(f"stage {name!r}: unknown; allowed: {', '.join(params.RUNS)}")
+
+
+# --- which are stale ---
+
+
+def write(profile: params.Profile) -> None:
+    """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `plan.mk`, which notebook needs which."""
+    all_nodes = nodes(profile) + extras(profile)
+    sources = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.iterdir()) if file.is_file())]
+    contents = {node.name: node.content() for node in all_nodes} | {
+        "inputs": {
+            "problems": profile.problems.model_dump(),
+            "model": profile.model.model_dump(),
+            "teacher": profile.generate.teacher,
+        },
+        "report": {
+            "code": artifacts.code_digests("report.page"),
+            "sources": {file.name: artifacts.digest(file) for file in sources},
+            "extras": {node.name: artifacts.digest(node.executed) for node in executed_extras(profile)},
+        },
+    }
+    folder = paths.BUILD / profile.name / "plan"
+    for name, content in contents.items():
+        _write_if_changed(folder / f"{name}.json", json.dumps(content, indent=1))
+    files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes}
+    needs = (
+        f"{files[node.name]}: {' '.join(files[name] for name in node.needs)}\n" for node in all_nodes if node.needs
+    )
+    _write_if_changed(folder / "plan.mk", "".join(needs))
 
 
 def notebook_code(notebook: Path) -> dict[str, str]:
@@ -170,11 +171,6 @@ def notebook_code(notebook: Path) -> dict[str, str]:
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     digests = artifacts.code_digests(*artifacts.imported_by(source))
     return digests | {"style": artifacts.digest(artifacts.module_file("style"))[:16]}
-
-
-def _report_sources() -> dict[str, str]:
-    files = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.iterdir()) if file.is_file())]
-    return {file.name: artifacts.digest(file) for file in files}
 
 
 def mark_done(node: Node) -> None:
@@ -191,21 +187,14 @@ def states(profile: params.Profile) -> list[dict[str, str | None]]:
     `notebook`; `state`: `current`, `stale` (its parameters, code or data changed since) or `not run`; `executed`: the
     path of the executed notebook, None where there is none.
     """
-    return [
-        {
-            "notebook": node.name,
-            "state": _state(node),
-            "executed": paths.shown(node.executed) if node.executed.exists() else None,
-        }
-        for node in nodes(profile)
-    ]
-
-
-def _state(node: Node) -> str:
-    done = node.run.build / "plan" / "done" / f"{node.name}.json"
-    if not (node.executed.exists() and done.exists()):
-        return "not run"
-    return "current" if json.loads(done.read_text(encoding="utf-8")) == node.content() else "stale"
+    found: list[dict[str, str | None]] = []
+    for node in nodes(profile):
+        done, state = node.run.build / "plan" / "done" / f"{node.name}.json", "not run"
+        if node.executed.exists() and done.exists():
+            state = "current" if json.loads(done.read_text(encoding="utf-8")) == node.content() else "stale"
+        executed = paths.shown(node.executed) if node.executed.exists() else None
+        found.append({"notebook": node.name, "state": state, "executed": executed})
+    return found
 
 
 def _write_if_changed(file: Path, content: str) -> None:
@@ -218,3 +207,47 @@ def _write_if_changed(file: Path, content: str) -> None:
         shutil.copy2(done, file)
     else:
         file.write_text(content, encoding="utf-8")
+
+
+# --- execution ---
+
+
+def execute(notebook: Path, target: Path, values: dict[str, Any], line: console.Line) -> None:
+    """Execute a notebook by papermill. It is written beside its target and renamed once complete.
+
+    What it writes to standard error is also said by the line; its standard output is in the executed notebook alone.
+
+    A failed one stays beside its target as `*.partial.ipynb`, readable up to the cell that failed.
+
+    Raises:
+        InputError: the notebook raised it.
+        SystemExit: it failed otherwise, and the line has said how.
+    """
+    import papermill
+    from traitlets.config import Config
+
+    partial = target.with_suffix(".partial.ipynb")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as sockets:
+        arguments: dict[str, Any] = {
+            "parameters": values,
+            "kernel_name": "python3",
+            "cwd": paths.NOTEBOOKS,
+            "start_timeout": 300,
+            # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
+            "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+            # The kernel's own log would pass the line by; now and then it says that an ending kernel was interrupted.
+            "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
+            "coalesce_streams": True,  # of a bar, what is left on a terminal is left in the notebook: nothing
+            "progress_bar": False,
+            "stderr_file": line,
+        }
+        try:
+            papermill.execute_notebook(notebook, partial, **arguments)
+        except papermill.PapermillExecutionError as error:
+            where = paths.shown(partial)
+            if error.ename == InputError.__name__:
+                raise InputError(f"{error.evalue} ({where})") from None
+            line.say(f"{line.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}")
+            raise SystemExit(1) from None
+    partial.replace(target)

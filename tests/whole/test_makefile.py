@@ -70,8 +70,7 @@ class Project:
         """Names of what `make paper` would run now."""
         done = self.make("plan")
         assert done.returncode == 0, done.stderr
-        words = [line.split() for line in done.stdout.splitlines()]
-        return {"-".join([line[0], *line[4:5]]) for line in words}
+        return {line.split()[0] for line in done.stdout.splitlines()}
 
     @property
     def build(self):
