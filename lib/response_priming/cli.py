@@ -136,15 +136,22 @@ def report(profile: ProfileName) -> None:
 
 @app.command("compare-runs")
 def compare_runs(
-    a: Annotated[str, typer.Argument(help="A profile, or the folder of a run.")] = "",
-    b: Annotated[str, typer.Argument(help="Another one.")] = "",
+    first: Annotated[str, typer.Argument(metavar="[A]", help="A profile, or the folder of a run.")] = "",
+    second: Annotated[str, typer.Argument(metavar="[B]", help="Another one.")] = "",
 ) -> None:
     """Set two finished runs side by side, with the parameters that differ, in build/compare-runs/A-B/index.html."""
-    if not (a and b):
+    if not (first and second):
         raise InputError("A or B is missing: name two runs, as in `make compare A=laptop B=single-gpu`")
-    from response_priming.studies import two_runs_page
+    from response_priming.studies import two_runs
 
-    typer.echo(f"The comparison: {two_runs_page.write(a, b)}")
+    a, b = two_runs.read_run(first), two_runs.read_run(second)
+    folder = paths.BUILD / "compare-runs" / f"{a.slug}-{b.slug}"
+    executed, runs = folder / "compare-runs.ipynb", {"A": str(a.folder), "B": str(b.folder)}
+    with console.Line("compare-runs", folder / "console") as line:
+        notebooks.execute(paths.NOTEBOOKS / executed.name, executed, runs, line, folder=folder)
+    page = folder / "index.html"
+    page.write_text(notebooks.page(executed, f"{a.name} and {b.name}, side by side"), encoding="utf-8")
+    typer.echo(f"The comparison: {page}")
 
 
 @app.command()

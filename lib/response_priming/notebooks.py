@@ -212,8 +212,10 @@ def _write_if_changed(file: Path, content: str) -> None:
 # --- execution ---
 
 
-def execute(notebook: Path, target: Path, values: dict[str, Any], line: console.Line) -> None:
-    """Execute a notebook by papermill. It is written beside its target and renamed once complete.
+def execute(
+    notebook: Path, target: Path, values: dict[str, Any], line: console.Line, *, folder: Path = paths.NOTEBOOKS
+) -> None:
+    """Execute a notebook by papermill in a folder. It is written beside its target and renamed once complete.
 
     What it writes to standard error is also said by the line; its standard output is in the executed notebook alone.
 
@@ -232,7 +234,7 @@ def execute(notebook: Path, target: Path, values: dict[str, Any], line: console.
         arguments: dict[str, Any] = {
             "parameters": values,
             "kernel_name": "python3",
-            "cwd": paths.NOTEBOOKS,
+            "cwd": folder,
             "start_timeout": 300,
             # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
             "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
@@ -251,3 +253,14 @@ def execute(notebook: Path, target: Path, values: dict[str, Any], line: console.
             line.say(f"{line.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}")
             raise SystemExit(1) from None
     partial.replace(target)
+
+
+def page(executed: Path, title: str) -> str:
+    """An executed notebook without its code, as HTML that asks the network for nothing."""
+    from nbconvert import HTMLExporter
+
+    sheets = [(paths.REPORT / name).read_text(encoding="utf-8") for name in ("styles.css", "preview.css")]
+    style = "\n".join(sheets).replace('@import url("styles.css");', "")
+    exporter = HTMLExporter(template_file=str(paths.REPORT / "notebook.html.jinja"), exclude_anchor_links=True)
+    html, _ = exporter.from_filename(str(executed), {"metadata": {"name": title}, "style": style})
+    return str(html)

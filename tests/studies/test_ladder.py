@@ -7,7 +7,7 @@ from response_priming.distill import training as distill
 from response_priming.errors import InputError
 from response_priming.generate import prompt_signals, teacher
 from response_priming.params import sections
-from response_priming.studies import ladder
+from response_priming.studies import figures, ladder
 
 SIZES = {"n_train": 4, "train_steps": 1, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "warmup_steps": 0}
 SMALL = {"ladder_test": 3, "answer_tokens": 3, "ladder_strategy": "teacher", "learning_rate": 0.01, "lora_dropout": 0.0}
@@ -84,8 +84,8 @@ def test_each_rung_is_trained_and_scored_in_a_folder_of_its_own_and_only_once(ru
     assert {path.name for path in (run.output / "ladder").iterdir()} == set(names)
     monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("climbed again"))
     assert ladder.climb(run).equals(table)
-    assert len(ladder.ladder_figure(table).axes) == 2
-    assert "AdamW" in ladder.shown_ladder(table).to_html()
+    assert len(figures.ladder_figure(table).axes) == 2
+    assert "AdamW" in figures.shown_ladder(table).to_html()
 
 
 @pytest.mark.usefixtures("stores")

@@ -171,48 +171,6 @@ def test_missing_responses_are_one_line(run):
         search.optimize(changed(run, search_strategy="teacher"))
 
 
-@pytest.fixture
-def study():
-    """Four trials that ran to their end and one that was pruned."""
-    study = optuna.create_study(direction="maximize")
-    rows = [(0.1, 1.0, 0.5), (0.9, 2.0, 0.25), (0.5, 5.0, 0.75), (0.4, 3.0, 0.5), (0.2, 4.0, None)]
-    for alpha, temperature, accuracy in rows:
-        values = {"alpha": alpha, "kd_temperature": temperature}
-        ranges = {name: optuna.distributions.FloatDistribution(0, 10) for name in values}
-        state = TrialState.COMPLETE if accuracy is not None else TrialState.PRUNED
-        study.add_trial(
-            optuna.trial.create_trial(
-                params=values, distributions=ranges, value=accuracy, state=state, user_attrs={"n": 4}
-            )
-        )
-    return study
-
-
-def test_the_history_has_every_trial_its_interval_and_the_best_so_far(study):
-    (axes,) = search.history_figure(study).axes
-    points, *_, best, pruned = axes.lines
-    assert points.get_ydata().tolist() == [50, 25, 75, 50]
-    assert best.get_ydata().tolist() == [50, 50, 75, 75]
-    assert pruned.get_xdata().tolist() == [4]
-    low, high = axes.collections[0].get_segments()[0][:, 1]
-    assert (low, high) == pytest.approx((15.0, 85.0), abs=0.1)  # Wilson's of two of four
-    assert axes.get_ylabel() == "Accuracy on 4 validation problems (%)"
-
-
-def test_the_surface_shows_where_every_trial_was(study):
-    axes = search.surface_figure(study).axes[0]
-    assert axes.collections[-1].get_offsets().tolist() == [[0.1, 1], [0.9, 2], [0.5, 5], [0.4, 3]]
-    assert axes.lines[0].get_xydata().tolist() == [[0.2, 4]]
-
-
-@pytest.mark.parametrize("count", [0, 1, 2])
-def test_few_trials_have_a_surface_of_points(study, count):
-    few = optuna.create_study(direction="maximize")
-    few.add_trials([*study.trials[:count], study.trials[-1]])
-    assert len(search.surface_figure(few).axes[0].collections[-1].get_offsets()) == count
-    search.history_figure(few)
-
-
 def test_an_error_in_training_ends_the_search(run, monkeypatch):
     def fail(*_, **__):
         raise InputError("no")

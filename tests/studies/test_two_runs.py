@@ -1,4 +1,7 @@
+"""Runs made up here, with the manifests and tables that the stages leave; a real comparison is read, too."""
+
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -7,14 +10,216 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
-from tests.studies.test_finished_run import ARMS, right_share, write_comparison, write_run
+from tests.compare.test_comparison import PROFILE, made  # noqa: F401
 
-from response_priming import artifacts, paths, stats
+from response_priming import artifacts, params, paths, stats
 from response_priming.errors import InputError
-from response_priming.studies import finished_run, two_runs
+from response_priming.scoring import grade
+from response_priming.studies import two_runs
 
 score_test = test_proportions_2indep
 del test_proportions_2indep  # pytest would take it for a test
+
+RULES = ["last-number", "hash"]
+STUDENT = {"n_train": 160, "kd_temperature": 1.0, "learning_rate": 0.001}
+TEACHER = {"n_train": 160, "temperature": 0.0, "prefix": ""}
+
+
+def right_share(share, *, n=60, seeds=1, draw=0):
+    """Right or wrong, bool [seeds, n], the same problems drawn right for the same `draw`."""
+    return np.random.default_rng(draw).random((seeds, n)) < share
+
+
+def write_answers(folder, arm, right, *, ids="test", rules=RULES, **parameters):
+    """The scores of an arm: one folder for each row of `right`."""
+    for seed, verdicts in enumerate(right):
+        numbers = range(len(verdicts))
+        table = pd.DataFrame(
+            {
+                "problem_id": [f"{ids}-{number}" for number in numbers],
+                "question": [f"What is {number} + 0, {ids}?" for number in numbers],
+                "answer": [str(number) for number in numbers],
+                "response": [f"#### {number}" if one else "-1" for number, one in zip(numbers, verdicts, strict=True)],
+                "tokens": 9,
+                "finished": True,
+            }
+        )
+        recipe = artifacts.recipe(
+            "evaluate", {"arm": arm, "n_test": len(verdicts)} | parameters, [], code=["evaluate.answers"]
+        )
+        recipe["inputs"] = {} if arm == params.UNDISTILLED else {f"students/{arm}/seed-{seed}": {}}
+        with artifacts.writing(folder / "scores" / arm / f"seed-{seed}", recipe) as aside:
+            grade(table, rules).to_parquet(aside / "answers.parquet", index=False)
+
+
+def write_student(folder, arm, seeds, **changed):
+    store = {f"responses/{arm}": {}} if arm in params.strategies() else {}
+    for seed in range(seeds):
+        recipe = artifacts.recipe("distill", STUDENT | {"arm": arm, "train_seed": seed} | changed, [], code=[])
+        with artifacts.writing(folder / "students" / arm / f"seed-{seed}", recipe | {"inputs": store}):
+            pass
+    if store:
+        recipe = artifacts.recipe("generate", TEACHER | {"strategy": arm}, [], code=[])
+        with artifacts.writing(folder / "responses" / arm, recipe):
+            pass
+
+
+def write_comparison(folder, arms, *, rule="last-number", below=None):
+    """`below`: the folder that the scores are in, where it is another one."""
+    scores = [f"scores/{place.parent.name}/{place.name}" for arm in arms
+              for place in sorted((below or folder).glob(f"scores/{arm}/seed-*"))]  # fmt: skip
+    recipe = artifacts.recipe(
+        "compare", {"rule": rule, "arms": list(arms), "n_train": 160}, [], code=["compare.comparison"]
+    )
+    recipe["inputs"] = {part: artifacts.read((below or folder) / part)["outputs"] for part in scores}
+    with artifacts.writing(folder / "comparison", recipe) as aside:
+        (aside / "variables.json").write_text(json.dumps({"profile": (below or folder).name}))
+
+
+def write_run(folder, arms, *, rule="last-number", student=None, **answers):
+    """A run below `folder`; `arms`: arm -> right or wrong [seeds, problems]; `student`: arm -> changed parameters."""
+    for arm, right in arms.items():
+        write_answers(folder, arm, right, **answers)
+        if arm != params.UNDISTILLED:
+            write_student(folder, arm, len(right), **(student or {}).get(arm, {}))
+    write_comparison(folder, arms, rule=rule)
+    return folder
+
+
+ARMS = {"undistilled": right_share(0.1), "fine-tuned": right_share(0.7), "none": right_share(0.4)}
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    return write_run(tmp_path / "build" / "laptop", ARMS)
+
+
+def test_a_profile_and_its_folder_are_the_same_run(build):
+    named, placed = two_runs.read_run("laptop"), two_runs.read_run(str(build))
+    assert list(named.answers) == list(placed.answers) == list(ARMS)
+    assert named.folder == placed.folder == named.home
+    assert (named.profile, named.rule, named.seeds, len(named.problems)) == ("laptop", "last-number", 1, 60)
+
+
+def test_a_copy_elsewhere_is_a_run(build, tmp_path):
+    shutil.copytree(build, tmp_path / "old")
+    found = two_runs.read_run(str(tmp_path / "old"))
+    assert found.home == tmp_path / "old"
+    assert found.answers.keys() == ARMS.keys()
+
+
+@pytest.mark.usefixtures("build")
+def test_manifests_lead_from_the_comparison_to_the_responses():
+    found = two_runs.read_run("laptop")
+    assert list(found.recipes()) == [
+        ("compare", ""),
+        *(("evaluate", arm) for arm in ARMS),
+        ("distill", "fine-tuned"),
+        ("distill", "none"),
+        ("generate", "none"),
+    ]
+    assert found.lost == []
+
+
+def test_a_copy_without_students_says_so(build):
+    shutil.rmtree(build / "students")
+    assert two_runs.read_run("laptop").lost == ["students/fine-tuned/seed-0", "students/none/seed-0"]
+
+
+def test_an_explored_comparison_is_of_its_profiles_scores(build):
+    explored = build / "explored" / "1a2b3c4d"
+    write_comparison(explored, ["undistilled", "none"], rule="hash", below=build)
+    found = two_runs.read_run(str(explored))
+    assert (list(found.answers), found.rule, found.home) == (["undistilled", "none"], "hash", build)
+
+
+def test_explored_scores_are_a_run_of_their_arm_alone(build):
+    explored = build / "explored" / "1a2b3c4d"
+    write_answers(explored, "none", right_share(0.9, n=30), answer_tokens=48)
+    found = two_runs.read_run(str(explored))
+    assert (list(found.answers), found.rule, len(found.problems)) == (["none"], "last-number", 30)
+    assert ("compare", "") not in found.recipes()
+    assert found.recipes()["distill", "none"]["parameters"]["kd_temperature"] == 1.0
+
+
+def test_of_several_students_the_first_recipe_counts(build):
+    write_run(build, {"none": right_share(0.4, seeds=3)})
+    found = two_runs.read_run("laptop")
+    assert found.seeds == 3
+    assert found.recipes()["distill", "none"]["parameters"]["train_seed"] == 0
+    assert found.answers["none"]["seed"].value_counts().to_dict() == {0: 60, 1: 60, 2: 60}
+
+
+@pytest.mark.usefixtures("build")
+def test_every_recorded_value_is_named_once():
+    found = two_runs.read_run("laptop")
+    assert len(found.recorded("machine")) == len(found.recorded("packages")) == 1
+    assert found.recorded("of another time") == []
+
+
+def test_a_real_comparison_is_read(made, monkeypatch):  # noqa: F811
+    folder, compared = made
+    monkeypatch.setattr(paths, "BUILD", folder.parent)
+    found = two_runs.read_run("laptop")
+    assert list(found.answers) == PROFILE.arms
+    assert found.rule == compared.variables["rule"]
+    assert {"generate", "evaluate", "compare"} <= {stage for stage, _ in found.recipes()}
+
+
+# --- what is refused ---
+
+
+def refused(name):
+    with pytest.raises(InputError) as error:
+        two_runs.read_run(str(name))
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.usefixtures("build")
+def test_neither_profile_nor_folder():
+    assert refused("labtop").startswith("labtop: neither a profile (gsm8k-laptop, laptop, ")
+
+
+@pytest.mark.usefixtures("build")
+def test_profile_that_was_not_run_is_told_the_goal():
+    expected = "single-gpu: no comparison yet; `make paper PROFILE=single-gpu` makes it"
+    assert refused("single-gpu") == expected
+    (paths.BUILD / "single-gpu" / "scores").mkdir(parents=True)
+    assert refused("single-gpu") == expected
+    assert refused(paths.BUILD / "single-gpu").endswith(expected.partition(": ")[2])
+
+
+def test_folder_that_is_no_run(tmp_path):
+    (tmp_path / "holiday").mkdir()
+    assert "holiday: not a run to compare: a run has comparison/, " in refused(tmp_path / "holiday")
+
+
+def test_explored_run_with_other_results_only(build):
+    (build / "explored" / "1a2b3c4d" / "attention").mkdir(parents=True)
+    assert "1a2b3c4d: not a run to compare" in refused(build / "explored" / "1a2b3c4d")
+
+
+def test_scores_that_the_comparison_did_not_see(build):
+    write_answers(build, "none", right_share(0.9))
+    message = refused("laptop")
+    assert "laptop/scores/none/seed-0/answers.parquet: changed since " in message
+    assert message.endswith("laptop/comparison; `make paper` makes both again")
+
+
+def test_scores_that_are_gone(build):
+    shutil.rmtree(build / "scores" / "none")
+    assert "scores/none/seed-0/answers.parquet: missing, but read by " in refused("laptop")
+
+
+def test_arm_that_no_strategy_makes_any_more(build):
+    write_run(build, {"of-old": right_share(0.4)})
+    assert "scores/of-old/seed-0: arm 'of-old' is not in params/prompts.yaml any more" in refused("laptop")
+
+
+# --- two of them ---
 
 
 @pytest.fixture
@@ -25,7 +230,7 @@ def runs(tmp_path, monkeypatch):
     def write(a, b, *, of_a=None, of_b=None):
         for name, arms, options in (("a", a, of_a), ("b", b, of_b)):
             write_run(tmp_path / name / "laptop", arms, **(options or {}))
-        return tuple(finished_run.read(str(tmp_path / name / "laptop")) for name in "ab")
+        return tuple(two_runs.read_run(str(tmp_path / name / "laptop")) for name in "ab")
 
     return write
 
@@ -33,11 +238,8 @@ def runs(tmp_path, monkeypatch):
 BETTER = {arm: right | right_share(0.2, draw=1) for arm, right in ARMS.items()}
 
 
-# --- how much they differ ---
-
-
 def test_on_the_same_problems_the_difference_is_paired(runs):
-    table = two_runs.accuracy(*runs(ARMS, BETTER)).set_index("arm")
+    table = two_runs.accuracies(*runs(ARMS, BETTER)).set_index("arm")
     expected = stats.paired(BETTER["none"], ARMS["none"], seed=0)
     found = table.loc["none"]
     assert found["paired"]
@@ -53,31 +255,31 @@ def rewrite(run, change):
         with artifacts.writing(file.parent, recipe) as aside:
             change(table).to_parquet(aside / file.name, index=False)
     write_comparison(run.folder, run.answers)
-    return finished_run.read(str(run.folder))
+    return two_runs.read_run(str(run.folder))
 
 
 def test_order_of_the_rows_does_not_matter(runs):
     a, b = runs(ARMS, BETTER)
     shuffled = rewrite(b, lambda table: table.sample(frac=1, random_state=0))
-    pd.testing.assert_frame_equal(two_runs.accuracy(a, shuffled), two_runs.accuracy(a, b))
+    pd.testing.assert_frame_equal(two_runs.accuracies(a, shuffled), two_runs.accuracies(a, b))
 
 
 def test_same_ids_of_other_questions_are_other_problems(runs):
     a, b = runs(ARMS, ARMS)
     b = rewrite(b, lambda table: table.assign(question="Another?"))
     assert not two_runs.same_problems(a, b)
-    assert not two_runs.accuracy(a, b)["paired"].any()
+    assert not two_runs.accuracies(a, b)["paired"].any()
 
 
 def test_p_is_corrected_for_the_arms_that_both_have(runs):
-    table = two_runs.accuracy(*runs(ARMS, BETTER))
+    table = two_runs.accuracies(*runs(ARMS, BETTER))
     assert table["p_holm"].tolist() == multipletests(table["p"].astype(float), method="holm")[1].tolist()
 
 
 def test_arm_of_one_run_has_an_empty_other_side(runs):
     a = {"undistilled": ARMS["undistilled"], "none": ARMS["none"]}
     b = {"undistilled": ARMS["undistilled"], "teacher": ARMS["none"]}
-    table = two_runs.accuracy(*runs(a, b)).set_index("arm")
+    table = two_runs.accuracies(*runs(a, b)).set_index("arm")
     assert list(table.index) == ["undistilled", "none", "teacher"]
     assert table.loc["none", ["b", "points", "p", "p_holm"]].isna().all()
     assert table.loc["teacher", ["a", "points", "p", "p_holm"]].isna().all()
@@ -86,7 +288,7 @@ def test_arm_of_one_run_has_an_empty_other_side(runs):
 
 
 def test_runs_without_a_common_arm_have_no_differences(runs):
-    table = two_runs.accuracy(*runs({"none": ARMS["none"]}, {"teacher": ARMS["none"]}))
+    table = two_runs.accuracies(*runs({"none": ARMS["none"]}, {"teacher": ARMS["none"]}))
     assert table[["points", "p", "p_holm"]].isna().all(axis=None)
 
 
@@ -139,14 +341,14 @@ def test_both_are_scored_by_the_rule_of_a(runs):
     a, b = runs(ARMS, BETTER, of_b={"rule": "hash"})
     assert (a.rule, b.rule) == ("last-number", "hash")
     b.answers["none"]["hash-correct"] = False
-    assert two_runs.accuracy(a, b).set_index("arm").loc["none", "b"] == BETTER["none"].mean()
-    assert two_runs.accuracy(b, a).set_index("arm").loc["none", "a"] == 0
+    assert two_runs.accuracies(a, b).set_index("arm").loc["none", "b"] == BETTER["none"].mean()
+    assert two_runs.accuracies(b, a).set_index("arm").loc["none", "a"] == 0
 
 
 def test_answers_without_verdicts_of_that_rule_are_refused(runs):
     a, b = runs(ARMS, ARMS, of_b={"rules": ["hash"], "rule": "hash"})
     with pytest.raises(InputError, match=r"laptop: scores/undistilled has no verdicts by rule 'last-number'; .* hash$"):
-        two_runs.accuracy(a, b)
+        two_runs.accuracies(a, b)
 
 
 # --- what they were made with ---
@@ -206,17 +408,17 @@ def test_code_that_made_the_answers_is_compared_but_not_that_of_the_comparison(r
         assert stem in content["recipe"]["code"]
         content["recipe"]["code"][stem] = "changed"
         file.write_text(json.dumps(content))
-    assert two_runs.differing_code(a, finished_run.read(str(tmp_path / "b" / "laptop"))) == ["engines/base.py"]
+    assert two_runs.differing_code(a, two_runs.read_run(str(tmp_path / "b" / "laptop"))) == ["engines/base.py"]
 
 
 def test_origins_are_those_of_the_manifests(runs, monkeypatch, tmp_path):
     now = artifacts.provenance()
     monkeypatch.setattr(artifacts, "provenance", lambda: now | {"git_commit": "a" * 40, "date": "2030-01-01 00:00"})
     a, _ = runs(ARMS, ARMS)
-    made = {"python": "3.11", "packages": {"torch": "2"}, "machine": "a cluster", "git_commit": None}
-    monkeypatch.setattr(artifacts, "provenance", lambda: made)
+    elsewhere = {"python": "3.11", "packages": {"torch": "2"}, "machine": "a cluster", "git_commit": None}
+    monkeypatch.setattr(artifacts, "provenance", lambda: elsewhere)
     write_run(tmp_path / "b" / "laptop", ARMS)
-    b = finished_run.read(str(tmp_path / "b" / "laptop"))
+    b = two_runs.read_run(str(tmp_path / "b" / "laptop"))
     table = two_runs.origins(a, b).set_index("what")
     assert table.loc["profile"].tolist() == ["laptop", "laptop"]
     assert table.loc["commit"].tolist() == ["a" * 10, "not recorded"]
@@ -256,22 +458,4 @@ def test_verdicts_on_another_comparison_do_not_count(runs):
     assert not two_runs.claims(a, b).empty
     with artifacts.writing(a.folder / "comparison", a.manifests["comparison"]["recipe"]) as aside:
         (aside / "variables.json").write_text('{"profile": "laptop", "rule": "another"}')
-    assert two_runs.claims(finished_run.read(str(a.folder)), b).empty
-
-
-# --- figure ---
-
-
-def test_figure_labels_both_accuracies_of_every_arm(runs):
-    a = ARMS | {"teacher": right_share(1.1)}
-    found = two_runs.accuracy(*runs(a, BETTER))
-    (axes,) = two_runs.figure(found).axes
-    labels = [text.get_text() for text in axes.texts]
-    assert len(labels) == 7
-    assert f"A {100 * ARMS['none'].mean():.1f}" in labels
-    assert f"B {100 * BETTER['none'].mean():.1f}" in labels
-    assert "A 100.0" in labels
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(found["title"])
-    faces = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "D"]
-    assert "white" in faces
-    assert len(faces) == 2
+    assert two_runs.claims(two_runs.read_run(str(a.folder)), b).empty

@@ -6,7 +6,23 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "search": ["history_figure", "optimize", "surface_figure", "trials"],
-        "ladder": ["climb", "ladder_figure", "shown_ladder"],
+        "search": ["optimize", "trials"],
+        "ladder": ["climb"],
+        "two_runs": ["accuracies", "read_run"],
+        "figures": [
+            "accuracies_figure",
+            "describe_accuracies",
+            "describe_claims",
+            "describe_parameters",
+            "describe_runs",
+            "history_figure",
+            "ladder_figure",
+            "shown_accuracies",
+            "shown_claims",
+            "shown_ladder",
+            "shown_origins",
+            "shown_parameters",
+            "surface_figure",
+        ],
     },
 )

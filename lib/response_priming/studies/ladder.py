@@ -4,16 +4,12 @@ Every rung keeps the repairs of those below it. The first ones repair the traini
 the cost of each misalignment can be seen in what it learns; the others are `sections.REPAIRS` (see `methods.examples`).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
-from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import artifacts, params, placed, progress, style
+from response_priming import artifacts, params, placed, progress, stats
 from response_priming.distill import training
 from response_priming.evaluate import answers
 from response_priming.params import sections
@@ -96,45 +92,9 @@ def _row(run: params.LadderRun, rung: Rung) -> dict[str, Any]:
     if arm != params.UNDISTILLED:
         training.train(placed.distill_run(place, values))
     graded = answers.answer(placed.evaluate_run(place, values))
-    shares = {"accuracy": graded[f"{run.rule}-correct"], "finished": graded["finished"]}
-    return {
-        "rung": rung.name,
-        "title": TITLES[rung.name],
-        "n": len(graded),
-        **{key: value for name, hits in shares.items() for key, value in _share(name, hits)},
-        "mean_tokens": float(graded["tokens"].mean()),
-        "seconds": sum(artifacts.read(file.parent)["wall_seconds"] for file in place.rglob(artifacts.FILE)),
-    }
-
-
-def _share(name: str, hits: "pd.Series[bool]") -> Iterator[tuple[str, float]]:
-    low, high = proportion_confint(int(hits.sum()), len(hits), method="wilson")
-    yield from ((name, float(hits.mean())), (f"{name}_low", float(low)), (f"{name}_high", float(high)))
-
-
-def ladder_figure(table: pd.DataFrame) -> Figure:
-    """Accuracy and share of finished answers of every rung, the undistilled student at the top."""
-    drawn = Figure(figsize=(9, 0.9 + 0.36 * len(table)), layout="constrained")
-    panels = drawn.subplots(1, 2, sharey=True)
-    shown = (("accuracy", "Accuracy (%)", "C0"), ("finished", "Finished (%)", "C1"))
-    for axes, (name, label, color) in zip(panels, shown, strict=True):
-        for y, row in enumerate(table.to_dict("records")):
-            x, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
-            ends = [[max(x - low, 0)], [max(high - x, 0)]]
-            axes.errorbar(x, y, xerr=ends, capsize=3, color=color, marker="o")
-        axes.plot(100 * table[name], range(len(table)), color="0.8", zorder=0)
-        axes.set(xlim=(-2, 102), xlabel=label)
-    panels[0].set_yticks(range(len(table)), labels=list(table["title"]))
-    panels[0].set_ylim(len(table) - 0.5, -0.5)
-    return drawn
-
-
-def shown_ladder(table: pd.DataFrame) -> Styler:
-    """The rungs as the notebook prints them: per cent, and one column for an interval."""
-    columns: dict[str, Any] = {"rung": table["title"], "n": table["n"]}
-    for name in ("accuracy", "finished"):
-        low, high = 100 * table[f"{name}_low"], 100 * table[f"{name}_high"]
-        columns[f"{name} (%)"] = 100 * table[name]
-        columns[f"{name}, 95 % interval"] = list(map(style.interval, low, high))
-    columns |= {"mean tokens": table["mean_tokens"], "seconds": table["seconds"].round().astype(int)}
-    return pd.DataFrame(columns).style.format(precision=1).hide(axis="index").set_uuid("ladder")
+    found = {"rung": rung.name, "title": TITLES[rung.name], "n": len(graded)}
+    for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
+        low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
+        found |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
+    seconds = sum(artifacts.read(file.parent)["wall_seconds"] for file in place.rglob(artifacts.FILE))
+    return found | {"mean_tokens": float(graded["tokens"].mean()), "seconds": seconds}

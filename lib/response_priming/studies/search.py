@@ -8,15 +8,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pandas as pd
-import seaborn as sns
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from optuna.trial import TrialState
-from statsmodels.stats.proportion import proportion_confint
 from transformers import TrainerCallback
 
 from response_priming import artifacts, models, params, paths, placed, problems, progress
@@ -25,7 +19,6 @@ from response_priming.errors import InputError
 from response_priming.evaluate import answers
 from response_priming.params import sections
 
-DONE, PRUNED = sns.color_palette("colorblind")[0], "0.5"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -166,48 +159,3 @@ class _Pruning(TrainerCallback):
         self.trial.report(-parts["logs"]["gold_hard"], state.global_step)
         if self.trial.should_prune():
             raise optuna.TrialPruned
-
-
-# --- figures ---
-
-
-def history_figure(study: optuna.Study) -> Figure:
-    """Accuracy of every trial in the order they ran, with its 95 % Wilson interval, and the best so far."""
-    table, figure = trials(study), Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
-    done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
-    asked = done["n"].to_numpy(float)
-    low, high = proportion_confint(done["accuracy"] * asked, asked, method="wilson")
-    ends = 100 * np.array([done["accuracy"] - low, high - done["accuracy"]]).clip(min=0)
-    axes.errorbar(done["trial"], 100 * done["accuracy"], yerr=ends, fmt="o", color=DONE, capsize=3)
-    axes.step(done["trial"], 100 * done["accuracy"].cummax(), where="post", color=DONE, alpha=0.5)
-    axes.plot(pruned["trial"], np.full(len(pruned), 2.0), "x", color=PRUNED)
-    if len(pruned):
-        label = (pruned["trial"].iloc[-1], 2.0)
-        axes.annotate("pruned", label, (6, 3), textcoords="offset points", color=PRUNED, fontsize="small")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="Trial", ylabel=f"Accuracy on {_asked(done)} validation problems (%)", ylim=(0, 100))
-    return figure
-
-
-def surface_figure(study: optuna.Study) -> Figure:
-    """Accuracy over alpha and temperature, interpolated between the trials that ran to their end (see `history_figure`
-    for how sure each is); crosses are pruned trials."""
-    table, figure = trials(study), Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
-    x, y, color = done["alpha"], done["kd_temperature"], 100 * done["accuracy"]
-    between = Normalize(color.min(), color.max())
-    if len(done) > 2:
-        axes.tricontourf(x, y, color, levels=10, cmap="cividis", norm=between, alpha=0.6)
-    points = axes.scatter(x, y, c=color, cmap="cividis", norm=between, edgecolor="black")
-    axes.plot(pruned["alpha"], pruned["kd_temperature"], "x", color=PRUNED)
-    axes.set(xlabel="Weight of the hard loss (alpha)", ylabel="Temperature", yscale="log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    figure.colorbar(points, label=f"Accuracy on {_asked(done)} validation problems (%)")
-    return figure
-
-
-def _asked(done: pd.DataFrame) -> str:
-    return str(int(done["n"].max())) if len(done) else "0"

@@ -1,26 +1,140 @@
-"""Two finished runs, A and B, side by side: what they were made with, and how much the same arm differs between them.
+"""Two finished runs, A and B: what each was made with, and how much the same arm differs between them.
 
-Not stage compare, which sets the arms of one profile side by side. Where both runs asked the same problems, an arm's
-difference is paired, problem by problem, as there; else the two accuracies are of independent samples.
+What a run was made with comes from its manifests alone: its profile's YAML may have changed since. Where both asked the
+same problems, an arm's difference is paired, problem by problem, as in stage compare, which sets the arms of one run
+side by side; else the two accuracies are of independent samples.
 """
 
-from collections.abc import Iterator
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import artifacts, params, scoring, stats, style
+from response_priming import artifacts, params, paths, scoring, stats, style
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
-from response_priming.studies.finished_run import FinishedRun
 
 # In a recipe, but no choice of the run: what the folder is for, and texts of the tables.
 NO_PARAMETERS = frozenset({"arm", "strategy", "train_seed", "titles", "published"})
-COMPARE = params.CompareRun.stage
 ABSENT = "—"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: its answers, and the manifests of all that they were made from (see `read_run`).
+
+    `home` is the folder of the run's profile: `folder` itself, unless the run is an explored one. `manifests`: of every
+    stage folder that the answers come from, by its path below the run, as `scores/none/seed-0`, readers first; `lost`
+    are those that are not there. `answers`: arm -> graded answers (see `evaluate.answer`), of every student in the
+    order of the problems' ids.
+    """
+
+    folder: Path
+    home: Path
+    profile: str
+    rule: str
+    manifests: dict[str, dict[str, Any]]
+    lost: list[str]
+    answers: dict[str, pd.DataFrame]
+
+    @property
+    def name(self) -> str:
+        """As it can be given at the project's folder: a profile, or a path."""
+        of_profile = self.folder.parent == paths.BUILD and self.folder.name in params.profiles()
+        return self.folder.name if of_profile else paths.shown(self.folder)
+
+    @property
+    def slug(self) -> str:
+        """The run in the name of a folder: `laptop`, `laptop-explored-1a2b3c4d`."""
+        return re.sub(r"[^\w.]+", "-", str(self.folder.relative_to(self.home.parent)))
+
+    @property
+    def page(self) -> Path | None:
+        """The page of the run's profile, where it was rendered."""
+        page = self.home / "report" / "_site" / "index.html"
+        return page if page.exists() else None
+
+    @property
+    def problems(self) -> pd.DataFrame:
+        """What the arms were asked: `problem_id`, `question` and `answer`, one row a problem."""
+        asked = next(iter(self.answers.values()))[["problem_id", "question", "answer"]]
+        return asked.drop_duplicates("problem_id", ignore_index=True)
+
+    @property
+    def seeds(self) -> int:
+        """How many students the trained arms have."""
+        return max(answers["seed"].nunique() for answers in self.answers.values())
+
+    def recorded(self, key: str) -> list[Any]:
+        """What the manifests say under a key, each value once; those that are older than the key say nothing."""
+        values = [made[key] for made in self.manifests.values() if made.get(key)]
+        return [value for place, value in enumerate(values) if value not in values[:place]]
+
+    def recipes(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(stage, strategy or arm) -> recipe; of an arm with several students, that of the first."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for part, made in self.manifests.items():
+            item = part.split("/")[1] if "/" in part else ""
+            found.setdefault((made["recipe"]["stage"], item), made["recipe"])
+        return found
+
+
+def read_run(name: str) -> FinishedRun:
+    """A finished run: a profile's, or that in a folder, a copy of build/PROFILE/ or what a notebook left in explored/.
+
+    An explored comparison is of its profile's scores; explored scores are read by the rule of its profile's comparison.
+
+    Raises:
+        InputError: no such profile or folder; it holds no run; its comparison is missing, or older than its scores.
+    """
+    known = params.profiles()
+    folder = paths.BUILD / name if name in known else Path(name).expanduser().resolve()
+    if name not in known and not folder.is_dir():
+        raise InputError(f"{name}: neither a profile ({', '.join(known)}) nor a folder")
+    home = folder.parent.parent if folder.parent.name == "explored" else folder
+    explored = sorted(folder.glob("scores/*/seed-*")) if folder != home else []
+    compared = (home if explored else folder) / "comparison"
+    if not (compared / artifacts.FILE).exists():
+        if compared.parent.parent == paths.BUILD and (profile := compared.parent.name) in known:
+            raise InputError(f"{name}: no comparison yet; `make paper PROFILE={profile}` makes it")
+        raise InputError(f"{name}: not a run to compare: a run has comparison/, an explored one comparison/ or scores/")
+    manifests: dict[str, dict[str, Any]] = {}
+    places: dict[str, Path] = {}
+    pending, lost = [path.relative_to(folder).as_posix() for path in explored] or ["comparison"], set()
+    while pending:
+        part = pending.pop(0)
+        there = [below / part for below in (folder, home) if (below / part / artifacts.FILE).exists()]
+        if not there:
+            lost.add(part)
+        elif part not in manifests:
+            manifests[part], places[part] = artifacts.read(there[0]), there[0]
+            pending += manifests[part]["recipe"]["inputs"]
+    profile = json.loads((compared / "variables.json").read_text(encoding="utf-8"))["profile"]
+    recipe = artifacts.read(compared)["recipe"]
+    answers = _answers(places, compared, {} if explored else recipe["inputs"])
+    return FinishedRun(folder, home, profile, recipe["parameters"]["rule"], manifests, sorted(lost), answers)
+
+
+def _answers(places: dict[str, Path], compared: Path, seen: dict[str, dict[str, str]]) -> dict[str, pd.DataFrame]:
+    """The scores among these parts, refused unless they are those that the comparison has seen."""
+    blocks: dict[str, list[pd.DataFrame]] = {}
+    for part in (part for part in places | seen if part.startswith("scores/")):
+        file = places.get(part, compared.parent / part) / "answers.parquet"
+        if part in seen and not (file.exists() and artifacts.digest(file) == seen[part][file.name]):
+            raise InputError(
+                f"{paths.shown(file)}: {'changed since' if file.exists() else 'missing, but read by'} "
+                f"{paths.shown(compared)}; `make paper` makes both again"
+            )
+        _, arm, seed = part.split("/")
+        if arm not in params.known_arms():
+            raise InputError(f"{paths.shown(file.parent)}: arm {arm!r} is not in params/prompts.yaml any more")
+        answers = pd.read_parquet(file).sort_values("problem_id", kind="stable")
+        blocks.setdefault(arm, []).append(answers.assign(seed=int(seed.removeprefix("seed-"))))
+    return {arm: pd.concat(several, ignore_index=True) for arm, several in blocks.items()}
 
 
 # --- what they were made with ---
@@ -28,49 +142,55 @@ ABSENT = "—"
 
 def origins(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
     """Where both come from: columns `what`, `a` and `b`."""
-    return pd.DataFrame({"what": list(_origin(a)), "a": list(_origin(a).values()), "b": list(_origin(b).values())})
-
-
-def _origin(run: FinishedRun) -> dict[str, str]:
-    dates = sorted(run.recorded("date"))
-    packages = [f"{name} {version}" for made in run.recorded("packages") for name, version in made.items()]
-    recorded = {
-        "commit": [commit[:10] for commit in run.recorded("git_commit")],
-        "made": [f"{date} UTC" for date in dates[-1:]],
-        "machine": run.recorded("machine"),
-        "versions": [f"Python {version}" for version in run.recorded("python")] + list(dict.fromkeys(packages)),
-    }
-    named = {"run": run.name, "profile": run.profile}
-    return named | {what: ", ".join(values) or "not recorded" for what, values in recorded.items()}
+    found = {}
+    for side, run in (("a", a), ("b", b)):
+        packages = [f"{name} {version}" for made in run.recorded("packages") for name, version in made.items()]
+        recorded = {
+            "commit": [commit[:10] for commit in run.recorded("git_commit")],
+            "made": [f"{date} UTC" for date in sorted(run.recorded("date"))[-1:]],
+            "machine": run.recorded("machine"),
+            "versions": [f"Python {version}" for version in run.recorded("python")] + list(dict.fromkeys(packages)),
+        }
+        said = {what: ", ".join(values) or "not recorded" for what, values in recorded.items()}
+        found[side] = {"run": run.name, "profile": run.profile} | said
+    return pd.DataFrame(found).rename_axis("what").reset_index()
 
 
 def differing(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
-    """The parameters that differ, by the recipes of what both have: `parameter`, `where` (stages, arms), `a`, `b`."""
+    """The parameters that differ, by the recipes of what both have: `parameter`, `where`, `a`, `b`.
+
+    `where`: a stage a line, as `distill: KD, Teacher`; the stage alone where it holds for all that both have of it.
+    """
     found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
-    both = list(_recipes_of_both(a, b))
-    for place, old, new in both:
-        old, new = old["parameters"], new["parameters"]
+    both = _recipes_of_both(a, b)
+    for place, (first, second) in both.items():
+        old, new = first["parameters"], second["parameters"]
         for name in [name for name in old | new if name not in NO_PARAMETERS]:
             row = (name, *(_shown(values[name]) if name in values else ABSENT for values in (old, new)))
             if row[1] != row[2]:
                 found.setdefault(row, []).append(place)
-    everywhere = [place for place, *_ in both]
-    rows = [(name, _where(places, everywhere), old, new) for (name, old, new), places in found.items()]
+    rows = []
+    for (name, *values), places in found.items():
+        where = []
+        for stage in dict.fromkeys(stage for stage, _ in places):
+            items, every = ([item for of, item in some if of == stage] for some in (places, both))
+            where.append(stage if items == every else f"{stage}: {'; '.join(map(style.title, items))}")
+        rows.append((name, "\n".join(where), *values))
     return pd.DataFrame(rows, columns=["parameter", "where", "a", "b"])
 
 
 def differing_code(a: FinishedRun, b: FinishedRun) -> list[str]:
     """The modules whose code differs where it made answers; what compares them does not matter, it is run anew."""
     changed = set()
-    for (stage, _), old, new in _recipes_of_both(a, b):
-        if stage != COMPARE:
+    for (stage, _), (old, new) in _recipes_of_both(a, b).items():
+        if stage != params.CompareRun.stage:
             changed |= {stem for stem, _ in old["code"].items() ^ new["code"].items()}
     return [f"{name.replace('.', '/')}.py" for name in sorted(changed)]
 
 
-def _recipes_of_both(a: FinishedRun, b: FinishedRun) -> Iterator[tuple[tuple[str, str], Any, Any]]:
+def _recipes_of_both(a: FinishedRun, b: FinishedRun) -> dict[tuple[str, str], tuple[Any, Any]]:
     old, new = a.recipes(), b.recipes()
-    return ((place, old[place], new[place]) for place in old if place in new)
+    return {place: (old[place], new[place]) for place in old if place in new}
 
 
 def _shown(value: Any) -> str:
@@ -82,16 +202,6 @@ def _shown(value: Any) -> str:
     return text if text and text == text.strip() else repr(text)
 
 
-def _where(places: list[tuple[str, str]], everywhere: list[tuple[str, str]]) -> str:
-    """`distill: KD, Teacher`; a stage alone where it holds for all that both have of it."""
-    parts = []
-    for stage in dict.fromkeys(stage for stage, _ in places):
-        items = [item for name, item in places if name == stage]
-        of_stage = [item for name, item in everywhere if name == stage]
-        parts.append(stage if items == of_stage else f"{stage}: {'; '.join(map(style.title, items))}")
-    return "\n".join(parts)
-
-
 # --- how much they differ ---
 
 
@@ -100,11 +210,11 @@ def same_problems(a: FinishedRun, b: FinishedRun) -> bool:
     return a.problems.equals(b.problems)
 
 
-def accuracy(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
+def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
     """One row an arm that either has, by A's rule: both accuracies with their intervals, and their difference.
 
-    Columns: `arm`, `title`; `a`, `a_low`, `a_high` and the same of `b` (shares); those of `difference`, missing unless
-    both have the arm; `p_holm`, which is p corrected for all arms.
+    Columns: `arm`, `title`; `a`, `a_low`, `a_high` and the same of `b` (shares); those of `stats.difference`, missing
+    unless both have the arm; `p_holm`, which is p corrected for all arms.
 
     Raises:
         InputError: answers of one of them carry no verdict of A's rule.
@@ -112,10 +222,16 @@ def accuracy(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
     same, rows = same_problems(a, b), []
     for arm in dict.fromkeys([*a.answers, *b.answers]):
         row: dict[str, Any] = {"arm": arm, "title": style.title(arm)}
-        right = {side: _right(run, arm, a.rule) for side, run in (("a", a), ("b", b)) if arm in run.answers}
-        for side, one in right.items():
-            low, high = stats.accuracy_interval(one)
-            row |= {side: float(one.mean()), f"{side}_low": low, f"{side}_high": high}
+        right = {}
+        for side, run in (("a", a), ("b", b)):
+            if arm not in run.answers:
+                continue
+            if f"{a.rule}-correct" not in run.answers[arm]:
+                have = ", ".join(name for name in RULES if f"{name}-correct" in run.answers[arm])
+                raise InputError(f"{run.name}: scores/{arm} has no verdicts by rule {a.rule!r}; it has those of {have}")
+            right[side] = scoring.by_student(run.answers[arm], a.rule)
+            low, high = stats.accuracy_interval(right[side])
+            row |= {side: float(right[side].mean()), f"{side}_low": low, f"{side}_high": high}
         rows.append(row | (stats.difference(right["a"], right["b"], same=same) if len(right) == 2 else {}))
     sides = [f"{side}{end}" for side in "ab" for end in ("", "_low", "_high")]
     table = pd.DataFrame(rows, columns=["arm", "title", *sides, *stats.DIFFERENCE])
@@ -124,56 +240,17 @@ def accuracy(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
     return table.assign(p_holm=pd.Series(corrected, index=table.index[tested], dtype=float))
 
 
-def _right(run: FinishedRun, arm: str, rule: str) -> Any:
-    answers = run.answers[arm]
-    if f"{rule}-correct" not in answers:
-        have = ", ".join(name for name in RULES if f"{name}-correct" in answers)
-        raise InputError(f"{run.name}: scores/{arm} has no verdicts by rule {rule!r}; it has those of {have}")
-    return scoring.by_student(answers, rule)
-
-
 def claims(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
-    """The verdict on each claim in both runs: `claim`, `a`, `b`, missing where a run has none; no rows for neither."""
-    verdicts = {side: pd.Series(_verdicts(run), dtype=str) for side, run in (("a", a), ("b", b))}
+    """The verdict on each claim in both runs: `claim`, `a`, `b`, missing where a run has none; no rows for neither.
+
+    A run has none where its verdicts are not on the comparison that is read here.
+    """
+    verdicts = {}
+    for side, run in (("a", a), ("b", b)):
+        folder, compared, found = run.folder / "claims", run.manifests.get("comparison"), {}
+        made = artifacts.read(folder)["recipe"]["inputs"] if (folder / artifacts.FILE).exists() else {}
+        if compared and made.get("comparison") == compared["outputs"]:
+            table = pd.read_csv(folder / "claims.csv", keep_default_na=False)
+            found = dict(zip(table["claim"], table["verdict"], strict=True))
+        verdicts[side] = pd.Series(found, dtype=str)
     return pd.concat(verdicts, axis=1, sort=False).rename_axis("claim").reset_index()
-
-
-def _verdicts(run: FinishedRun) -> dict[str, str]:
-    """Claim -> verdict; none where the verdicts are not on this comparison."""
-    folder, compared = run.folder / "claims", run.manifests.get("comparison")
-    if compared is None or not (folder / artifacts.FILE).exists():
-        return {}
-    if artifacts.read(folder)["recipe"]["inputs"].get("comparison") != compared["outputs"]:
-        return {}
-    table = pd.read_csv(folder / "claims.csv", keep_default_na=False)
-    return dict(zip(table["claim"], table["verdict"], strict=True))
-
-
-# --- figure ---
-
-
-def figure(found: pd.DataFrame) -> Figure:
-    """Both accuracies of every arm (see `accuracy`) with their intervals: A filled, B hollow below it."""
-    arms = list(found["arm"])
-    drawing = Figure(figsize=(7, 0.8 + 0.7 * len(arms)), layout="constrained")
-    axes = drawing.subplots()
-    for y, row in enumerate(found.to_dict("records")):
-        look: dict[str, Any] = {
-            "color": style.color(row["arm"]),
-            "marker": style.marker(row["arm"]),
-            "markersize": 7,
-        }
-        for side, place, fill in (("a", y - 0.18, look["color"]), ("b", y + 0.18, "white")):
-            x, low, high = (100 * row[key] for key in (side, f"{side}_low", f"{side}_high"))
-            if not np.isnan(x):
-                axes.errorbar(x, place, xerr=[[x - low], [high - x]], capsize=3, markerfacecolor=fill, **look)
-                # Beside the interval, on the side where there is room.
-                at, offset, aligned = (low, -6, "right") if high > 85 else (high, 6, "left")
-                text: dict[str, Any] = {"ha": aligned, "va": "center", "fontsize": "small"}
-                label = f"{side.upper()} {x:.1f}"
-                axes.annotate(label, (at, place), (offset, 0), textcoords="offset points", **text)
-    axes.set_yticks(range(len(arms)), labels=list(found["title"]))
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlim(0, 100)
-    axes.set_xlabel("Accuracy on test problems (%)")
-    return drawing
