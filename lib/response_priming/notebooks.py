@@ -259,8 +259,6 @@ def page(executed: Path, title: str) -> str:
     """An executed notebook without its code, as HTML that asks the network for nothing."""
     from nbconvert import HTMLExporter
 
-    sheets = [(paths.REPORT / name).read_text(encoding="utf-8") for name in ("styles.css", "preview.css")]
-    style = "\n".join(sheets).replace('@import url("styles.css");', "")
     exporter = HTMLExporter(template_file=str(paths.REPORT / "notebook.html.jinja"), exclude_anchor_links=True)
-    html, _ = exporter.from_filename(str(executed), {"metadata": {"name": title}, "style": style})
+    html, _ = exporter.from_filename(str(executed), {"title": title})
     return str(html)

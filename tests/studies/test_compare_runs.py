@@ -39,7 +39,7 @@ def test_the_page_is_complete_and_carries_all_that_it_shows(compared):
     text = " ".join(page.text.split())
     build = file.parents[2]
     for said in (
-        "laptop and ",
+        f"laptop and {build.parent}/before this/laptop, side by side",
         f"A is {build}/laptop and B is {build.parent}/before this/laptop. Their own pages: A, profile laptop.",
         "answer_tokens evaluate 96 48",
         "Both asked the same problems, so an arm is compared in pairs, problem by problem.",

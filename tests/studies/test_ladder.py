@@ -30,10 +30,10 @@ def distills(run):
     """The training of every rung as the distill stage would get it."""
     usual = params.DistillRun.model_fields
     return {
-        rung.name: params.DistillRun.model_validate(
-            {key: value for key, value in (run.model_dump() | rung.values).items() if key in usual}
+        name: params.DistillRun.model_validate(
+            {key: value for key, value in (run.model_dump() | values).items() if key in usual}
         )
-        for rung in ladder.rungs(run)
+        for name, values in ladder.rungs(run).items()
     }
 
 
@@ -69,12 +69,12 @@ def test_every_rung_sees_as_many_examples(run):
 
 
 def test_every_rung_has_a_title(run):
-    assert set(ladder.TITLES) == {params.UNDISTILLED, *(rung.name for rung in ladder.rungs(run))}
+    assert set(ladder.TITLES) == {params.UNDISTILLED, *ladder.rungs(run)}
 
 
 @pytest.mark.usefixtures("stores")
 def test_each_rung_is_trained_and_scored_in_a_folder_of_its_own_and_only_once(run, monkeypatch):
-    names = [params.UNDISTILLED, *(rung.name for rung in ladder.rungs(run))]
+    names = [params.UNDISTILLED, *ladder.rungs(run)]
     table = ladder.climb(run)
     assert table["rung"].tolist() == names
     assert (table["n"] == 3).all()

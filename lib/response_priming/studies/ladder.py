@@ -4,7 +4,6 @@ Every rung keeps the repairs of those below it. The first ones repair the traini
 the cost of each misalignment can be seen in what it learns; the others are `sections.REPAIRS` (see `methods.examples`).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -45,24 +44,14 @@ TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Rung:
-    """A training on the way: its name, and the values of the distill section that it has."""
-
-    name: str
-    values: dict[str, Any]
-
-
-def rungs(run: params.LadderRun) -> list[Rung]:
-    """All trainings, from the released to the repaired one."""
+def rungs(run: params.LadderRun) -> dict[str, dict[str, Any]]:
+    """All trainings, from the released to the repaired one: name -> the values of the distill section that it has."""
     values = sections.RELEASED_TRAINING | {"train_steps": run.as_released["train_steps"], "repairs": []}
-    found = [Rung("released", values)]
+    found = {"released": values}
     for name, keys in TRAINING.items():
-        values = values | {key: getattr(run, key) for key in keys}
-        found.append(Rung(name, values))
+        found[name] = values = values | {key: getattr(run, key) for key in keys}
     for repair in sections.REPAIRS:
-        values = values | {"repairs": [*values["repairs"], repair]}
-        found.append(Rung(repair, values))
+        found[repair] = values = values | {"repairs": [*values["repairs"], repair]}
     return found
 
 
@@ -76,23 +65,23 @@ def climb(run: params.LadderRun) -> pd.DataFrame:
     Raises:
         InputError: the strategy's responses or signals over prompts are not there.
     """
-    start = Rung(params.UNDISTILLED, {})
-    steps, rows = [start, *rungs(run)], []
+    trainings, rows = rungs(run), []
+    steps = [params.UNDISTILLED, *trainings]
     for rung in steps:
         with progress.part("rung", rung, steps):
-            rows.append(_row(run, rung))
+            rows.append(_row(run, rung, trainings.get(rung, {})))
     return pd.DataFrame(rows)
 
 
-def _row(run: params.LadderRun, rung: Rung) -> dict[str, Any]:
-    place = run.output / "ladder" / rung.name
-    arm = params.UNDISTILLED if rung.name == params.UNDISTILLED else run.ladder_strategy
-    values = run.model_dump() | rung.values
+def _row(run: params.LadderRun, rung: str, training_values: dict[str, Any]) -> dict[str, Any]:
+    place = run.output / "ladder" / rung
+    arm = params.UNDISTILLED if rung == params.UNDISTILLED else run.ladder_strategy
+    values = run.model_dump() | training_values
     values |= {"arm": arm, "seeds": run.ladder_seeds, "n_test": run.ladder_test}
     if arm != params.UNDISTILLED:
         training.train(placed.distill_run(place, values))
     graded = answers.answer(placed.evaluate_run(place, values))
-    found = {"rung": rung.name, "title": TITLES[rung.name], "n": len(graded)}
+    found = {"rung": rung, "title": TITLES[rung], "n": len(graded)}
     for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
         low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
         found |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
