@@ -93,10 +93,8 @@ def distill(
     """
     from response_priming.distill import training as distill_stage
 
-    loaded = params.load(profile)
-    if arm not in loaded.trained:
-        raise InputError(f"distill of {arm!r}: not in profile {profile}; allowed: {', '.join(loaded.trained)}")
-    distill_stage.train(cast("params.DistillRun", loaded.run("distill", arm=arm)))
+    node = notebooks.find(params.load(profile), f"distill-{arm}")
+    distill_stage.train(cast("params.DistillRun", node.run))
 
 
 @app.command()
