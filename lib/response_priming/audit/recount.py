@@ -88,15 +88,11 @@ def rows(counts: Counts, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _row(arm: str, rule: str, n: int, answered: int | None, correct: int | None) -> dict[str, Any]:
-    low, high = (None, None) if correct is None else stats.accuracy_interval(_right(n, correct))
-    accuracy = None if correct is None else correct / n
+    accuracy, (low, high) = None, (None, None)
+    if correct is not None:
+        accuracy, (low, high) = correct / n, stats.accuracy_interval((np.arange(n) < correct)[None])
     row = {"arm": arm, "rule": rule, "n": n, "answered": answered, "correct": correct}
     return row | {"accuracy": accuracy, "low": low, "high": high}
-
-
-def _right(n: int, *counted: int) -> Any:
-    """Verdicts [1, n] with so many right ones at the front."""
-    return (np.arange(n) < sum(counted))[None]
 
 
 # --- tables ---
@@ -179,10 +175,9 @@ def _tests(counts: Counts) -> pd.DataFrame:
     made = []
     for place, arm in enumerate(arms):
         for baseline in arms[:place]:
-            both = counts["arms"][arm]["correct"][RULE] - only[arm][baseline]
-            new = _right(n, both, only[arm][baseline])
-            old = _right(n, both) | np.roll(_right(n, only[baseline][arm]), both + only[arm][baseline])
+            wins, losses = only[arm][baseline], only[baseline][arm]
+            both = counts["arms"][arm]["correct"][RULE] - wins
             names = {"arm": arm, "title": style.title(arm), "baseline": baseline}
             names["baseline_title"] = style.title(baseline)
-            made.append(names | stats.paired(new, old, seed=0))
+            made.append(names | stats.paired_counts(n, both, wins, losses, seed=0))
     return pd.DataFrame(made).assign(p_holm=lambda table: multipletests(table["p"], method="holm")[1])
