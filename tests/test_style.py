@@ -1,5 +1,6 @@
 from itertools import combinations, pairwise
 
+import jinja2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -93,3 +94,18 @@ def test_a_printed_table_aligns_numbers_right_and_words_left():
     assert "other" not in page
     left, right = page.index(".col0 {\n  text-align: left"), page.index(".col1 {\n  text-align: right")
     assert left < right
+
+
+def test_a_range_of_equal_numbers_is_one_number():
+    assert style.span([9, 2, 5]) == "2 to 9"
+    assert style.span([97.81, 97.79], ".1f") == "97.8"
+
+
+def test_words_are_filled_with_numbers_in_the_formats_of_the_style():
+    template = (
+        "{{ arm | title }}: {{ share | percent }} ({{ low | interval(9) }}), p {{ p | p_value }}, {{ n | number(',') }}"
+    )
+    values = {"arm": "none", "share": 0.185, "low": 1.25, "p": 0.0001, "n": 1319}
+    assert style.filled(template, values) == "KD, no prompt: 18.5 % (1.2 to 9.0), p < 0.001, 1,319"
+    with pytest.raises(jinja2.UndefinedError, match="'arm' is undefined"):
+        style.filled(template, {})

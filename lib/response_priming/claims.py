@@ -29,7 +29,7 @@ from response_priming.audit import findings
 from response_priming.compare import comparison
 from response_priming.generate import store
 
-SUPPORTED, UNSUPPORTED, UNTESTABLE = VERDICTS = ("supported", "not supported", "not testable here")
+SUPPORTED, UNSUPPORTED, UNTESTABLE = ("supported", "not supported", "not testable here")
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
 BEST = "ground-truth"
 METRICS = ("entropy", "diagonal")
@@ -45,10 +45,9 @@ ABSENT: Found = ("not run", UNTESTABLE)
 
 @dataclass(frozen=True)
 class Claims:
-    """`table`: a row a claim, with the columns of `COLUMNS`; `variables`: how many have which verdict, for prose."""
+    """`table`: a row a claim, with the columns of `COLUMNS`."""
 
     table: pd.DataFrame
-    variables: dict[str, str]
 
     def shown(self) -> Styler:
         """The table as the paper prints it."""
@@ -68,22 +67,14 @@ def claims(run: params.ClaimsRun) -> Claims:
     recipe = artifacts.recipe("claims", run.model_dump(exclude={"profile", "data_dir"}), there, code=["claims"])
     if not artifacts.is_current(folder, recipe):
         table = _table(run, {path.name for path in there})
-        texts = {
-            f"claims_{verdict.replace(' ', '_')}": str((table["verdict"] == verdict).sum()) for verdict in VERDICTS
-        }
         with artifacts.writing(folder, recipe) as aside:
             table.to_csv(aside / "claims.csv", index=False)
-            texts["claims_total"] = str(len(table))
-            (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
-    return Claims(
-        pd.read_csv(folder / "claims.csv", keep_default_na=False),
-        json.loads((folder / "variables.json").read_text(encoding="utf-8")),
-    )
+    return Claims(pd.read_csv(folder / "claims.csv", keep_default_na=False))
 
 
 def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
     facts = findings.published()
-    texts = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
+    values = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
     found = dict.fromkeys(facts["claims"], ABSENT)
     if "comparison" in there:
         compared = comparison.compare(run)
@@ -101,16 +92,10 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
         found["teacher-confidence"] = confidence(
             *(store.read(run.build / "responses" / strategy) for strategy in (params.UNPRIMED, "confidence"))
         )
-    entries = facts["claims"].items()
-    names = {key.removeprefix("released_"): text for key, text in texts.items()}
     return pd.DataFrame(
-        {
-            "claim": entry["claim"].format_map(names),
-            "audit": entry["audit"].format_map(names),
-            "here": found[name][0],
-            "verdict": found[name][1],
-        }
-        for name, entry in entries
+        {key: style.filled(text, values) for key, text in entry.items()}
+        | {"here": found[name][0], "verdict": found[name][1]}
+        for name, entry in facts["claims"].items()
     )
 
 
@@ -151,9 +136,14 @@ def gain(rows: pd.DataFrame) -> Found:
         f"({style.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "
         f"p (Holm) {style.p_value(row['p_holm'])}, {style.seeds(row)}"
     )
+    return text, verdict_on(row)
+
+
+def verdict_on(row: Any) -> str:
+    """The verdict on one gain, a row of `tables.gains`."""
     if row["differ"] < stats.FEWEST_DISAGREEMENTS:
-        return text, UNTESTABLE
-    return text, SUPPORTED if stats.significant(row) else UNSUPPORTED
+        return UNTESTABLE
+    return SUPPORTED if stats.significant(row) else UNSUPPORTED
 
 
 def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
@@ -162,12 +152,10 @@ def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
     if rows.empty:
         return ABSENT
     row: Any = rows.iloc[0]
+    if verdict == SUPPORTED and row["relative_high"] < claimed:
+        verdict = UNSUPPORTED
     ends = style.interval(100 * row["relative_low"], 100 * row["relative_high"])
-    reached = row["relative_high"] >= claimed
-    return (
-        f"{text}; relative: {row['relative']:+.1%} ({ends} %)",
-        UNSUPPORTED if verdict == SUPPORTED and not reached else verdict,
-    )
+    return f"{text}; relative: {row['relative']:+.1%} ({ends} %)", verdict
 
 
 def follows(quantities: Mapping[str, "pd.Series[float]"], measured: "pd.Series[float]", *, sign: int) -> Found:

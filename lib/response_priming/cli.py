@@ -216,7 +216,7 @@ def audit(
     else:
         table = pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
         typer.echo(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
-    typer.echo(audit_stage.source(found, facts["recount"]), err=True)
+    typer.echo(audit_stage.source(found, facts), err=True)
 
 
 @app.command()

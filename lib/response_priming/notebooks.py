@@ -13,8 +13,12 @@ from typing import Any
 from response_priming import artifacts, params, paths, problems
 from response_priming.params import sections
 
-# The extra notebooks that get a page where they were executed, and its title.
+# Titles of the notebooks' pages, where there is one a profile; the last three get one where they were executed.
 PAGES = {
+    "compare": "Compare all arms",
+    "attention-visualize": "Attention inside the students",
+    "audit": "Audit of the released logs",
+    "claims": "The claims of the paper",
     "repair-ladder": "What each deviation of the released code costs",
     "search": "Search on the validation split",
     "attribution": "What the teacher's responses are attributed to",

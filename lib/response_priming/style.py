@@ -1,8 +1,9 @@
 """One style for every figure, one colour and marker for every arm."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jinja2
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
@@ -154,14 +155,21 @@ def wrapping(name: str) -> str:
     return name.replace("-", "-\u200b")
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 1) -> str:
     """A fraction as per cent, `18.5 %`."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def interval(low: float, high: float) -> str:
     """Two ends, in the unit they come in, `13.7 to 24.5`."""
     return f"{low:.1f} to {high:.1f}"
+
+
+def span(numbers: Iterable[float], form: str = "d") -> str:
+    """From the smallest to the largest, `97.8 to 98.7`, or one number where both read the same."""
+    found = sorted(numbers)
+    low, high = format(found[0], form), format(found[-1], form)
+    return low if low == high else f"{low} to {high}"
 
 
 def p_value(p: float) -> str:
@@ -172,3 +180,15 @@ def p_value(p: float) -> str:
 def seeds(row: Any) -> str:
     """How many students of each arm something rests on, `one training seed` or `3 training seeds`."""
     return "one training seed" if row["seeds"] == 1 else f"{row['seeds']} training seeds"
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """Words, a Jinja template, with these values in it; its filters are the formats above, `title` and `number`.
+
+    Raises:
+        jinja2.TemplateError: it is not in Jinja's syntax, or names what is not among the values.
+    """
+    words = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    words.filters |= {form.__name__: form for form in (percent, interval, span, p_value, seeds, title)}
+    words.filters["number"] = format
+    return words.from_string(template).render(values)

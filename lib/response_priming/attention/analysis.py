@@ -10,7 +10,6 @@ The teacher has no line of its own: it reads another text (prefix and worked exa
 one of the numbers depends on the length of rows.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,8 +80,6 @@ def _write(folder: Path, run: params.AttentionRun) -> None:
         }
         arrays |= {f"{name}/{number}": array for name, array in (about | kept_maps).items()}
     np.savez_compressed(folder / "explorer.npz", **arrays)
-    prose = differences.variables(metrics, divergent, tests)
-    (folder / "variables.json").write_text(json.dumps(prose, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)

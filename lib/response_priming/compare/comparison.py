@@ -1,4 +1,4 @@
-"""Stage compare: all arms' scores side by side, as the tables, figures and prose numbers of the paper.
+"""Stage compare: all arms' scores side by side, as the tables and figures of the paper.
 
 Arms answered the same problems, so a difference between two of them is tested in pairs: a bootstrap over problems for
 its interval, McNemar's exact test for its p (see `tables`). Scores that were not made alike are refused, so no table
@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from response_priming import artifacts, params, paths, problems, scoring, style
-from response_priming.compare import tables, verdicts
+from response_priming.compare import tables
 from response_priming.errors import InputError
 from response_priming.evaluate import calculations, calibration
 from response_priming.generate import store
@@ -25,7 +25,7 @@ TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps",
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. Shares are fractions; `gains` is in percentage points."""
+    """What `compare` found. Shares are fractions; `gains` is in percentage points; `variables`: what was compared."""
 
     accuracy: pd.DataFrame
     gains: pd.DataFrame
@@ -35,7 +35,7 @@ class Comparison:
     losses: pd.DataFrame
     steps: pd.DataFrame
     calibration: pd.DataFrame
-    variables: dict[str, str]
+    variables: dict[str, Any]
 
 
 def compare(run: params.CompareRun) -> Comparison:
@@ -74,14 +74,14 @@ def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> No
         "calibration": calibration.table(scores, run.rule),
     }
     scored = _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))
-    models = {"student": scored["student"], "precision": scored["dtype"]}
+    about = run.model_dump(include={"profile", "seed", "dataset", "n_train", "n_test", "rule"})
+    about |= {"teacher": None, "student": scored["student"], "precision": scored["dtype"]}
     for strategy in run.strategies:
-        models["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
-    texts = verdicts.variables(run, made["accuracy"], made["gains"], made["teacher"], models)
+        about["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
     with artifacts.writing(folder, recipe) as aside:
         for name, table in made.items():
             table.to_csv(aside / f"{name}.csv", index=False)
-        (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
+        (aside / "variables.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _trained(run: params.CompareRun) -> list[tuple[str, int]]:
