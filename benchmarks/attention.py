@@ -23,7 +23,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from response_priming import artifacts, models, params, paths
+from response_priming import arms, artifacts, models, params, paths
 from response_priming.attention import analysis, maps
 from response_priming.attention.analysis import Reading, Text
 from response_priming.params import sections
@@ -76,7 +76,7 @@ def side_by_side(model: Any, who: list[maps.Student], text: Text) -> None:
 def one_by_one(model: Any, who: list[maps.Student], text: Text) -> None:
     held = {}
     for arm, seed in who:
-        names = ["__base__" if arm == params.UNDISTILLED else f"{arm}-{seed}"]
+        names = ["__base__" if arm == arms.UNDISTILLED else f"{arm}-{seed}"]
         with torch.inference_mode():
             ids = torch.tensor([text.tokens])
             out = model(input_ids=ids, adapter_names=names, output_attentions=True, use_cache=False, logits_to_keep=1)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from response_priming import artifacts
+from response_priming import provenance
 from response_priming.attention import explorer
 from response_priming.attention import results as attention_results
 
@@ -55,7 +55,7 @@ def main(folder: Path, results: Path) -> None:
         "heads": len(analysis.divergent),
         "median_load_seconds": statistics.median(seconds),
         "load_seconds": seconds,
-        "machine": artifacts.provenance()["machine"],
+        "machine": provenance.here()["machine"],
         "versions": {name: version(name) for name in ("bokeh", "playwright")},
     }
     results.parent.mkdir(parents=True, exist_ok=True)

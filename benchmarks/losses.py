@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
-from response_priming.divergences import jsd
 from response_priming.methods import losses
 from response_priming.methods.losses import Targets
+from response_priming.params.divergences import jsd
 from response_priming.params.sections import Distill
 
 WIDTH, VOCABULARY, K = 4096, 128_256, 64

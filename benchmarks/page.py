@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pypandoc
 
-from response_priming import artifacts
+from response_priming import provenance
 
 REPEATS = 3
 RENDER = """
@@ -63,7 +63,7 @@ def main(build: Path, results: Path) -> None:
         "median_processor_seconds": statistics.median(busy for _, busy in runs),
         "runs": [{"render_seconds": wall, "processor_seconds": busy} for wall, busy in runs],
         "load_average": os.getloadavg()[1],  # above the number of cores, other work slowed the renders
-        "machine": artifacts.provenance()["machine"],
+        "machine": provenance.here()["machine"],
         "versions": {"pandoc": str(pypandoc.get_pandoc_version()), "nbformat": version("nbformat")},
     }
     results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from response_priming import artifacts, params
+from response_priming import params, provenance
 from response_priming.methods import examples, losses, student
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
@@ -75,7 +75,7 @@ def main() -> None:
     torch.manual_seed(0)
     step = median_seconds({kind: step_of(kind) for kind in KINDS})
     has = torch.cpu.get_capabilities()
-    made = artifacts.provenance()
+    made = provenance.here()
     found = {
         "products_gflops": [products(*shape) for shape in SHAPES],
         "training_step_seconds": {kind: round(seconds, 2) for kind, seconds in step.items()},

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from response_priming import artifacts, models, params, problems
+from response_priming import models, params, problems, provenance
 from response_priming import prompts as priming
 from response_priming.engines import transformers
 from response_priming.evaluate import answers as evaluate
@@ -92,7 +92,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    found = {"responses_per_second": rates(), "evaluation": overhead(), "targets": TARGETS, **artifacts.provenance()}
+    found = {"responses_per_second": rates(), "evaluation": overhead(), "targets": TARGETS, **provenance.here()}
     (Path(__file__).parent / "results" / "scoring.json").write_text(
         json.dumps(found, indent=1) + "\n", encoding="utf-8"
     )

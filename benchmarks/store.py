@@ -26,7 +26,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
-from response_priming import artifacts, paths
+from response_priming import artifacts, paths, provenance
 from response_priming.engines import Response, pack
 from response_priming.generate import store as responses
 
@@ -122,7 +122,7 @@ def main() -> None:
         model = tiny.save_model(Path(scratch) / "model")
         peaks = {problems: [peak_of_stage(model, problems) for _ in range(3)] for problems in (1000, 4000)}
     few, many = (statistics.median(values) for values in peaks.values())
-    made = artifacts.provenance()
+    made = provenance.here()
     versions = ", ".join(
         f"{name} {version}" for name, version in {**made["packages"], "pyarrow": pa.__version__}.items()
     )

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from response_priming import artifacts, params, paths
+from response_priming import params, paths, provenance
 
 RESULTS = Path(__file__).parent / "results" / "times.json"
 COPIED = ("lib", "notebooks", "params", "report", "Makefile", "setup.sh", "pyproject.toml", "CITATION.cff")
@@ -58,7 +58,7 @@ def machine() -> dict[str, Any]:
     """What this machine has, and the limits that are set."""
     has = torch.cpu.get_capabilities()
     return {
-        "machine": artifacts.provenance()["machine"],
+        "machine": provenance.here()["machine"],
         "cpu": has.get("cpu_name", has["architecture"]),
         "units": [unit for unit in UNITS if has.get(unit)],
         "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
@@ -72,7 +72,7 @@ def main(profile: str) -> None:
         copy_to(Path(folder))
         clock, busy, said = make(Path(folder), profile)
         again, _, _ = make(Path(folder), profile)
-    made = artifacts.provenance()
+    made = provenance.here()
     row = {
         "profile": profile,
         "precision": precision,

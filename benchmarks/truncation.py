@@ -19,9 +19,9 @@ import seaborn as sns
 import torch
 from torch import Tensor
 
-from response_priming import artifacts, engines, models, params, problems, style
+from response_priming import engines, models, params, problems, provenance, style
 from response_priming import prompts as priming
-from response_priming.divergences import DIVERGENCES
+from response_priming.params.divergences import DIVERGENCES
 
 RESULTS = Path(__file__).with_name("results")
 PROBLEMS, KS, TEMPERATURES = 16, (8, 16, 64, 256), (1.0, 2.0, 4.0, 5.94)
@@ -101,7 +101,7 @@ def main() -> None:
     measured = pd.DataFrame(row(teacher, student, k, t) for t in TEMPERATURES for k in KS)
     style.apply_style()
     _plot(measured, len(teacher))
-    made = artifacts.provenance()
+    made = provenance.here()
     versions = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "transformers", "numpy"))
     text = f"""# What a truncated signal costs
 

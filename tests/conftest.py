@@ -40,14 +40,14 @@ def tiny_model(tmp_path_factory):
 def make_run(tmp_path, monkeypatch, tiny_model):
     """Makes runs of a stage on the tiny model, which write below `tmp_path` as if their values were the profile's."""
     monkeypatch.setattr(paths, "BUILD", tmp_path)
-    monkeypatch.setattr(params.Run, "explored", False)
     models = {"student": str(tiny_model), "teacher": str(tiny_model), "dtype": "float32", "device": "cpu"}
 
     def make(stage, **changes):
         values = models | changes
         fields = params.RUNS[stage].model_fields
         item = {key: values.pop(key) for key in ("arm", "strategy") if key in values}
-        run = params.load("laptop").run(stage, **item)
+        profile = params.load("laptop")
+        run = profile.model_copy(update={"arms": values.get("arms", profile.arms)}).run(stage, **item)
         values = {key: value for key, value in values.items() if key in fields or key not in models}
         return params.RUNS[stage].model_validate(run.model_dump() | values)
 

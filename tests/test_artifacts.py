@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from response_priming import artifacts, paths
+from response_priming import artifacts, paths, provenance
 from response_priming.errors import InputError
 
 FACE = 'attach(__name__, submod_attrs={{"{}": ["thing"]}})\n'
@@ -26,8 +26,8 @@ def package(tmp_path, monkeypatch):
     (folder / "left.py").write_text("from response_priming.right import thing\n")
     (folder / "right.py").write_text("thing = 1\n")
     (folder / "params" / "__init__.py").write_text("thing = 3\n")
-    monkeypatch.setattr(artifacts, "__file__", str(folder / "artifacts.py"))
-    monkeypatch.setattr(artifacts, "code_digests", artifacts.code_digests.__wrapped__)
+    monkeypatch.setattr(provenance, "__file__", str(folder / "provenance.py"))
+    monkeypatch.setattr(provenance, "code_digests", provenance.code_digests.__wrapped__)
     return folder
 
 
@@ -45,7 +45,7 @@ def test_a_complete_folder_has_its_files_and_what_made_it(tmp_path):
     found = artifacts.read(tmp_path / "new")
     assert found["recipe"] == {"stage": "generate"}
     assert found["outputs"] == {"file.txt": hashlib.sha256(b"seven").hexdigest()}
-    assert set(found["packages"]) == set(artifacts.PACKAGES)
+    assert set(found["packages"]) == set(provenance.PACKAGES)
     assert (tmp_path / "new" / "file.txt").read_text() == "seven"
 
 
@@ -191,11 +191,11 @@ def test_a_folder_that_is_not_made_yet_is_named(tmp_path):
 
 @pytest.mark.usefixtures("package")
 def test_the_same_recipe_is_current_and_another_parameter_is_not(tmp_path):
-    wanted = artifacts.recipe("stage", {"seed": 0, "arms": ("a", "b")}, [], code=[])
+    wanted = artifacts.decided_by("stage", {"seed": 0, "arms": ("a", "b")}, [], code=[])
     make(tmp_path / "made", wanted)
     assert artifacts.is_current(tmp_path / "made", wanted)
     assert not artifacts.is_current(
-        tmp_path / "made", artifacts.recipe("stage", {"seed": 1, "arms": ("a", "b")}, [], code=[])
+        tmp_path / "made", artifacts.decided_by("stage", {"seed": 1, "arms": ("a", "b")}, [], code=[])
     )
 
 
@@ -204,11 +204,11 @@ def test_an_inputs_content_counts_and_its_time_does_not(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", tmp_path)
     source, made = tmp_path / "laptop" / "responses", tmp_path / "made"
     make(source, content="one")
-    make(made, artifacts.recipe("stage", {}, [source], code=[]))
+    make(made, artifacts.decided_by("stage", {}, [source], code=[]))
     make(source, content="one")
-    assert artifacts.is_current(made, artifacts.recipe("stage", {}, [source], code=[]))
+    assert artifacts.is_current(made, artifacts.decided_by("stage", {}, [source], code=[]))
     make(source, content="two")
-    assert not artifacts.is_current(made, artifacts.recipe("stage", {}, [source], code=[]))
+    assert not artifacts.is_current(made, artifacts.decided_by("stage", {}, [source], code=[]))
 
 
 def test_inputs_are_named_below_their_profile(tmp_path, monkeypatch):
@@ -216,18 +216,18 @@ def test_inputs_are_named_below_their_profile(tmp_path, monkeypatch):
     inputs = [tmp_path / "laptop" / stage / "none" / "seed-0" for stage in ("students", "scores")]
     for folder in inputs:
         make(folder)
-    found = artifacts.recipe("stage", {}, inputs, code=[])["inputs"]
+    found = artifacts.decided_by("stage", {}, inputs, code=[])["inputs"]
     assert list(found) == ["students/none/seed-0", "scores/none/seed-0"]
 
 
 def test_an_input_that_is_not_made_yet_stops_the_recipe(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", tmp_path)
     with pytest.raises(InputError, match="responses: not made yet"):
-        artifacts.recipe("stage", {}, [tmp_path / "laptop" / "responses"], code=[])
+        artifacts.decided_by("stage", {}, [tmp_path / "laptop" / "responses"], code=[])
 
 
 def test_code_is_the_module_and_all_that_it_imports(package):
-    digests = artifacts.code_digests("room.stage")
+    digests = provenance.code_digests("room.stage")
     assert set(digests) == {"room.stage", "left", "right", "face", "face.inner"}
     assert digests["right"] == artifacts.digest(package / "right.py")[:16]
 
@@ -237,37 +237,39 @@ def test_code_is_the_module_and_all_that_it_imports(package):
     [("room/stage", False), ("right", False), ("face/inner", False), ("room/apart", True), ("params/__init__", True)],
 )
 def test_only_code_that_a_stage_uses_makes_it_stale(package, tmp_path, module, current):
-    make(tmp_path / "made", artifacts.recipe("stage", {}, [], code=["room.stage"]))
+    make(tmp_path / "made", artifacts.decided_by("stage", {}, [], code=["room.stage"]))
     (package / f"{module}.py").write_text("thing = 9\n")
-    assert artifacts.is_current(tmp_path / "made", artifacts.recipe("stage", {}, [], code=["room.stage"])) == current
+    assert (
+        artifacts.is_current(tmp_path / "made", artifacts.decided_by("stage", {}, [], code=["room.stage"])) == current
+    )
 
 
 @pytest.mark.usefixtures("package")
 def test_who_imports_a_face_imports_what_it_offers():
-    assert artifacts.imported_by("from response_priming import room\n") == ["room"]
-    assert set(artifacts.code_digests("room")) == {"room", "room.stage", "left", "right", "face", "face.inner"}
+    assert provenance.imported_by("from response_priming import room\n") == ["room"]
+    assert set(provenance.code_digests("room")) == {"room", "room.stage", "left", "right", "face", "face.inner"}
 
 
 def test_our_stages_follow_their_imports():
-    distilled = artifacts.code_digests("distill.training").keys()
+    distilled = provenance.code_digests("distill.training").keys()
     assert {"distill.training", "methods.losses", "generate.store", "engines.base"} <= distilled
-    assert {"distill.training", "evaluate.answers"} & artifacts.code_digests("generate.teacher").keys() == set()
+    assert {"distill.training", "evaluate.answers"} & provenance.code_digests("generate.teacher").keys() == set()
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm", "server"])
 def test_of_the_engines_the_one_in_use_counts(engine):
-    found = artifacts.code_digests("generate.teacher", f"engines.{engine}").keys()
+    found = provenance.code_digests("generate.teacher", f"engines.{engine}").keys()
     assert {name for name in found if name.startswith("engines.")} - {"engines.base", "engines.cascade"} == {
         f"engines.{engine}"
     }
 
 
 def test_the_summary_is_one_line_and_says_in_which_precision_a_run_computes(make_run):
-    summary = artifacts.summary(make_run("distill", arm="teacher"))
+    summary = provenance.summary(make_run("distill", arm="teacher"))
     assert len(summary.splitlines()) == 1
     assert summary.startswith("laptop, teacher, seed 0; commit ")
     assert summary.endswith(" cores, float32")
-    assert artifacts.summary(make_run("audit")).endswith(" cores")
+    assert provenance.summary(make_run("audit")).endswith(" cores")
 
 
 # --- the precision that the machine decides ---
@@ -282,7 +284,7 @@ def on(monkeypatch):
 
 
 def asked(dtype, *inputs):
-    return artifacts.recipe("distill", {"dtype": dtype, "device": "auto"}, list(inputs), code=[])
+    return artifacts.decided_by("distill", {"dtype": dtype, "device": "auto"}, list(inputs), code=[])
 
 
 def test_a_recipe_names_the_precision_that_ran(on):

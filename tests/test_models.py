@@ -37,7 +37,9 @@ def test_a_file_with_another_digest_is_refused_and_leaves_nothing(tmp_path, monk
 
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(models, "_fetch", fetch)
-    with pytest.raises(InputError, match=rf"{models.GGUF}: SHA-256 is [0-9a-f]{{64}}, expected {models.GGUF_SHA256}"):
+    with pytest.raises(
+        InputError, match=rf"{models.GGUF}: SHA-256 is [0-9a-f]{{64}}, expected {artifacts.GGUF_SHA256}"
+    ):
         models.load("embedded", dtype="auto", device="auto")
     assert list(tmp_path.iterdir()) == []
 
@@ -143,17 +145,17 @@ def test_a_student_is_the_model_with_its_adapter(tiny_model, tmp_path):
 
 
 def test_changed_weights_change_the_fingerprint(copy):
-    before = models.fingerprint(str(copy), None)
+    before = artifacts.weights(str(copy), None)
     (copy / "README.md").write_text("not weights")
-    assert models.fingerprint(str(copy), None) == before
+    assert artifacts.weights(str(copy), None) == before
     (copy / "model.safetensors").write_bytes(b"other weights")
-    assert models.fingerprint(str(copy), None) != before
+    assert artifacts.weights(str(copy), None) != before
 
 
 def test_hub_and_embedded_models_have_fingerprints_of_their_own():
-    assert models.fingerprint("some/model", None) == "some/model@main"
-    assert models.fingerprint("some/model", "abc") == "some/model@abc"
-    assert models.fingerprint("embedded", None) == f"sha256:{models.GGUF_SHA256}"
+    assert artifacts.weights("some/model", None) == "some/model@main"
+    assert artifacts.weights("some/model", "abc") == "some/model@abc"
+    assert artifacts.weights("embedded", None) == f"sha256:{artifacts.GGUF_SHA256}"
 
 
 def test_a_digest_is_sha256(tmp_path):

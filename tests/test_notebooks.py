@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from response_priming import notebooks, params, paths
+from response_priming import arms, notebooks, params, paths
 from response_priming.report import page
 
 
@@ -41,9 +41,9 @@ def test_code_follows_imports_and_stops_at_the_stage():
 def test_changed_prefix_changes_its_strategy_only(monkeypatch):
     profile = params.load("laptop")
     before = {node.name: node.content() for node in notebooks.nodes(profile)}
-    changed = params.strategies()
+    changed = arms.strategies()
     changed["teacher"] = changed["teacher"] | {"prefix": "Think. "}
-    monkeypatch.setattr(params, "strategies", lambda: changed)
+    monkeypatch.setattr(arms, "strategies", lambda: changed)
     after = {node.name: node.content() for node in notebooks.nodes(profile)}
     assert {name for name in before if before[name] != after[name]} == {"generate-teacher"}
 

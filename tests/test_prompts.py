@@ -2,7 +2,7 @@ import pytest
 import tiny
 import yaml
 
-from response_priming import params, paths, prompts
+from response_priming import arms, paths, prompts
 from response_priming.problems import Problem
 
 EXAMPLES = [Problem(f"validation-{n}", f"Example {n}?", f"{n} + 1 = <<{n}+1={n + 1}>>{n + 1}", f"{n}") for n in (1, 2)]
@@ -16,9 +16,9 @@ def test_a_prefix_is_the_stimulus_verbatim():
     assert prompts.prefix_of("none") == ""
 
 
-@pytest.mark.parametrize("strategy", params.strategies())
+@pytest.mark.parametrize("strategy", arms.strategies())
 def test_every_strategy_has_a_title_and_a_source_and_its_prefix_ends_apart(strategy):
-    entry = params.strategies()[strategy]
+    entry = arms.strategies()[strategy]
     assert entry["title"]
     assert entry["source"]
     assert entry["prefix"] == "" or entry["prefix"].endswith(" ")

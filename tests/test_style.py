@@ -1,5 +1,6 @@
 from itertools import combinations, pairwise
 
+import jinja2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -7,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from response_priming import params, style
+from response_priming import arms, params, style
 
-ARMS = params.known_arms()
+ARMS = arms.known()
 # Colour blindness in linear RGB (Machado, Oliveira and Fernandes 2009, doi 10.1109/TVCG.2009.113, severity 1.0).
 SIGHT = {
     "all cones": np.eye(3),
@@ -31,9 +32,9 @@ def test_the_papers_arms_and_two_more_strategies_differ_in_colour_and_in_marker(
 
 
 def test_forty_strategies_still_look_different(monkeypatch):
-    many = {f"strategy-{number}": params.Strategy(title="", prefix="", source="") for number in range(40)}
-    monkeypatch.setattr(params, "strategies", lambda: many)
-    assert len({(style.color(arm), style.marker(arm)) for arm in params.known_arms()}) == len(params.known_arms())
+    many = {f"strategy-{number}": arms.Strategy(title="", prefix="", source="") for number in range(40)}
+    monkeypatch.setattr(arms, "strategies", lambda: many)
+    assert len({(style.color(arm), style.marker(arm)) for arm in arms.known()}) == len(arms.known())
 
 
 def seen(color, sight):
@@ -50,13 +51,6 @@ def test_colours_differ_for_the_colour_blind(sight):
     assert len(colors) > 8
     apart = [np.linalg.norm(seen(one, sight) - seen(other, sight)) for one, other in combinations(colors, 2)]
     assert min(apart) > 10  # CIELAB units; 2.3 is a just noticeable difference
-
-
-def test_every_arm_has_a_title_of_its_own():
-    assert style.title("undistilled") == "Undistilled"
-    assert style.title("teacher") == "KD, Teacher"
-    assert style.title("published-teacher") == "KD, Teacher, as released"
-    assert len({style.title(arm) for arm in ARMS}) == len(ARMS)
 
 
 def test_the_style_makes_figures_reproducible_and_their_text_selectable():
@@ -81,7 +75,7 @@ def test_names_beside_equal_points_do_not_overlap_and_have_their_arms_colours():
     height = max(Text.get_window_extent(name).height for name in axes.texts)
     assert all(high - low >= height / axes.bbox.height for low, high in pairwise(places))
     assert {name.get_text(): name.get_color() for name in axes.texts} == {
-        style.title(arm): style.color(arm) for arm in ARMS[:4]
+        arms.title(arm): style.color(arm) for arm in ARMS[:4]
     }
 
 
@@ -93,3 +87,18 @@ def test_a_printed_table_aligns_numbers_right_and_words_left():
     assert "other" not in page
     left, right = page.index(".col0 {\n  text-align: left"), page.index(".col1 {\n  text-align: right")
     assert left < right
+
+
+def test_a_range_of_equal_numbers_is_one_number():
+    assert style.span([9, 2, 5]) == "2 to 9"
+    assert style.span([97.81, 97.79], ".1f") == "97.8"
+
+
+def test_words_are_filled_with_numbers_in_the_formats_of_the_style():
+    template = (
+        "{{ arm | title }}: {{ share | percent }} ({{ low | interval(9) }}), p {{ p | p_value }}, {{ n | number(',') }}"
+    )
+    values = {"arm": "none", "share": 0.185, "low": 1.25, "p": 0.0001, "n": 1319}
+    assert style.filled(template, values) == "KD, no prompt: 18.5 % (1.2 to 9.0), p < 0.001, 1,319"
+    with pytest.raises(jinja2.UndefinedError, match="'arm' is undefined"):
+        style.filled(template, {})

@@ -8,14 +8,16 @@
     distill, evaluate        an arm's students are trained; they answer, and rules score the answers
     methods                  what a student learns from, and the objective
     attention, attribution   where students look; which tokens drive the teacher
-    generate                 the teacher answers; the store of its responses
+    generate                 the teacher responds; the store of its responses
     audit                    the released study, counted again
     engines                  what runs a model: transformers, vLLM, a server
-    models, prompts, problems, scoring, stats, artifacts, style    shared by stages
-    params                   every parameter, and a profile
-    hardware, progress, console, extraction, divergences, paths, errors    the ground
+    models, prompts, problems, scoring, extraction, stats, style    shared by stages
+    artifacts, provenance    what a stage wrote, by which recipe; which code and machine made it
+    params                   every parameter, a profile, what a notebook is given, and what it means on this machine
+    arms                     what each line of the results table is
+    progress, paths, errors  the ground
 
-The spine, about an hour's reading, in order: params/sections, problems, prompts, engines/base, generate/teacher,
+The spine, about an hour's reading, in order: arms, params/sections, problems, prompts, engines/base, generate/teacher,
 generate/store, methods/examples, methods/losses, methods/student, distill/training, distill/trainer, evaluate/answers,
 extraction, scoring, stats, compare/comparison, compare/tables.
 """

@@ -1,44 +1,90 @@
 """Stage folders that are either complete or absent, each with a `manifest.json` that says how it was made.
 
 A folder is written aside and renamed in, so a killed stage leaves nothing half-written. Its recipe (parameters, digests
-of inputs and code) decides whether it has to be made again; the rest of the manifest is provenance. `writing` starts
-from nothing; `resuming` continues where a killed run stopped.
+of inputs and code) decides whether it has to be made again; the rest of the manifest is provenance.
+`made` starts from nothing; `resuming` continues where a killed run stopped.
 """
 
-import ast
 import errno
-import functools
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from response_priming import hardware, paths
+from response_priming import arms, params, paths, problems, provenance
 from response_priming.errors import InputError
+from response_priming.params import hardware, sections
 
 FILE = "manifest.json"
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "response-priming")
-# Parameters enter a recipe by value, and these modules shape no artefact: a change in them makes nothing stale.
-PLUMBING = frozenset({"artifacts", "errors", "hardware", "params", "paths", "progress", "style"})
+EMBEDDED = "embedded"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # the embedded model's file
 
 
-def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: Sequence[str]) -> dict[str, Any]:
-    """All that decides what a stage writes.
+def recipe(run: params.Run, reads: Sequence[Path] = (), *, code: Sequence[str], **more: Any) -> dict[str, Any]:
+    """All that decides what a stage writes for a run.
+
+    Its parameters but for the idle ones, what they name by content, what it reads, and its code.
 
     Args:
-        parameters: as validated; the profile's name and anything else that does not matter left out by the caller.
-            `dtype` becomes the precision that it is on this machine, and `automatic` keeps whether it was `auto`.
-        inputs: stage folders that it reads, each complete.
+        reads: stage folders that it reads, each complete.
         code: the stage's modules, as `evaluate.answers`; those that they import are followed.
+        more: whatever else decides.
+
+    Raises:
+        InputError: see `decided_by`.
+    """
+    parameters = run.model_dump(exclude=set(run.idle)) | content(run) | more
+    return decided_by(run.stage, parameters, reads, code=code)
+
+
+def content(run: params.Run) -> dict[str, Any]:
+    """What a run's parameters name: digests of the data, the models and the logs, and the text of prefixes."""
+    named = {name: value for name, value in run if name not in run.idle}
+    found: dict[str, Any] = {}
+    if isinstance(run, sections.Problems):
+        found["data"] = problems.fingerprint(run)
+    for role in ("teacher", "student"):
+        if role in named:
+            found[f"{role}_weights"] = weights(named[role], named[f"{role}_revision"])
+    if isinstance(run, params.GenerateRun | params.AttributionRun):
+        strategies = run.strategies if isinstance(run, params.AttributionRun) else [run.strategy]
+        found["prefixes"] = {name: arms.strategies()[name]["prefix"] for name in strategies}
+    if isinstance(run, params.AuditRun):
+        found["logs"] = logs(Path(run.logs_dir)) if run.logs_dir else None
+    return found
+
+
+def weights(name: str, revision: str | None) -> str:
+    """What identifies a model: a digest for `embedded`, sizes and times for a folder, else the hub id and revision."""
+    if name == EMBEDDED:
+        return f"sha256:{GGUF_SHA256}"
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return f"{name}@{revision or 'main'}"
+    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))]
+    return f"folder:{hashlib.sha256(repr(state).encode()).hexdigest()}"
+
+
+def logs(folder: Path) -> dict[str, str]:
+    """Digests of the released response logs in a folder."""
+    return {file.name: digest(file)[:16] for file in sorted(folder.glob("*.csv"))}
+
+
+def decided_by(
+    stage: str, parameters: dict[str, Any], inputs: Sequence[Path], *, code: Sequence[str]
+) -> dict[str, Any]:
+    """A recipe of these parameters, inputs and code.
+
+    Args:
+        parameters: those that matter, and whatever else decides. `dtype` becomes the precision that it is on this
+            machine, and `automatic` keeps whether it was `auto`.
+        inputs: stage folders, each complete.
+        code: modules, as `evaluate.answers`; those that they import are followed.
 
     Raises:
         InputError: an input is missing, or `dtype` is `auto` and an input was made on a machine where that is another.
@@ -47,7 +93,12 @@ def recipe(stage: str, parameters: dict[str, Any], inputs: list[Path], *, code: 
     automatic = parameters.get("dtype") == "auto"
     if "dtype" in parameters:
         parameters["dtype"] = hardware.precision_of(parameters["dtype"], parameters.get("device", "auto"))
-    wanted: dict[str, Any] = {"stage": stage, "parameters": parameters, "inputs": {}, "code": code_digests(*code)}
+    wanted: dict[str, Any] = {
+        "stage": stage,
+        "parameters": parameters,
+        "inputs": {},
+        "code": provenance.code_digests(*code),
+    }
     if automatic:
         wanted["automatic"] = True
     for path in inputs:
@@ -110,6 +161,18 @@ def _but_for_precision(made_by: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in made_by.items() if key != "automatic"} | {"parameters": parameters}
 
 
+def made(folder: Path, recipe: dict[str, Any], write: Callable[[Path], object]) -> Path:
+    """The folder, complete and by this recipe: written aside and renamed in, unless it is there already.
+
+    Args:
+        write: is given the empty folder to write to.
+    """
+    if not is_current(folder, recipe):
+        with writing(folder, recipe) as aside:
+            write(aside)
+    return folder
+
+
 @contextmanager
 def writing(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
     """A temporary folder that replaces `folder`, with its manifest, once the block ends without an error."""
@@ -120,7 +183,7 @@ def writing(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
     try:
         yield aside
         outputs = {str(file.relative_to(aside)): digest(file) for file in sorted(aside.rglob("*")) if file.is_file()}
-        _write(aside, {"recipe": made_by, "outputs": outputs, "wall_seconds": _since(start), **provenance()})
+        _write(aside, {"recipe": made_by, "outputs": outputs, "wall_seconds": _since(start), **provenance.here()})
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
@@ -150,7 +213,7 @@ def resuming(folder: Path, made_by: dict[str, Any]) -> Iterator["Partial"]:
         aside.mkdir(parents=True, exist_ok=True)
         partial = Partial(aside)
         yield partial
-        partial.record({"recipe": made_by, **provenance()})
+        partial.record({"recipe": made_by, **provenance.here()})
         aside.rename(folder)
         _sync(folder.parent)
     except OSError as error:
@@ -236,70 +299,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def provenance() -> dict[str, Any]:
-    """Git commit, package versions, machine and time (UTC) of this process."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True, check=False)
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-        "git_commit": git.stdout.strip() or None,
-        "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def summary(run: Any) -> str:
-    """A run and its provenance in one line, for a notebook's first output."""
-    made = provenance()
-    packages = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "transformers", "peft"))
-    parts = [
-        ", ".join([run.profile, *run.item.values(), f"seed {run.seed}"]),
-        f"commit {(made['git_commit'] or 'none')[:10]}",
-        f"Python {made['python']}, {packages}",
-        made["machine"] + (f", {run.precision}" if hasattr(run, "precision") else ""),
-    ]
-    return "; ".join(parts)
-
-
 def digest(file: Path) -> str:
     """SHA-256 of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@functools.cache
-def code_digests(*modules: str) -> dict[str, str]:
-    """Digests of some of our modules, as `evaluate.answers`, and of those they import, themselves or through others."""
-    found: dict[str, str] = {}
-    pending = list(modules)
-    while pending:
-        name = pending.pop()
-        if name in found or name.partition(".")[0] in PLUMBING:
-            continue
-        file = module_file(name)
-        found[name] = digest(file)[:16]
-        pending += imported_by(file.read_text(encoding="utf-8"), name if file.name == "__init__.py" else "")
-    return dict(sorted(found.items()))
-
-
-def imported_by(source: str, face: str = "") -> list[str]:
-    """Those of our modules that some code imports, or takes something from, at its top or within a function.
-
-    Args:
-        face: the folder whose `__init__.py` this is; the files that it offers names of are imported, too.
-    """
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == __package__:
-            within = str(node.module).partition(".")[2]
-            names = [f"{within}.{alias.name}".strip(".") for alias in node.names]
-            found += [name if module_file(name).exists() else within for name in names]
-        elif face and isinstance(node, ast.keyword) and node.arg == "submod_attrs":
-            found += [f"{face}.{file}" for file in ast.literal_eval(node.value)]
-    return found
-
-
-def module_file(name: str) -> Path:
-    """The file of one of our modules; of a folder, its `__init__.py`."""
-    path = Path(__file__).parent.joinpath(*name.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")

@@ -17,6 +17,7 @@ was not run or no outcome could have satisfied it; not supported, which is every
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,12 +25,11 @@ import scipy.stats
 from pandas.io.formats.style import Styler
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import artifacts, params, scoring, stats, style
-from response_priming.audit import findings
+from response_priming import arms, artifacts, params, scoring, stats, style
 from response_priming.compare import comparison
 from response_priming.generate import store
 
-SUPPORTED, UNSUPPORTED, UNTESTABLE = VERDICTS = ("supported", "not supported", "not testable here")
+SUPPORTED, UNSUPPORTED, UNTESTABLE = ("supported", "not supported", "not testable here")
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
 BEST = "ground-truth"
 METRICS = ("entropy", "diagonal")
@@ -45,10 +45,9 @@ ABSENT: Found = ("not run", UNTESTABLE)
 
 @dataclass(frozen=True)
 class Claims:
-    """`table`: a row a claim, with the columns of `COLUMNS`; `variables`: how many have which verdict, for prose."""
+    """`table`: a row a claim, with the columns of `COLUMNS`."""
 
     table: pd.DataFrame
-    variables: dict[str, str]
 
     def shown(self) -> Styler:
         """The table as the paper prints it."""
@@ -63,27 +62,19 @@ def claims(run: params.ClaimsRun) -> Claims:
     """
     folder = run.output / "claims"
     inputs = [run.build / name for name in ("audit", "comparison", "attention")]
-    inputs += [run.build / "responses" / strategy for strategy in (params.UNPRIMED, "confidence")]
+    inputs += [run.build / "responses" / strategy for strategy in (arms.UNPRIMED, "confidence")]
     there = [path for path in inputs if path.name == "audit" or (path / artifacts.FILE).exists()]
-    recipe = artifacts.recipe("claims", run.model_dump(exclude={"profile", "data_dir"}), there, code=["claims"])
-    if not artifacts.is_current(folder, recipe):
-        table = _table(run, {path.name for path in there})
-        texts = {
-            f"claims_{verdict.replace(' ', '_')}": str((table["verdict"] == verdict).sum()) for verdict in VERDICTS
-        }
-        with artifacts.writing(folder, recipe) as aside:
-            table.to_csv(aside / "claims.csv", index=False)
-            texts["claims_total"] = str(len(table))
-            (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
-    return Claims(
-        pd.read_csv(folder / "claims.csv", keep_default_na=False),
-        json.loads((folder / "variables.json").read_text(encoding="utf-8")),
-    )
+
+    def write(aside: Path) -> None:
+        _table(run, {path.name for path in there}).to_csv(aside / "claims.csv", index=False)
+
+    artifacts.made(folder, artifacts.recipe(run, there, code=["claims"]), write)
+    return Claims(pd.read_csv(folder / "claims.csv", keep_default_na=False))
 
 
 def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
-    facts = findings.published()
-    texts = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
+    facts = arms.published()
+    values = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
     found = dict.fromkeys(facts["claims"], ABSENT)
     if "comparison" in there:
         compared = comparison.compare(run)
@@ -94,23 +85,17 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
         found["order"] = follows({"README's accuracy": pd.Series(printed)}, measured, sign=1)
         if "attention" in there:
             heads = pd.read_parquet(run.build / "attention" / "metrics.parquet")
-            there_too = (heads["arm"] != params.UNDISTILLED) & (heads["region"] == "prompt")
+            there_too = (heads["arm"] != arms.UNDISTILLED) & (heads["region"] == "prompt")
             means = heads[there_too].groupby("arm")[list(METRICS)].mean()
             found["attention"] = follows({name: means[name] for name in METRICS}, measured, sign=-1)
-    if {params.UNPRIMED, "confidence"} <= there:
+    if {arms.UNPRIMED, "confidence"} <= there:
         found["teacher-confidence"] = confidence(
-            *(store.read(run.build / "responses" / strategy) for strategy in (params.UNPRIMED, "confidence"))
+            *(store.read(run.build / "responses" / strategy) for strategy in (arms.UNPRIMED, "confidence"))
         )
-    entries = facts["claims"].items()
-    names = {key.removeprefix("released_"): text for key, text in texts.items()}
     return pd.DataFrame(
-        {
-            "claim": entry["claim"].format_map(names),
-            "audit": entry["audit"].format_map(names),
-            "here": found[name][0],
-            "verdict": found[name][1],
-        }
-        for name, entry in entries
+        {key: style.filled(text, values) for key, text in entry.items()}
+        | {"here": found[name][0], "verdict": found[name][1]}
+        for name, entry in facts["claims"].items()
     )
 
 
@@ -119,8 +104,8 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
 
 def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
     """The claims that rows of `tables.gains` decide."""
-    primed = gains[(gains["baseline"] == params.UNPRIMED) & gains["arm"].map(params.is_primed)]
-    unprimed = gains[(gains["baseline"] == params.UNDISTILLED) & (gains["arm"] == params.UNPRIMED)]
+    primed = gains[(gains["baseline"] == arms.UNPRIMED) & gains["arm"].map(arms.is_primed)]
+    unprimed = gains[(gains["baseline"] == arms.UNDISTILLED) & (gains["arm"] == arms.UNPRIMED)]
     return {
         "priming": gain(primed),
         "relative-gain": relative_gain(primed[primed["arm"] == BEST], claimed),
@@ -131,11 +116,10 @@ def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
 def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
     """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
     right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    primed = [arm for arm in right if params.is_primed(arm) and params.FINE_TUNED in right]
-    baseline = {"baseline": params.FINE_TUNED, "baseline_title": style.title(params.FINE_TUNED)}
+    primed = [arm for arm in right if arms.is_primed(arm) and arms.FINE_TUNED in right]
+    baseline = {"baseline": arms.FINE_TUNED, "baseline_title": arms.title(arms.FINE_TUNED)}
     rows = [
-        {"arm": arm, "title": style.title(arm), **baseline}
-        | stats.paired(right[arm], right[params.FINE_TUNED], seed=seed)
+        {"arm": arm, "title": arms.title(arm), **baseline} | stats.paired(right[arm], right[arms.FINE_TUNED], seed=seed)
         for arm in primed
     ]
     return pd.DataFrame(rows).assign(p_holm=multipletests([row["p"] for row in rows], method="holm")[1] if rows else [])
@@ -151,9 +135,14 @@ def gain(rows: pd.DataFrame) -> Found:
         f"({style.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "
         f"p (Holm) {style.p_value(row['p_holm'])}, {style.seeds(row)}"
     )
+    return text, verdict_on(row)
+
+
+def verdict_on(row: Any) -> str:
+    """The verdict on one gain, a row of `tables.gains`."""
     if row["differ"] < stats.FEWEST_DISAGREEMENTS:
-        return text, UNTESTABLE
-    return text, SUPPORTED if stats.significant(row) else UNSUPPORTED
+        return UNTESTABLE
+    return SUPPORTED if stats.significant(row) else UNSUPPORTED
 
 
 def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
@@ -162,12 +151,10 @@ def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
     if rows.empty:
         return ABSENT
     row: Any = rows.iloc[0]
+    if verdict == SUPPORTED and row["relative_high"] < claimed:
+        verdict = UNSUPPORTED
     ends = style.interval(100 * row["relative_low"], 100 * row["relative_high"])
-    reached = row["relative_high"] >= claimed
-    return (
-        f"{text}; relative: {row['relative']:+.1%} ({ends} %)",
-        UNSUPPORTED if verdict == SUPPORTED and not reached else verdict,
-    )
+    return f"{text}; relative: {row['relative']:+.1%} ({ends} %)", verdict
 
 
 def follows(quantities: Mapping[str, "pd.Series[float]"], measured: "pd.Series[float]", *, sign: int) -> Found:

@@ -10,7 +10,7 @@ from typing import Annotated, cast
 import typer
 import yaml
 
-from response_priming import console, notebooks, params, paths
+from response_priming import arms, notebooks, params, paths, progress
 from response_priming.errors import InputError
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -47,7 +47,7 @@ def check(profile: ProfileName) -> None:
             f"{len(shared)} of them would be training problems"
         )
     # Standard output is the parameters: what fetching says goes to standard error, in one line where it moves.
-    with console.Line("check", console.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
+    with progress.Line("check", progress.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
         for model in (loaded.generate.teacher, loaded.model.student):
             models.locate(model)
     if loaded.model.dtype == "auto":
@@ -75,7 +75,7 @@ def run(
     node = notebooks.find(loaded, "-".join(filter(None, [stage, strategy or arm])))
     names = [other.name for other in notebooks.nodes(loaded)]
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
-    with console.Line(node.name, console.shared(profile), place=f"[{place}] ") as line:
+    with progress.Line(node.name, progress.shared(profile), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
         notebooks.execute(node.notebook, node.executed, node.run.model_dump(), line)
         notebooks.mark_done(node)
@@ -127,7 +127,7 @@ def report(profile: ProfileName) -> None:
     from response_priming.report import page as report_stage
 
     loaded = params.load(profile)
-    with console.Line("report", console.shared(profile), place="[report] ") as line:
+    with progress.Line("report", progress.shared(profile), place="[report] ") as line:
         line.start("notebooks and manuscript -> pages")
         line.done(paths.shown(report_stage.render(loaded)))
 
@@ -145,7 +145,7 @@ def compare_runs(
     a, b = two_runs.read_run(first), two_runs.read_run(second)
     folder = paths.BUILD / "compare-runs" / f"{a.slug}-{b.slug}"
     executed, runs = folder / "compare-runs.ipynb", {"A": str(a.folder), "B": str(b.folder)}
-    with console.Line("compare-runs", folder / "console") as line:
+    with progress.Line("compare-runs", folder / "console") as line:
         notebooks.execute(paths.NOTEBOOKS / executed.name, executed, runs, line, folder=folder)
     page = folder / "index.html"
     page.write_text(notebooks.page(executed, f"{a.name} and {b.name}, side by side"), encoding="utf-8")
@@ -169,14 +169,14 @@ def audit(
     from response_priming.audit import findings as audit_stage
     from response_priming.audit import recount
 
-    facts, found = audit_stage.published(), recount.count(logs)
+    facts, found = arms.published(), recount.count(logs)
     rows = recount.rows(found, facts)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:
         table = pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
         typer.echo(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
-    typer.echo(audit_stage.source(found, facts["recount"]), err=True)
+    typer.echo(audit_stage.source(found, facts), err=True)
 
 
 @app.command()

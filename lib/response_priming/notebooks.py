@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from response_priming import artifacts, console, params, paths, problems
+from response_priming import arms, artifacts, params, paths, progress, provenance
 from response_priming.errors import InputError
-from response_priming.params import sections
 
-# The extra notebooks that get a page where they were executed, and its title.
+# Titles of the notebooks' pages, where there is one a profile; the last three get one where they were executed.
 PAGES = {
+    "compare": "Compare all arms",
+    "attention-visualize": "Attention inside the students",
+    "audit": "Audit of the released logs",
+    "claims": "The claims of the paper",
     "ladder": "What each deviation of the released code costs",
     "search": "Search on the validation split",
     "attribution": "What the teacher's responses are attributed to",
@@ -57,19 +60,11 @@ class Node:
 
     def content(self) -> dict[str, Any]:
         """Everything that makes the executed notebook stale when it changes, apart from other notebooks."""
-        run, data = self.run, None
-        if isinstance(run, sections.Problems):
-            data = problems.fingerprint(run)
-        elif isinstance(run, sections.Audit) and run.logs_dir:
-            from response_priming.audit import released  # here because it brings pandas, and every `make` writes a plan
-
-            data = released.fingerprint(Path(run.logs_dir))
         return {
             "notebook": artifacts.digest(self.notebook),
             "code": notebook_code(self.notebook),
-            "parameters": run.model_dump(),
-            "prefix": params.strategies()[run.strategy]["prefix"] if isinstance(run, params.GenerateRun) else None,
-            "data": data,
+            "parameters": self.run.model_dump(),
+            **artifacts.content(self.run),
         }
 
 
@@ -79,7 +74,7 @@ class Node:
 def nodes(profile: params.Profile) -> list[Node]:
     """All notebooks of a profile's paper, each after those it needs."""
     run, scored = profile.run, tuple(f"evaluate-{arm}" for arm in profile.arms)
-    stores = {arm: params.store_of(arm, profile.distill_of(arm)) for arm in profile.trained}
+    stores = {arm: arms.store_of(arm, profile.distill_of(arm).repaired) for arm in profile.trained}
     return [
         *(Node(run("generate", strategy=name)) for name in profile.strategies),
         *(Node(run("prompt-signals", strategy=name)) for name in profile.scored),
@@ -100,7 +95,7 @@ def extras(profile: params.Profile) -> list[Node]:
         Node(run("generate", strategy=search)),
         Node(run("prompt-signals", strategy=ladder)),
         Node(run("ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
-        Node(run("search"), _writers(params.store_of(search, profile.distill))),
+        Node(run("search"), _writers(arms.store_of(search, profile.distill.repaired))),
         Node(run("attribution"), tuple(f"generate-{name}" for name in profile.strategies)),
     ]
     there = {node.name for node in nodes(profile)}
@@ -150,7 +145,7 @@ def write(profile: params.Profile) -> None:
             "teacher": profile.generate.teacher,
         },
         "report": {
-            "code": artifacts.code_digests("report.page"),
+            "code": provenance.code_digests("report.page"),
             "sources": {file.name: artifacts.digest(file) for file in sources},
             "extras": {node.name: artifacts.digest(node.executed) for node in executed_extras(profile)},
         },
@@ -169,8 +164,8 @@ def notebook_code(notebook: Path) -> dict[str, str]:
     """Digests of our modules that a notebook imports, itself or through others; `style` counts here."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    digests = artifacts.code_digests(*artifacts.imported_by(source))
-    return digests | {"style": artifacts.digest(artifacts.module_file("style"))[:16]}
+    digests = provenance.code_digests(*provenance.imported_by(source))
+    return digests | {"style": artifacts.digest(provenance.module_file("style"))[:16]}
 
 
 def mark_done(node: Node) -> None:
@@ -213,7 +208,7 @@ def _write_if_changed(file: Path, content: str) -> None:
 
 
 def execute(
-    notebook: Path, target: Path, values: dict[str, Any], line: console.Line, *, folder: Path = paths.NOTEBOOKS
+    notebook: Path, target: Path, values: dict[str, Any], line: progress.Line, *, folder: Path = paths.NOTEBOOKS
 ) -> None:
     """Execute a notebook by papermill in a folder. It is written beside its target and renamed once complete.
 

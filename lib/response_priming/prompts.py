@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from response_priming import params
+from response_priming import arms
 from response_priming.problems import Problem
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def prefix_of(strategy: str) -> str:
     """The priming prefix, verbatim from params/prompts.yaml."""
-    return params.strategies()[strategy]["prefix"]
+    return arms.strategies()[strategy]["prefix"]
 
 
 def bare(question: str, system_prompt: str) -> list[dict[str, str]]:

@@ -6,8 +6,9 @@ right. Arms may differ in the first alone: in form, not in arithmetic. So both s
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,9 +19,6 @@ from response_priming import stats
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, plain_number
 from response_priming.problems import FINAL_ANSWER, Problem
-
-FIELDS = ("answer", "response")
-ID_FIELDS = ("problem_id", "id")
 
 
 def grade(answers: pd.DataFrame, rules: Iterable[str] = RULES) -> pd.DataFrame:
@@ -97,7 +95,11 @@ def read(path: Path) -> pd.DataFrame:
     if not rows:
         raise InputError(f"{path}: empty; expected a row for each response")
     table = pd.DataFrame(rows, dtype=object)
-    _refuse_repeated(table, path)
+    for field in ("problem_id", "id"):
+        repeated = table.get(field, pd.Series(dtype=object)).astype(str).duplicated().to_numpy()
+        if repeated.any():
+            row = int(repeated.argmax())
+            raise InputError(f"{path}: row {row + 1}: {field} = {table[field][row]!r}: occurs twice; must be unique")
     return table
 
 
@@ -136,10 +138,6 @@ def known(rules: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(rules)) or list(RULES)
 
 
-def _csv_rows(lines: TextIO) -> Iterator[Any]:
-    return csv.DictReader(lines, strict=True)
-
-
 def _json_rows(lines: TextIO) -> Iterator[Any]:
     for line in lines:
         try:
@@ -148,14 +146,17 @@ def _json_rows(lines: TextIO) -> Iterator[Any]:
             yield line.strip()
 
 
-READERS = {".jsonl": _json_rows, ".csv": _csv_rows}
+READERS: dict[str, Callable[[TextIO], Iterable[Any]]] = {
+    ".jsonl": _json_rows,
+    ".csv": partial(csv.DictReader, strict=True),
+}
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
     """The row with its answer as a number; refused unless it has one and a response."""
     if not isinstance(row, dict):
         raise InputError(f"{where}: must be a JSON object, is {str(row)[:60]!r}")
-    for field in FIELDS:
+    for field in ("answer", "response"):
         if field not in row:
             raise InputError(f"{where}: no field {field!r}; there are: {', '.join(map(str, row))}")
     if None in row:
@@ -163,14 +164,6 @@ def _checked(row: Any, where: str) -> dict[str, Any]:
     if not isinstance(row["response"], str):
         raise InputError(f"{where}: response = {row['response']!r}: must be text")
     return row | {"answer": _reference(row["answer"], where)}
-
-
-def _refuse_repeated(table: pd.DataFrame, path: Path) -> None:
-    for field in (field for field in ID_FIELDS if field in table):
-        repeated = table[field].astype(str).duplicated()
-        if repeated.any():
-            row = int(repeated.to_numpy().argmax())
-            raise InputError(f"{path}: row {row + 1}: {field} = {table[field][row]!r}: occurs twice; must be unique")
 
 
 def _reference(value: Any, where: str) -> str:

@@ -78,6 +78,14 @@ def paired(new: Any, old: Any, *, seed: int) -> dict[str, Any]:
     return dict(zip(PAIRED, (*size, *values, *counts, float(max(tests))), strict=True))
 
 
+def paired_counts(n: int, both: int, wins: int, losses: int, *, seed: int) -> dict[str, Any]:
+    """`paired` of two arms with a student each, from the numbers of problems, of `n` in all, that `both` solve, that
+    only the first does (`wins`) and only the second (`losses`)."""
+    outcomes = [(True, True), (True, False), (False, True), (False, False)]
+    new, old = np.repeat(outcomes, [both, wins, losses, n - both - wins - losses], axis=0).T
+    return paired(new[None], old[None], seed=seed)
+
+
 def t_interval(values: Any) -> tuple[float, float]:
     """95 % t-interval of the mean; NaN for a single value."""
     half = scipy.stats.sem(values) * scipy.stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else np.nan

@@ -1,15 +1,16 @@
 """One style for every figure, one colour and marker for every arm."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jinja2
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
-from response_priming import params
+from response_priming import arms
 
 # Seaborn's colour-blind palette with a dark grey for its yellow and pink, which are hardly visible on white, and
 # distinct markers, so that no figure relies on colour alone. Nine and ten: 90 arms differ in at least one of the two.
@@ -20,11 +21,6 @@ _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 Columns = dict[Any, tuple[str, Any]]
 
 NOT_RUN = "not run"
-TITLES = {
-    params.UNDISTILLED: "Undistilled",
-    params.FINE_TUNED: "Fine-tuned",
-    params.SHUFFLED: "KD, shuffled responses",
-}
 
 
 def apply_style() -> None:
@@ -46,13 +42,6 @@ def apply_style() -> None:
     set_matplotlib_formats("svg", "png")
 
 
-def title(arm: str) -> str:
-    """The name of an arm or strategy as tables and figures print it."""
-    if arm.startswith(params.RELEASED):
-        return f"{title(arm.removeprefix(params.RELEASED))}, as released"
-    return TITLES.get(arm) or params.strategies()[arm]["title"]
-
-
 def color(arm: str) -> tuple[float, float, float]:
     """The arm's or strategy's colour, the same in every figure of every profile."""
     return tuple(_PALETTE[_place(arm) % len(_PALETTE)])
@@ -64,7 +53,7 @@ def marker(arm: str) -> str:
 
 
 def _place(arm: str) -> int:
-    known = params.known_arms()
+    known = arms.known()
     # An earlier run may have a strategy that has gone since.
     return known.index(arm) if arm in known else len(known)
 
@@ -95,7 +84,7 @@ def name_points(axes: Any, points: Mapping[str, tuple[float, float]], *, gap: fl
     places = apart(heights, min(gap, 1.1 / max(1, len(ranked))))
     for arm, place in zip(ranked, places, strict=True):
         axes.annotate(
-            title(arm),
+            arms.title(arm),
             points[arm],
             (1.06, place),
             textcoords="axes fraction",
@@ -154,14 +143,21 @@ def wrapping(name: str) -> str:
     return name.replace("-", "-\u200b")
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 1) -> str:
     """A fraction as per cent, `18.5 %`."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.{digits}f} %"
 
 
 def interval(low: float, high: float) -> str:
     """Two ends, in the unit they come in, `13.7 to 24.5`."""
     return f"{low:.1f} to {high:.1f}"
+
+
+def span(numbers: Iterable[float], form: str = "d") -> str:
+    """From the smallest to the largest, `97.8 to 98.7`, or one number where both read the same."""
+    found = sorted(numbers)
+    low, high = format(found[0], form), format(found[-1], form)
+    return low if low == high else f"{low} to {high}"
 
 
 def p_value(p: float) -> str:
@@ -172,3 +168,15 @@ def p_value(p: float) -> str:
 def seeds(row: Any) -> str:
     """How many students of each arm something rests on, `one training seed` or `3 training seeds`."""
     return "one training seed" if row["seeds"] == 1 else f"{row['seeds']} training seeds"
+
+
+def filled(template: str, values: Mapping[str, Any]) -> str:
+    """Words, a Jinja template, with these values in it; its filters are the formats above, `title` and `number`.
+
+    Raises:
+        jinja2.TemplateError: it is not in Jinja's syntax, or names what is not among the values.
+    """
+    words = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    words.filters |= {form.__name__: form for form in (percent, interval, span, p_value, seeds, arms.title)}
+    words.filters["number"] = format
+    return words.from_string(template).render(values)

@@ -19,7 +19,6 @@ from response_priming.attention import maps as capture
 from response_priming.attention.analysis import Reading, Text
 from response_priming.attention.metrics import EVERY, PAPER
 from response_priming.errors import InputError
-from response_priming.report import prose
 
 LAYERS, HEADS = tiny.LAYERS, tiny.HEADS
 ARMS = ["undistilled", "none", "teacher"]
@@ -137,12 +136,12 @@ def test_the_most_divergent_head_comes_first(run):
 
 
 @pytest.mark.parametrize("changes", [{}, {"arms": ["undistilled"]}, {"seeds": [0], "attention_prompts": 1}])
-def test_the_prose_gets_every_variable_as_text(make, changes):
+def test_whatever_was_analysed_can_be_summarised(make, changes):
     run = make(**changes)
-    attention.analyse(run)
-    found = json.loads((run.output / "attention" / "variables.json").read_text())
-    assert set(found) == set(prose.ATTENTION)
-    assert all(isinstance(value, str) and value for value in found.values())
+    found = attention.analyse(run)
+    summary = differences.summary(found.metrics, found.divergent, found.tests)
+    assert (summary["layers"], summary["heads"], summary["prompts"]) == (LAYERS, HEADS, run.attention_prompts)
+    assert (summary["change"] is None) == (run.arms == ["undistilled"])
 
 
 def test_a_finished_stage_is_read_not_repeated(run, monkeypatch):

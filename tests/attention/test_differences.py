@@ -1,11 +1,10 @@
-"""Differences, the permutation test, the means' table, and the prose of attention."""
+"""Differences, the permutation test, the means' table, and the summary of attention."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import paths, stats
-from response_priming import style as figures
+from response_priming import arms, paths, stats
 from response_priming.attention import differences as tables
 from response_priming.attention import figures as drawn
 from response_priming.attention.metrics import EVERY, PAPER
@@ -88,7 +87,7 @@ def test_without_both_kinds_of_student_there_is_no_test(arms):
     found = tables.primed(some_metrics(arms), arms, seed=0)
     assert found.empty
     assert list(found) == tables.TESTED
-    assert "cannot be tested" in tables.variables(some_metrics(arms), DIVERGENT, found)["attention_test"]
+    assert tables.summary(some_metrics(arms), DIVERGENT, found)["tests"] == []
     assert "<table" in drawn.shown_tests(found).to_html()
 
 
@@ -107,18 +106,16 @@ def test_tables_name_the_regions_as_the_figures_do():
         assert "solution" not in page
 
 
-def test_the_prose_names_the_largest_relative_change():
+def test_the_summary_has_the_largest_relative_change():
     metrics = some_metrics()
     metrics[list(EVERY)] = 2.0
     metrics.loc[metrics["arm"] == "teacher", "density"] = 1.5
     metrics.loc[metrics["arm"] == "none", "entropy"] = 2.2
-    found = tables.variables(metrics, DIVERGENT, tables.primed(metrics, ARMS, seed=0))
-    assert found["attention_change_metric"] == "density"
-    assert found["attention_change_arm"] == figures.title("teacher")
-    assert found["attention_change"] == "-25.0 %"
-    assert found["attention_sink"] == "200.0 % to 200.0 %"
-    assert (found["divergent_layer"], found["divergent_head"]) == ("2", "1")
-    assert "With one training seed" in found["attention_seeds"]
+    found = tables.summary(metrics, DIVERGENT, tables.primed(metrics, ARMS, seed=0))
+    assert found["change"] == {"metric": "density", "arm": "teacher", "share": -0.25}
+    assert found["sink"] == [2.0] * len(ARMS)
+    assert found["divergent"] == {"layer": 2, "head": 1}
+    assert (found["prompts"], found["layers"], found["heads"], found["students"]) == (6, 3, 2, [])
 
 
 def test_the_table_sets_published_means_beside_the_prompts(tmp_path, monkeypatch):
@@ -127,18 +124,16 @@ def test_the_table_sets_published_means_beside_the_prompts(tmp_path, monkeypatch
     monkeypatch.setattr(paths, "PARAMS", tmp_path)
     metrics = some_metrics(["none", "undistilled"])
     table = tables.means(metrics, ["undistilled", "none"])
-    titles = [figures.title("undistilled"), figures.title("none")]
+    titles = [arms.title("undistilled"), arms.title("none")]
     assert table[["Region", "Student"]].to_numpy().tolist() == [[r, t] for r in ("prompt", "solution") for t in titles]
     mean = metrics.query("arm == 'none' and region == 'prompt'")["entropy"].mean()
     assert table["Entropy (nats)"].iloc[1] == pytest.approx(mean)
     assert table["Entropy (nats), published"].fillna(0).tolist() == [0, 1.1991, 0, 0]
 
 
-@pytest.mark.parametrize("content", [None, "table: {}"])
-def test_the_table_does_without_published_means(tmp_path, monkeypatch, content):
+def test_the_table_does_without_published_means(tmp_path, monkeypatch):
     (tmp_path / "prompts.yaml").write_text((paths.PARAMS / "prompts.yaml").read_text())
-    if content:
-        (tmp_path / "published-results.yaml").write_text(content)
+    (tmp_path / "published-results.yaml").write_text("table: {}")
     monkeypatch.setattr(paths, "PARAMS", tmp_path)
     assert list(tables.means(some_metrics(["none"]), ["none"])) == ["Region", "Student", *EVERY.values()]
 

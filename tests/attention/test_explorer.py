@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import paths, style
+from response_priming import arms, paths
 from response_priming.attention import explorer, results
 from response_priming.errors import InputError
 from response_priming.report import preview
@@ -80,7 +80,7 @@ def executed(found):
 
 def test_the_first_head_shown_is_the_most_divergent_one(page):
     summary = page.locator("#summary").inner_text()
-    assert summary.startswith(f"{style.title('teacher')}, layer 2, head 1, test-0: ")
+    assert summary.startswith(f"{arms.title('teacher')}, layer 2, head 1, test-0: ")
 
 
 def test_the_plots_hold_the_weights_of_the_arm_and_their_difference(page):
@@ -94,8 +94,8 @@ def test_the_plots_hold_the_weights_of_the_arm_and_their_difference(page):
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_control_chooses_what_it_says(page, arm):
-    control(page, "Arm").select_option(style.title(arm))
-    control(page, "Compared with").select_option(style.title("none"))
+    control(page, "Arm").select_option(arms.title(arm))
+    control(page, "Compared with").select_option(arms.title("none"))
     control(page, "Layer").select_option("0")
     control(page, "Head").select_option("0")
     control(page, "Problem").select_option("test-1")
@@ -146,7 +146,7 @@ def test_the_page_says_what_it_holds(file):
     text = " ".join(re.sub(r"<script.*?</script>|<[^>]+>", " ", file.read_text(), flags=re.DOTALL).split())
     assert "2 texts, the same for every arm" in text
     assert "test-0, 5 tokens, of which the first 2 are the prompt" in text
-    assert "; ".join(style.title(arm) for arm in ARMS) in text
+    assert "; ".join(arms.title(arm) for arm in ARMS) in text
     assert "All 6 heads of 3 layers." in text
 
 
@@ -171,7 +171,7 @@ def test_it_works_in_the_page_of_an_executed_notebook(tmp_path, open_page):
     preview.pandoc(staged, "ipynb", tmp_path, page, "--metadata=pagetitle:Attention")
     frame = open_page(page).frame_locator("iframe")
     frame.get_by_label("Head", exact=True).select_option("0")
-    frame.get_by_text(f"{style.title('teacher')}, layer 2, head 0, test-0: ").wait_for()
+    frame.get_by_text(f"{arms.title('teacher')}, layer 2, head 0, test-0: ").wait_for()
     assert frame.get_by_role("link").count() == 0
 
 

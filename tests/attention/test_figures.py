@@ -7,7 +7,7 @@ import pytest
 from tests.attention.test_differences import ARMS, some_metrics
 from tests.attention.test_metrics import causal_maps
 
-from response_priming import params, style
+from response_priming import arms, params, style
 from response_priming.attention import figures as drawn
 from response_priming.attention.metrics import EVERY, PAPER
 from response_priming.attention.results import Analysis, Example
@@ -48,7 +48,7 @@ def test_lines_are_named_beside_their_ends_without_overlap():
     figure = drawn.layers_figure(some_metrics(), ARMS)
     figure.canvas.draw()
     names = figure.axes[1].texts
-    assert {name.get_text() for name in names} == set(map(style.title, ARMS))
+    assert {name.get_text() for name in names} == set(map(arms.title, ARMS))
     boxes = sorted((name.get_window_extent() for name in names), key=lambda box: box.y0)
     text = [(box.y0 + box.y1) / 2 for box in boxes]
     assert min(np.diff(text)) > 0
@@ -131,5 +131,5 @@ def test_every_student_is_a_point_of_its_accuracy():
     figure = drawn.accuracy_figure(pd.DataFrame(rows))
     points = [line.get_xydata() for line in figure.axes[0].lines]
     assert [tuple(point) for one in points for point in one] == [(3.0, 10.0), (3.0, 20.0)] * 3
-    assert {text.get_text() for text in figure.axes[1].texts} == set(map(style.title, ARMS[1:]))
+    assert {text.get_text() for text in figure.axes[1].texts} == set(map(arms.title, ARMS[1:]))
     assert not figure.axes[0].texts

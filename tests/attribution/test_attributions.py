@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from response_priming import params, problems, prompts
+from response_priming import problems, prompts
 from response_priming.attribution import attributions, figures
 from response_priming.errors import InputError
 from response_priming.generate import teacher
@@ -126,7 +126,7 @@ def run(make_run):
     for strategy in ("none", "teacher"):
         teacher.respond(make_run("generate", strategy=strategy, **made))
     small = {"attribution_problems": 2, "gradient_steps": 2, "random_orders": 1}
-    return make_run("attribution", arms=["undistilled", "none", "teacher"], worked_examples=1, n_train=2, **small)
+    return make_run("attribution", strategies=["none", "teacher"], worked_examples=1, n_train=2, **small)
 
 
 def test_the_stage_attributes_every_token_of_every_strategy(run):
@@ -166,9 +166,9 @@ def test_more_problems_than_responses_are_refused(run):
 
 def test_missing_responses_and_missing_strategies_are_named(make_run):
     with pytest.raises(InputError, match=r"responses/none: not made yet"):
-        attributions.attribute(make_run("attribution", arms=["none"]))
-    with pytest.raises(InputError, match=r"arms = \['undistilled'\]: must name one that learns"):
-        attributions.attribute(make_run("attribution", arms=["undistilled"]))
+        attributions.attribute(make_run("attribution", strategies=["none"]))
+    with pytest.raises(InputError, match=r"strategies = \[\]: must name one"):
+        attributions.attribute(make_run("attribution", strategies=[]))
 
 
 # --- what follows from the tables ---
@@ -211,8 +211,3 @@ def test_checks_are_areas_between_curves_and_the_rank_correlation(occlusion, agr
     assert checks["gradient"] == pytest.approx(-0.25)
     assert checks["agreement"] == pytest.approx(agreement)
     assert checks["gap"] == 0.1
-
-
-def test_strategies_are_those_with_responses_whatever_the_arms_are_called():
-    assert params.AttributionRun().strategies == ["none", "teacher", "ground-truth", "confidence"]
-    assert params.AttributionRun(arms=["shuffled", "published-none", "confidence"]).strategies == ["none", "confidence"]

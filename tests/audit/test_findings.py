@@ -5,13 +5,12 @@ import pytest
 from matplotlib.figure import Figure
 from tests.test_cli import call
 
-from response_priming import params, paths
-from response_priming.audit import discrepancies, findings, released
+from response_priming import arms, params, paths
+from response_priming.audit import discrepancies, figures, findings, released
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
-from response_priming.report import prose
 
-FACTS = findings.published()
+FACTS = arms.published()
 RECORDED = FACTS["recount"]
 
 
@@ -25,17 +24,17 @@ def found(tmp_path_factory):
 
 def test_without_logs_the_record_is_shown_and_said_to_be_one(found):
     assert found.published.set_index("title").loc["KD, Ground Truth", "correct"] == 637
-    assert "recorded ones: no copy of the logs was given" in found.variables["released_source"]
+    assert "recorded ones: no copy of the logs was given" in found.variables["source"]
 
 
 def test_logs_that_count_otherwise_than_the_record_are_owned_up_to(make_run, tmp_path):
     found = findings.audit(make_run("audit", logs_dir=str(made_logs.write(tmp_path / "logs"))))
-    assert "differ from the recorded ones, first n = 4 (recorded: 1319)" in found.variables["released_source"]
+    assert "differ from the recorded ones, first n = 4 (recorded: 1319)" in found.variables["source"]
     assert list(found.published["correct"]) == [2] * 6
 
 
 def test_logs_that_count_as_the_record_are_said_to():
-    assert "every one equals the recorded one" in findings.source(RECORDED, RECORDED)
+    assert "every one equals the recorded one" in findings.source(RECORDED, FACTS)
 
 
 def test_a_second_audit_counts_nothing_until_a_log_changes(make_run, tmp_path, monkeypatch):
@@ -58,32 +57,27 @@ def test_a_folder_that_is_gone_is_refused_whatever_was_made_before(make_run, tmp
         findings.audit(make_run("audit", logs_dir=str(folder)))
 
 
-@pytest.mark.parametrize("name", findings.COLUMNS)
+@pytest.mark.parametrize("name", findings.TABLES)
 def test_every_table_is_shown_with_all_its_columns(found, name):
-    html = found.shown(name).to_html()
-    for heading, _ in findings.COLUMNS[name].values():
+    html = figures.shown(found, name).to_html()
+    for heading, _ in figures.COLUMNS[name].values():
         assert f">{heading}</th>" in html
     assert "nan" not in html.replace("nano", "")
 
 
 def test_the_published_table_sets_both_contradictions_side_by_side(found):
-    html = found.shown("published").to_html()
+    html = figures.shown(found, "published").to_html()
     for printed in ("25.01%", "22.97%", "34.04%", "37.83%"):
         assert f">{printed}<" in html
 
 
 def test_the_figure_has_every_arm_in_every_row_and_hollow_markers_for_the_readme(found):
-    figure = findings.figure(found)
+    figure = figures.figure(found)
     assert isinstance(figure, Figure)
     lines = figure.axes[0].lines
     hollow = [line for line in lines if line.get_markerfacecolor() == "none"]
     assert (len(lines), len(hollow)) == (12, 6)
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["README", "marked in the log", *RULES]
-
-
-def test_prose_gets_every_value_it_names(found):
-    assert set(prose.AUDIT) <= set(found.variables)
-    assert all(isinstance(text, str) and text for text in found.variables.values())
 
 
 # --- discrepancies ---
@@ -100,12 +94,15 @@ def test_the_count_behind_a_printed_per_cent(accuracy, counts):
     assert discrepancies.fitting(accuracy, 1319) == counts
 
 
-def test_values_are_those_of_the_counts(found):
-    values = discrepancies.values(RECORDED, FACTS, found.tests)
-    assert (values["gain_printed"], values["gain"]) == ("57.2 %", "55.0 %")
-    assert (values["control_cap"], values["cap"], values["capped"]) == ("50", "350", "97.8 to 98.7")
-    assert (values["boxed_right"], values["unboxed_right"]) == ("76 to 81", "11 to 15")
-    assert values["matching"] == "1"
+def test_numbers_are_those_of_the_counts(found):
+    numbers = found.variables
+    assert (numbers["gain_printed"], numbers["gain"]["relative"]) == pytest.approx((0.572, 0.550), abs=5e-4)
+    assert (numbers["control"]["cap"], set(numbers["cap"])) == (50, {350})
+    assert (min(numbers["capped"]), max(numbers["capped"])) == pytest.approx((97.8, 98.7), abs=0.05)
+    assert [round(share) for share in sorted(numbers["boxed_right"])] == [76, 80, 81, 81]
+    assert (round(min(numbers["unboxed_right"])), round(max(numbers["unboxed_right"]))) == (11, 15)
+    assert numbers["matching"] == 1
+    assert next(iter(numbers["order"]["boxed_first"])) == "ground-truth"
 
 
 # --- the command ---

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import stats
-from response_priming.audit import findings, recount, released
+from response_priming import arms, stats
+from response_priming.audit import recount, released
 from response_priming.extraction import RULES
 
-FACTS = findings.published()
+FACTS = arms.published()
 RECORDED = FACTS["recount"]
 # What the paper's README and a recount by hand of its logs give: graded, boxed-first, with a boxed number.
 EXPECTED = {

@@ -102,7 +102,7 @@ def test_a_file_that_is_no_csv_is_named(tmp_path, content):
 
 def test_a_fingerprint_follows_the_content(tmp_path):
     folder = made_logs.write(tmp_path)
-    before = released.fingerprint(folder)
+    before = artifacts.logs(folder)
     made_logs.write(tmp_path, {LOG: made_logs.tables()[LOG].assign(model_output_tokens=7)})
-    after = released.fingerprint(folder)
+    after = artifacts.logs(folder)
     assert {name for name in before if before[name] != after[name]} == {LOG}

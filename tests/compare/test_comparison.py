@@ -10,12 +10,11 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import artifacts, engines, params, paths, problems, style
+from response_priming import arms, artifacts, engines, params, paths, problems
 from response_priming.compare import comparison, figures
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 from response_priming.generate import store
-from response_priming.report import prose
 from response_priming.scoring import grade
 
 ACCURACY = {
@@ -40,15 +39,15 @@ def write_scores(arm, ids=None, **changed):
     )
     run = PROFILE.run("evaluate", arm=arm)
     parameters = run.model_dump(exclude={"profile", "seeds", "rule", "n_train", "data_dir"}) | changed
-    recipe = artifacts.recipe("evaluate", parameters, [], code=["evaluate.answers"])
+    recipe = artifacts.decided_by("evaluate", parameters, [], code=["evaluate.answers"])
     with artifacts.writing(run.scores_of(arm, 0), recipe) as folder:
         grade(table).to_parquet(folder / "answers.parquet", index=False)
 
 
 def write_student(arm):
     steps = np.arange(1, 25)
-    soft = 2 / steps if arm in params.strategies() else np.nan
-    recipe = artifacts.recipe("distill", {"arm": arm}, [], code=["distill.training"])
+    soft = 2 / steps if arm in arms.strategies() else np.nan
+    recipe = artifacts.decided_by("distill", {"arm": arm}, [], code=["distill.training"])
     with artifacts.writing(paths.BUILD / "laptop" / "students" / arm / "seed-0", recipe) as folder:
         losses = pd.DataFrame({"step": steps, "loss": 1.5 / steps, "hard": 1 / steps, "soft": soft})
         losses.to_parquet(folder / "losses.parquet", index=False)
@@ -65,7 +64,7 @@ def write_responses(strategy, **changed):
         for number, p in enumerate(asked)
     ]
     parameters = run.model_dump(exclude={"profile", "n_test"}) | changed
-    recipe = artifacts.recipe("generate", parameters, [], code=["generate.teacher"])
+    recipe = artifacts.decided_by("generate", parameters, [], code=["generate.teacher"])
     with artifacts.writing(run.build / "responses" / strategy, recipe) as folder:
         store.write_shard(folder / store.shard_name(0), rows[::-1], vocabulary=2)
         pd.DataFrame({"kept": [True] * len(rows)}).to_parquet(folder / store.KEPT)
@@ -107,14 +106,14 @@ def test_every_table_and_text_is_written(made):
     written = {file.name for file in (folder / "comparison").iterdir()}
     assert written == {"manifest.json", "variables.json"} | {f"{name}.csv" for name in comparison.TABLES}
     assert list(found.accuracy["arm"]) == list(found.rules["arm"].unique()) == PROFILE.arms
-    assert set(prose.COMPARISON) <= set(found.variables)
-    assert "not run" not in found.variables.values()
+    assert found.variables.keys() >= {"profile", "rule", "teacher", "student", "precision"}
+    assert None not in found.variables.values()
 
 
 def test_second_call_reads_what_the_first_wrote(made, monkeypatch):
     folder, found = made
     monkeypatch.setattr(paths, "BUILD", folder.parent)
-    monkeypatch.setattr(comparison, "_compare", None)
+    monkeypatch.setattr(comparison, "_write", lambda *_: pytest.fail("computed again"))
     again = comparison.compare(PROFILE.run("compare"))
     for name in comparison.TABLES:
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name))
@@ -143,7 +142,7 @@ def test_losses_hold_every_trained_arm(found):
 
 @pytest.mark.usefixtures("build")
 def test_undistilled_alone_is_compared():
-    found = comparison.compare(params.CompareRun(arms=["undistilled"]))
+    found = comparison.compare(params.CompareRun(arms=["undistilled"], strategies=[]))
     assert found.gains.empty
     assert found.teacher.empty
     assert len(figures.loss_figure(found).axes) == 1
@@ -151,7 +150,7 @@ def test_undistilled_alone_is_compared():
 
 
 def test_other_rule_changes_the_headline_and_is_written_aside(build):
-    found = comparison.compare(params.CompareRun(rule="hash"))
+    found = comparison.compare(params.collect("compare", PROFILE.run("compare").model_dump() | {"rule": "hash"}))
     assert found.variables["rule"] == "hash"
     assert not (build / "comparison").exists()
 
@@ -233,8 +232,9 @@ def test_shown_numbers_are_per_cent_points_and_intervals(found):
     accuracy = figures.shown(found, "accuracy").to_string(delimiter="|").splitlines()
     values = dict(zip(accuracy[0].split("|"), accuracy[1].split("|"), strict=True))
     assert values["student"] == "Undistilled"
-    assert values["accuracy"] == found.variables["undistilled_accuracy"].replace(" ", "")
-    assert values["95 % interval"] + " %" == found.variables["undistilled_interval"]
+    row = found.accuracy.iloc[0]
+    assert values["accuracy"] == f"{row['accuracy']:.1%}"
+    assert values["95 % interval"] == f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
     gains = figures.shown(found, "gains").to_string(delimiter="|").splitlines()
     values = dict(zip(gains[0].split("|"), gains[1].split("|"), strict=True))
     assert values["gain (points)"] == f"{found.gains['points'][0]:+.1f}"
@@ -270,11 +270,11 @@ def test_loss_figure_shows_soft_loss_of_taught_arms_only(found):
     hard, soft = figures.loss_figure(found).axes
     assert len(hard.lines) == len(PROFILE.trained)
     assert len(soft.lines) == len(PROFILE.strategies)
-    assert {text.get_text() for text in soft.texts} == set(map(style.title, PROFILE.strategies))
+    assert {text.get_text() for text in soft.texts} == set(map(arms.title, PROFILE.strategies))
 
 
 def test_published_results_are_of_arms_that_a_profile_may_name():
-    assert set(comparison.published()) <= {*params.CONTROLS, *params.strategies()}
+    assert set(arms.published()["arms"]) <= {*arms.CONTROLS, *arms.strategies()}
 
 
 @pytest.mark.usefixtures("build")

@@ -122,6 +122,15 @@ def test_swapped_arms_turn_the_sign_and_keep_the_p():
     assert swapped["p"] == found["p"]
 
 
+def test_counts_are_paired_as_the_answers_they_count():
+    new, old = random_pair()
+    counts = [int(cell.sum()) for cell in (new & old, new & ~old, ~new & old)]
+    found, expected = stats.paired_counts(new.size, *counts, seed=0), stats.paired(new, old, seed=0)
+    same = [key for key in stats.PAIRED if not key.endswith(("low", "high"))]
+    assert {key: found[key] for key in same} == pytest.approx({key: expected[key] for key in same})
+    assert (found["low"], found["high"]) == pytest.approx((expected["low"], expected["high"]), abs=1.0)
+
+
 def test_p_is_the_sign_test_on_the_problems_that_only_one_arm_got():
     found = stats.paired(*random_pair(), seed=0)
     assert found["p"] == pytest.approx(binomtest(found["wins"], found["wins"] + found["losses"]).pvalue)

@@ -10,7 +10,7 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from response_priming import artifacts, models
+from response_priming import artifacts, models, provenance
 from response_priming.distill import training
 
 CURVE = pd.DataFrame({"loss": [2.0, 1.25]})
@@ -48,7 +48,7 @@ def test_it_says_from_what_how_and_how_well_the_student_learned(run):
         "a teacher (`responses/teacher`); 160 problems of `procedural`, 25% of them held out",
         "0.3 x cross-entropy + 0.7 x reverse-kl at temperature 2",
         "7 steps of 8 sequences, adamw, learning rate 0.001; last loss 1.2500",
-        artifacts.summary(made),
+        provenance.summary(made),
         f"package version is in `{artifacts.FILE}`",
         "`build/laptop/scores/teacher/seed-3/`",
         "'You solve word problems.'",

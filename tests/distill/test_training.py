@@ -352,7 +352,6 @@ from response_priming.distill import trainer, training
 torch.set_num_threads(1)
 folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
 paths.BUILD = folder
-params.Run.explored = False
 run = params.DistillRun.model_validate_json((folder / "run.json").read_text())
 step = trainer.DistillTrainer.training_step
 

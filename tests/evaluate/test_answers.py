@@ -55,7 +55,7 @@ def loaded(tmp_path, monkeypatch):
 
 
 def run(arm="undistilled", **values):
-    return params.EvaluateRun.model_validate({**params.load("laptop").run("evaluate", arm=arm).model_dump(), **values})
+    return params.collect("evaluate", {**params.load("laptop").run("evaluate", arm=arm).model_dump(), **values})
 
 
 def make_student(root, arm):

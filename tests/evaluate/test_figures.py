@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from tests.evaluate.test_calibration import RULE, scores
 
-from response_priming import scoring, style
+from response_priming import arms, scoring
 from response_priming.errors import InputError
 from response_priming.evaluate import figures
 
@@ -56,12 +56,12 @@ def test_an_unknown_rule_is_named():
 
 def test_reliability_figure_has_a_panel_for_each_arm():
     figure = figures.reliability_figure(scores(), RULE)
-    assert [axes.get_title() for axes in figure.axes] == [style.title(arm) for arm in scores()]
+    assert [axes.get_title() for axes in figure.axes] == [arms.title(arm) for arm in scores()]
     figure.savefig(StringIO(), format="svg")
 
 
 def test_confidence_figure_names_each_arm_and_kind():
     figure = figures.confidence_figure(scores(), RULE)
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(map(style.title, scores()))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(map(arms.title, scores()))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["correct", "incorrect"]
     figure.savefig(StringIO(), format="svg")

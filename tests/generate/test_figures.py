@@ -2,7 +2,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from response_priming import params, scoring
+from response_priming import arms, scoring
 from response_priming.generate import figures, store, teacher
 
 SIZES = {"n_train": 4, "worked_examples": 0, "response_tokens": 4, "generate_batch": 4, "top_k": 3}
@@ -65,7 +65,7 @@ def test_the_table_has_accuracy_with_its_interval_and_the_published_confidence(a
 
 
 def test_every_published_confidence_is_of_a_known_strategy():
-    assert figures.published_confidence().keys() <= params.strategies().keys()
+    assert arms.published()["teacher_confidence"].keys() <= arms.strategies().keys()
 
 
 def test_samples_stand_side_by_side_with_their_verdict(answered):

@@ -12,7 +12,7 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import artifacts, engines, models, params, paths, problems
+from response_priming import arms, artifacts, engines, models, paths, problems
 from response_priming import prompts as priming
 from response_priming.engines import transformers
 from response_priming.errors import InputError
@@ -116,8 +116,8 @@ def test_other_parameters_generate_again(run, no_engine, change):
 
 def test_a_changed_prefix_generates_again(run, monkeypatch):
     before = teacher.respond(run)["prompt_tokens"]
-    changed = params.strategies() | {"teacher": params.strategies()["teacher"] | {"prefix": "Think. "}}
-    monkeypatch.setattr(params, "strategies", lambda: changed)
+    changed = arms.strategies() | {"teacher": arms.strategies()["teacher"] | {"prefix": "Think. "}}
+    monkeypatch.setattr(arms, "strategies", lambda: changed)
     assert (teacher.respond(run)["prompt_tokens"] < before).all()
 
 
@@ -163,8 +163,8 @@ def test_more_problems_generate_only_what_is_new(run, asked):
 
 def test_a_changed_prefix_uses_no_response_again(run, asked, monkeypatch):
     before = teacher.respond(run)["key"]
-    changed = params.strategies() | {"teacher": params.strategies()["teacher"] | {"prefix": "Think. "}}
-    monkeypatch.setattr(params, "strategies", lambda: changed)
+    changed = arms.strategies() | {"teacher": arms.strategies()["teacher"] | {"prefix": "Think. "}}
+    monkeypatch.setattr(arms, "strategies", lambda: changed)
     assert not set(teacher.respond(run)["key"]) & set(before)
     assert asked == [4, 2, 4, 2]
 
@@ -220,7 +220,6 @@ KILLED_AT = """
     from response_priming.generate import store, teacher
 
     root, values = Path(sys.argv[1]), json.loads(sys.argv[2])
-    params.Run.explored = False
     run = params.GenerateRun.model_validate(values)
 
     def dying(method, when, before):

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from response_priming.divergences import DIVERGENCES, jsd, kl
 from response_priming.methods import losses
 from response_priming.methods.losses import IGNORED, Targets
+from response_priming.params.divergences import DIVERGENCES, jsd, kl
 from response_priming.params.sections import Distill
 
 VOCABULARY, WIDTH, POSITIONS = 13, 7, 6

@@ -184,11 +184,6 @@ def test_repairing_the_teachers_part_needs_its_responses(write):
     assert (params.load("mine").strategies, params.load("mine").scored) == (["none"], [])
 
 
-def test_only_the_papers_primed_strategies_count_as_primed():
-    known = ["undistilled", "fine-tuned", "shuffled", "published-teacher", *params.strategies()]
-    assert [arm for arm in known if params.is_primed(arm)] == ["teacher", "ground-truth", "confidence"]
-
-
 # --- runs ---
 
 
@@ -239,8 +234,7 @@ def test_the_profiles_own_run_writes_where_it_is_read():
 
 
 def test_explored_runs_write_aside_each_in_its_own_folder():
-    base = params.load("laptop").run("distill", arm="teacher").model_dump()
-    runs = [params.DistillRun.model_validate(base | {"alpha": alpha}) for alpha in (0.1, 0.2, 0.1)]
+    runs = [params.collect("distill", namespace("distill", alpha=alpha)) for alpha in (0.1, 0.2, 0.1)]
     assert all(run.output.parent == run.build / "explored" for run in runs)
     assert runs[0].output == runs[2].output != runs[1].output
 

@@ -1,7 +1,10 @@
-"""The manuscript's check, its staging and its preview, rendered for real from notebooks made here."""
+"""The page: staging, and the preview rendered for real, from notebooks and results made here."""
 
+import functools
+import itertools
 import json
 import re
+import shutil
 import subprocess
 from html import escape, unescape
 from html.parser import HTMLParser
@@ -14,12 +17,11 @@ import pytest
 import yaml
 from nbformat import v4
 
-from response_priming import artifacts, notebooks, params, paths
+from response_priming import arms, artifacts, params, paths
 from response_priming.attention.metrics import EVERY
-from response_priming.compare import verdicts
+from response_priming.audit import discrepancies, recount
 from response_priming.errors import InputError
-from response_priming.params import sections
-from response_priming.report import citation, downloads, preview, prose
+from response_priming.report import downloads, preview, variables
 from response_priming.report import page as report
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
@@ -61,32 +63,54 @@ def finish_run(root):
     for stem in report.notebook_titles(PROFILE):
         cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
         write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", exploratory, *cells)
-    for folder in prose.RESULTS.keys() - {"attention"}:
-        write_results(root / "laptop" / folder, {key: f"value of {key}" for key in prose.RESULTS[folder]})
-    write_attention(root / "laptop" / "attention", {key: f"value of {key}" for key in prose.ATTENTION})
+    write_comparison(root / "laptop" / "comparison")
+    write_results(root / "laptop" / "audit", variables=released())
+    write_results(root / "laptop" / "claims", claims=pd.DataFrame({"verdict": ["supported", "not supported"]}))
+    write_attention(root / "laptop" / "attention")
 
 
-def write_attention(folder, values):
-    """What the stage leaves: variables, tables, and the maps of one text for one arm with one head."""
+def write_comparison(folder, points=10.0):
+    """What the stage leaves of four arms; `points`: the best primed arm's gain over the unprimed one."""
+    about = {"profile": "laptop", "seed": 0, "dataset": "procedural", "n_train": 512, "n_test": 200, "rule": "hash"}
+    shares = {"undistilled": 0.185, "fine-tuned": 0.305, "none": 0.405, "teacher": 0.505}
+    rows = [{"arm": arm, "accuracy": share, "low": share - 0.05, "high": share + 0.05} for arm, share in shares.items()]
+    gain = {"low": 2, "high": 19, "relative": 0.26, "relative_low": 0.04, "relative_high": 0.52, "p_holm": 0.012}
+    pairs = [("none", "undistilled", 22.0), ("teacher", "undistilled", 32.0), ("teacher", "none", points)]
+    gains = [{"arm": arm, "baseline": one, "points": by, "differ": 40, "seeds": 1} | gain for arm, one, by in pairs]
+    taught = [{"arm": "none", "accuracy": 0.6}, {"arm": "teacher", "accuracy": 0.7}]
+    write_results(
+        folder,
+        about | {"teacher": "embedded", "student": "embedded", "precision": "float32"},
+        **{name: pd.DataFrame(rows) for name, rows in (("accuracy", rows), ("gains", gains), ("teacher", taught))},
+    )
+
+
+def write_results(folder, variables=None, **tables):
+    """What the stages compare, audit and claims leave: variables, and tables, all that the page has as downloads."""
+    with artifacts.writing(folder, {}) as aside:
+        (aside / "variables.json").write_text(json.dumps(variables))
+        for name in downloads.COPIED[folder.name]:
+            tables.get(name, pd.DataFrame({"arm": ["none"], "n": [200]})).to_csv(aside / f"{name}.csv", index=False)
+
+
+@functools.cache
+def released():
+    """What the audit of the recorded counts says."""
+    facts = arms.published()
+    counts = facts["recount"]
+    return discrepancies.numbers(counts, facts, recount.tabulate(counts, facts)) | {"source": "Recorded counts."}
+
+
+def write_attention(folder):
+    """What the stage leaves: tables, and the maps of one text for one arm with one head."""
     about = {"problem": "test-0", "tokens": ["a", "b"], "positions": [0, 1], "solution": 2}
     maps = np.array([[[[255, 0], [180, 180]]]], dtype=np.uint8)
     with artifacts.writing(folder, {}) as aside:
-        (aside / "variables.json").write_text(json.dumps(values))
         np.savez(aside / "explorer.npz", **{f"{key}/0": value for key, value in about.items()}, **{"none/0": maps})
-        for name in ("tests", "divergent"):
-            pd.DataFrame({"layer": [0], "head": [0]}).to_parquet(aside / f"{name}.parquet")
+        pd.DataFrame({"p_holm": [np.nan], "p_students": [np.nan]}).to_parquet(aside / "tests.parquet")
+        pd.DataFrame({"layer": [0], "head": [0]}).to_parquet(aside / "divergent.parquet")
         rows = pd.DataFrame({"prompt": [0, 1], "layer": 0, "head": 0, "region": "prompt", "arm": "none", "seed": 0})
         rows.assign(**{key: [1.0, 3.0] for key in EVERY}).to_parquet(aside / "metrics.parquet")
-
-
-def write_results(folder, values):
-    """What the stages compare, audit and claims leave: variables and tables."""
-    with artifacts.writing(folder, {}) as aside:
-        (aside / "variables.json").write_text(json.dumps(values))
-        for source in downloads.COPIED:
-            stage, name = source.split("/")
-            if stage == folder.name:
-                (aside / f"{name}.csv").write_text("arm,n\nnone,200\n")
 
 
 @pytest.fixture
@@ -152,10 +176,6 @@ class Page(HTMLParser):
 # --- the real sources ---
 
 
-def test_every_name_in_the_manuscript_exists_in_the_source_notebooks():
-    report.check_sources(paths.REPORT, paths.NOTEBOOKS)
-
-
 def test_results_hold_no_number_typed_by_hand():
     text = (paths.REPORT / "index.qmd").read_text()
     results = text[text.index("\n# Results") : text.index("\n# Threats to validity")]
@@ -175,36 +195,6 @@ def test_every_embedded_figure_and_table_is_referred_to():
     text = (paths.REPORT / "index.qmd").read_text()
     referred = {match["key"] for match in preview.REFERENCE.finditer(text)}
     assert set(preview.numbers(text)) <= referred
-
-
-def test_every_setting_made_for_the_prose_is_used():
-    text = (paths.REPORT / "index.qmd").read_text()
-    used = {match["value"] for match in preview.SHORTCODE.finditer(text) if match["name"] == "var"}
-    assert set(prose.settings(PROFILE)) | {*prose.PROVENANCE, *prose.AUDIT, *prose.CLAIMS} <= used
-
-
-def test_the_comparison_writes_every_result_that_the_manuscript_may_name():
-    empty = pd.DataFrame({"arm": [], "baseline": [], "accuracy": []})
-    assert set(prose.COMPARISON) <= set(verdicts.variables(params.CompareRun(), empty, empty, empty, {}))
-
-
-@pytest.mark.parametrize("name", params.profiles())
-def test_settings_have_the_same_keys_for_every_profile(name):
-    assert {*prose.settings(params.load(name))} <= prose.VARIABLES
-
-
-def test_strategies_are_the_profiles_with_their_prefixes_word_for_word():
-    some = PROFILE.model_copy(update={"arms": ["undistilled", "none", "confidence"]})
-    entries = params.strategies()
-    assert prose.strategies_table(some).splitlines()[2:] == [
-        f"| {entries['none']['title']} | (empty) |",
-        f"| {entries['confidence']['title']} | {entries['confidence']['prefix'].strip()} |",
-    ]
-
-
-def test_an_override_is_owned_up_to():
-    differing = PROFILE.model_copy(update={"overrides": {"none": {"lora_dropout": 0.2}}})
-    assert "lora dropout 0.2" in prose.settings(differing)["overrides_setting"]
 
 
 def test_quarto_is_asked_for_what_its_users_expect():
@@ -229,29 +219,6 @@ def test_no_theme_or_style_asks_the_network_for_a_font():
         assert "http" not in file.read_text()
 
 
-@pytest.mark.parametrize("executed", [(), ("search",), ("ladder", "search")])
-def test_the_prose_says_where_the_ladder_and_the_search_are(monkeypatch, executed):
-    found = [node for node in notebooks.extras(PROFILE) if node.stage in executed]
-    monkeypatch.setattr(notebooks, "executed_extras", lambda _: found)
-    said = prose.extras(PROFILE)
-    for stage, goal in (("ladder", "make ladder"), ("search", "make search")):
-        assert (f"*{notebooks.PAGES[stage]}*" in said) == (stage in executed)
-        assert (f"`{goal} PROFILE=laptop`" in said) == (stage not in executed)
-
-
-@pytest.mark.parametrize(
-    ("adapter", "said"),
-    [
-        ("lora", "the same model with a LoRA adapter of rank 8 on its layers q_proj, k_proj, v_proj, o_proj, trained"),
-        ("qlora", "is the same model in 4 bits (NF4) with a LoRA adapter of rank 8 on its layers q_proj,"),
-        ("full", "is the same model, all weights of which are trained"),
-    ],
-)
-def test_the_text_says_what_of_the_students_was_trained(adapter, said):
-    profile = PROFILE.model_copy(update={"distill": PROFILE.distill.model_copy(update={"adapter": adapter})})
-    assert said in prose.settings(profile)["adapter_setting"]
-
-
 # --- staging ---
 
 
@@ -268,7 +235,7 @@ def test_quarto_and_the_page_cite_the_same_work():
     about = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
     config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
     assert config["author"] == [{"name": {"literal": author["name"]}} for author in about["authors"]]
-    assert config["date"] == citation.made_on(PROFILE).isoformat()
+    assert config["date"] == variables.made(PROFILE)["day"]
     entry = " ".join((report.stage(PROFILE) / "_citation.md").read_text().split())
     for said in (about["title"], about["authors"][0]["name"], config["date"][:4], config["citation"]["note"]):
         assert said in entry
@@ -277,7 +244,7 @@ def test_quarto_and_the_page_cite_the_same_work():
 @pytest.mark.usefixtures("build")
 def test_stage_writes_every_variable_as_text():
     values = yaml.safe_load((report.stage(PROFILE) / "_variables.yml").read_text())
-    assert set(values) == prose.VARIABLES
+    assert list(values) == variables.known()
     assert all(isinstance(value, str) and value for value in values.values())
 
 
@@ -322,11 +289,22 @@ def test_a_missing_notebook_is_named(build):
         report.stage(PROFILE)
 
 
-def test_a_missing_variable_is_named(build):
-    results = json.loads((build / "comparison" / "variables.json").read_text())
-    del results["primed_gain"]
-    (build / "comparison" / "variables.json").write_text(json.dumps(results))
-    with pytest.raises(InputError, match="unknown variable 'primed_gain'"):
+@pytest.mark.usefixtures("build")
+@pytest.mark.parametrize(
+    ("written", "instead", "message"),
+    [
+        ("primed_gain:", "other:", "unknown variable 'primed_gain'"),
+        ("gain(primed_gain)", "gain(no_gain)", r"variables\.yml\.jinja: 'no_gain' is undefined"),
+        ("{% else %}", "{% otherwise %}", r"variables\.yml\.jinja: Encountered unknown tag 'otherwise'"),
+        ("seed: {{", "seed: - {{", r"variables\.yml\.jinja: sequence entries are not allowed"),
+    ],
+)
+def test_a_mistake_in_the_variables_is_named(tmp_path, monkeypatch, written, instead, message):
+    sources = shutil.copytree(paths.REPORT, tmp_path / "sources")
+    monkeypatch.setattr(paths, "REPORT", sources)
+    template = sources / variables.TEMPLATE
+    template.write_text(template.read_text().replace(written, instead))
+    with pytest.raises(InputError, match=message):
         report.stage(PROFILE)
 
 
@@ -355,8 +333,8 @@ def test_the_page_says_that_it_is_the_pandoc_preview(page):
 
 def test_values_of_variables_reach_the_prose(page):
     text = Page(page.read_text()).text
-    for key in ("undistilled_accuracy", "primed_gain_interval", "divergent_layer"):
-        assert f"value of {key}" in text
+    for said in ("The undistilled student scores 18.5 %", "2.0 to 19.0 points", "head 0 of layer 0"):
+        assert said in text.replace("\n", " ")
     assert "make paper PROFILE=laptop" in text
 
 
@@ -388,7 +366,7 @@ def test_the_strategies_are_a_table_of_the_page_with_their_caption(page):
     found = re.search(r'<table[^>]*id="tbl-strategies".*?</table>', page.read_text(), re.DOTALL)
     assert found
     for name in PROFILE.strategies:
-        assert escape(params.strategies()[name]["title"]) in found[0]
+        assert escape(arms.strategies()[name]["title"]) in found[0]
     assert "<caption>" in found[0]
 
 
@@ -439,7 +417,7 @@ def test_every_notebook_can_be_downloaded_from_the_page_and_from_its_own(page):
 
 def test_every_table_of_results_can_be_downloaded(page):
     files = {file.name for file in (page.parent / downloads.FOLDER).iterdir()}
-    assert len(files) == len(downloads.COPIED) + len(downloads.ATTENTION)
+    assert len(files) == len([*itertools.chain(*downloads.COPIED.values())]) + 3
     assert {f"{downloads.FOLDER}/{name}" for name in files} <= set(Page(page.read_text()).links)
 
 
@@ -470,8 +448,8 @@ def test_rendering_again_changes_nothing_until_a_result_does(build):
     before = page.stat().st_ino
     assert report.render(PROFILE) == page
     assert page.stat().st_ino == before
-    write_results(build / "comparison", {key: f"newer {key}" for key in prose.COMPARISON})
-    assert "newer primed_gain" in report.render(PROFILE).read_text()
+    write_comparison(build / "comparison", points=11.5)
+    assert "11.5 points" in report.render(PROFILE).read_text()
 
 
 def test_quarto_renders_where_it_is_installed(install_quarto):
@@ -506,48 +484,7 @@ def test_a_failure_of_quarto_is_one_line_and_leaves_no_page(install_quarto, scri
     assert not (build / "report" / "_site").exists()
 
 
-# --- what the check refuses ---
-
-
-@pytest.fixture
-def sources(tmp_path):
-    """A small manuscript; `check(text)` checks it with another text."""
-    (tmp_path / "references.bib").write_text("@misc{known,\n title={T}}\n")
-    write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", options={"fig-cap": "c", "fig-alt": "a"}))
-
-    def check(text):
-        (tmp_path / "index.qmd").write_text(text)
-        report.check_sources(tmp_path, tmp_path)
-
-    check("{{< embed nb.ipynb#fig-a >}} @fig-a [@known] {{< var seed >}} me@example.org")
-    return check
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("{{< var nothing >}}", "unknown variable 'nothing'"),
-        ("{{< var seed }}", "malformed shortcode"),
-        ("{{< video x.mp4 >}}", "unknown shortcode 'video'"),
-        ("{{< include _other.md >}}", "names _other.md, but there is no such file"),
-        ('![Caption](gone.svg){#fig-gone fig-alt="Text"}', "names gone.svg, but there is no such file"),
-        ("{{< embed other.ipynb#fig-a >}}", r"no .*other\.ipynb"),
-        ("{{< embed nb.ipynb#fig-b >}}", "fig-b; labels of that notebook: fig-a"),
-        ("@fig-a", "@fig-a is neither"),
-        ("[@unknown]", "@unknown is neither"),
-    ],
-)
-def test_check_names_what_does_not_resolve(sources, text, named):
-    with pytest.raises(InputError, match=named):
-        sources(text)
-
-
-@pytest.mark.parametrize(("label", "missing"), [("fig-a", "fig-alt"), ("fig-a", "fig-cap"), ("tbl-a", "tbl-cap")])
-def test_check_demands_captions_and_alternative_text(sources, tmp_path, label, missing):
-    options = {key: "x" for key in (f"{label[:3]}-cap", "fig-alt") if key != missing}
-    write_notebook(tmp_path / "nb.ipynb", labelled(label, options=options))
-    with pytest.raises(InputError, match=rf"cell {label} has no `#\| {missing}:`"):
-        sources(f"{{{{< embed nb.ipynb#{label} >}}}}")
+# --- what the preview refuses ---
 
 
 def test_options_that_are_not_yaml_are_named(tmp_path):
@@ -573,12 +510,3 @@ def test_a_cell_that_shows_nothing_is_named(tmp_path, label, kind):
 def test_a_figure_without_svg_is_shown_as_png(tmp_path):
     write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", data={"image/png": PNG}))
     assert f"data:image/png;base64,{PNG}" in preview.expand("{{< embed nb.ipynb#fig-a >}}", Path(tmp_path), {})
-
-
-def test_problems_of_a_folder_are_not_passed_off_as_others(tmp_path):
-    local = sections.Problems(dataset="local", data_dir=str(tmp_path))
-    settings = prose.settings(PROFILE.model_copy(update={"problems": local}))
-    texts = settings["problems_setting"] + settings["scale_limit"]
-    assert "local folder" in texts
-    assert "GSM8K" not in texts
-    assert "generator" not in texts

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from response_priming import models, params
+from response_priming import arms, models, params
 from response_priming.distill import training as distill
 from response_priming.errors import InputError
 from response_priming.generate import prompt_signals, teacher
@@ -69,12 +69,12 @@ def test_every_rung_sees_as_many_examples(run):
 
 
 def test_every_rung_has_a_title(run):
-    assert set(ladder.TITLES) == {params.UNDISTILLED, *ladder.rungs(run)}
+    assert set(ladder.TITLES) == {arms.UNDISTILLED, *ladder.rungs(run)}
 
 
 @pytest.mark.usefixtures("stores")
 def test_each_rung_is_trained_and_scored_in_a_folder_of_its_own_and_only_once(run, monkeypatch):
-    names = [params.UNDISTILLED, *ladder.rungs(run)]
+    names = [arms.UNDISTILLED, *ladder.rungs(run)]
     table = ladder.climb(run)
     assert table["rung"].tolist() == names
     assert (table["n"] == 3).all()

@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 from tests.compare.test_comparison import PROFILE, made  # noqa: F401
 
-from response_priming import artifacts, params, paths, stats
+from response_priming import arms, artifacts, paths, provenance, stats
 from response_priming.errors import InputError
 from response_priming.scoring import grade
 from response_priming.studies import two_runs
@@ -44,22 +44,22 @@ def write_answers(folder, arm, right, *, ids="test", rules=RULES, **parameters):
                 "finished": True,
             }
         )
-        recipe = artifacts.recipe(
+        recipe = artifacts.decided_by(
             "evaluate", {"arm": arm, "n_test": len(verdicts)} | parameters, [], code=["evaluate.answers"]
         )
-        recipe["inputs"] = {} if arm == params.UNDISTILLED else {f"students/{arm}/seed-{seed}": {}}
+        recipe["inputs"] = {} if arm == arms.UNDISTILLED else {f"students/{arm}/seed-{seed}": {}}
         with artifacts.writing(folder / "scores" / arm / f"seed-{seed}", recipe) as aside:
             grade(table, rules).to_parquet(aside / "answers.parquet", index=False)
 
 
 def write_student(folder, arm, seeds, **changed):
-    store = {f"responses/{arm}": {}} if arm in params.strategies() else {}
+    store = {f"responses/{arm}": {}} if arm in arms.strategies() else {}
     for seed in range(seeds):
-        recipe = artifacts.recipe("distill", STUDENT | {"arm": arm, "train_seed": seed} | changed, [], code=[])
+        recipe = artifacts.decided_by("distill", STUDENT | {"arm": arm, "train_seed": seed} | changed, [], code=[])
         with artifacts.writing(folder / "students" / arm / f"seed-{seed}", recipe | {"inputs": store}):
             pass
     if store:
-        recipe = artifacts.recipe("generate", TEACHER | {"strategy": arm}, [], code=[])
+        recipe = artifacts.decided_by("generate", TEACHER | {"strategy": arm}, [], code=[])
         with artifacts.writing(folder / "responses" / arm, recipe):
             pass
 
@@ -68,7 +68,7 @@ def write_comparison(folder, arms, *, rule="last-number", below=None):
     """`below`: the folder that the scores are in, where it is another one."""
     scores = [f"scores/{place.parent.name}/{place.name}" for arm in arms
               for place in sorted((below or folder).glob(f"scores/{arm}/seed-*"))]  # fmt: skip
-    recipe = artifacts.recipe(
+    recipe = artifacts.decided_by(
         "compare", {"rule": rule, "arms": list(arms), "n_train": 160}, [], code=["compare.comparison"]
     )
     recipe["inputs"] = {part: artifacts.read((below or folder) / part)["outputs"] for part in scores}
@@ -76,13 +76,13 @@ def write_comparison(folder, arms, *, rule="last-number", below=None):
         (aside / "variables.json").write_text(json.dumps({"profile": (below or folder).name}))
 
 
-def write_run(folder, arms, *, rule="last-number", student=None, **answers):
+def write_run(folder, names, *, rule="last-number", student=None, **answers):
     """A run below `folder`; `arms`: arm -> right or wrong [seeds, problems]; `student`: arm -> changed parameters."""
-    for arm, right in arms.items():
+    for arm, right in names.items():
         write_answers(folder, arm, right, **answers)
-        if arm != params.UNDISTILLED:
+        if arm != arms.UNDISTILLED:
             write_student(folder, arm, len(right), **(student or {}).get(arm, {}))
-    write_comparison(folder, arms, rule=rule)
+    write_comparison(folder, names, rule=rule)
     return folder
 
 
@@ -228,8 +228,8 @@ def runs(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", tmp_path)
 
     def write(a, b, *, of_a=None, of_b=None):
-        for name, arms, options in (("a", a, of_a), ("b", b, of_b)):
-            write_run(tmp_path / name / "laptop", arms, **(options or {}))
+        for name, scored, options in (("a", a, of_a), ("b", b, of_b)):
+            write_run(tmp_path / name / "laptop", scored, **(options or {}))
         return tuple(two_runs.read_run(str(tmp_path / name / "laptop")) for name in "ab")
 
     return write
@@ -412,11 +412,11 @@ def test_code_that_made_the_answers_is_compared_but_not_that_of_the_comparison(r
 
 
 def test_origins_are_those_of_the_manifests(runs, monkeypatch, tmp_path):
-    now = artifacts.provenance()
-    monkeypatch.setattr(artifacts, "provenance", lambda: now | {"git_commit": "a" * 40, "date": "2030-01-01 00:00"})
+    now = provenance.here()
+    monkeypatch.setattr(provenance, "here", lambda: now | {"git_commit": "a" * 40, "date": "2030-01-01 00:00"})
     a, _ = runs(ARMS, ARMS)
     elsewhere = {"python": "3.11", "packages": {"torch": "2"}, "machine": "a cluster", "git_commit": None}
-    monkeypatch.setattr(artifacts, "provenance", lambda: elsewhere)
+    monkeypatch.setattr(provenance, "here", lambda: elsewhere)
     write_run(tmp_path / "b" / "laptop", ARMS)
     b = two_runs.read_run(str(tmp_path / "b" / "laptop"))
     table = two_runs.origins(a, b).set_index("what")
@@ -431,7 +431,7 @@ def test_origins_are_those_of_the_manifests(runs, monkeypatch, tmp_path):
 
 
 def write_claims(run, verdicts):
-    recipe = artifacts.recipe("claims", {}, [], code=[])
+    recipe = artifacts.decided_by("claims", {}, [], code=[])
     recipe["inputs"] = {"comparison": artifacts.read(run.folder / "comparison")["outputs"]}
     with artifacts.writing(run.folder / "claims", recipe) as aside:
         table = pd.DataFrame({"claim": list(verdicts), "verdict": list(verdicts.values())})

@@ -20,7 +20,7 @@ from response_priming.audit import findings
 from response_priming.distill import training
 from response_priming.evaluate import answers
 from response_priming.generate import teacher
-from response_priming.report import page, prose
+from response_priming.report import page, variables
 
 FIFTH, TITLE = "be-brief", "KD, Be Brief"
 ENTRY = {"title": TITLE, "prefix": "Answer in one short sentence. ", "source": "a test"}
@@ -126,7 +126,7 @@ def test_no_excuse_outlives_its_cell():
 
 def test_the_page_has_the_fifth_strategy(profile, shown):
     assert shown  # the attention was analysed
-    assert TITLE in prose.strategies_table(profile)
+    assert TITLE in variables.strategies_table(profile)
     assert TITLE in explorer.html(results.read(profile.run("attention-visualize").build / "attention"))
     pages = page.notebook_titles(profile)
     assert {name for name in pages if name.endswith(FIFTH)} == {

@@ -16,7 +16,7 @@ import pytest
 import tiny
 from tests.attention.test_explorer import EXAMPLES, analysis, executed, half
 
-from response_priming import paths, style
+from response_priming import arms, paths
 
 BROWSED = """import pandas as pd
 from response_priming import evaluate
@@ -125,13 +125,13 @@ def test_the_explorer_runs_once_the_notebook_is_trusted(open_notebook, screensho
     assert errors([cell]) == []
     page.locator("iframe").wait_for()
     frame = page.frame_locator("iframe")
-    frame.get_by_label("Arm", exact=True).select_option(style.title("none"))
-    frame.get_by_label("Compared with", exact=True).select_option(style.title("teacher"))
+    frame.get_by_label("Arm", exact=True).select_option(arms.title("none"))
+    frame.get_by_label("Compared with", exact=True).select_option(arms.title("teacher"))
     frame.get_by_label("Layer", exact=True).select_option("0")
     frame.get_by_label("Head", exact=True).select_option("0")
     frame.get_by_label("Problem", exact=True).select_option("test-1")
     changes = half(EXAMPLES[1], "none", 0, 0) - half(EXAMPLES[1], "teacher", 0, 0)
     largest = changes[abs(changes).argmax()]
-    frame.get_by_text(f"{style.title('none')}, layer 0, head 0, test-1: ").wait_for()
+    frame.get_by_text(f"{arms.title('none')}, layer 0, head 0, test-1: ").wait_for()
     frame.get_by_text(f"the largest difference is {largest:.2f}, at").wait_for()
     screenshot(page, "lab-explore")

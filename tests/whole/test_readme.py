@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 
-from response_priming import divergences, params, paths, problems, style
+from response_priming import arms, params, paths, problems
 from response_priming.distill import training
 from response_priming.evaluate import answers
 from response_priming.generate import teacher
+from response_priming.params import divergences
 
 TEXT = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 SIZES = {
@@ -67,7 +68,7 @@ def run_one_arm(profile, arm):
 def test_a_strategy(apply):
     profile = apply("A strategy")
     assert profile.strategies == ["none", "be-brief"]
-    assert style.title("be-brief") == "KD, Be Brief"
+    assert arms.title("be-brief") == "KD, Be Brief"
     assert len(run_one_arm(profile, "be-brief")) == 4
 
 
@@ -94,7 +95,7 @@ def test_a_data_set(apply, tmp_path):
 def test_a_divergence(apply, monkeypatch):
     monkeypatch.setitem(divergences.DIVERGENCES, "total-variation", None)  # gone again after the test
     (block,) = blocks("python", "A divergence")
-    assert block.startswith("# lib/response_priming/divergences.py\n")
+    assert block.startswith("# lib/response_priming/params/divergences.py\n")
     exec(block, vars(divergences))
     profile = apply("A divergence")
     same, other = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log()
@@ -129,7 +130,7 @@ def test_every_profile_is_listed():
 def test_the_results_are_of_the_profiles_arms_and_agree_with_their_counts(place, profile):
     tables = [part for part in section("What comes out").split("\n\n") if part.startswith("| student")]
     rows = [row.strip("| ").split(" | ") for row in tables[place].strip().splitlines()[2:]]
-    assert [row[0] for row in rows] == [style.title(arm) for arm in params.load(profile).arms]
+    assert [row[0] for row in rows] == [arms.title(arm) for arm in params.load(profile).arms]
     for _, n, correct, accuracy, *_ in rows:
         assert f"{100 * int(correct) / int(n):.1f} %" == accuracy
 

@@ -10,7 +10,7 @@ The teacher has no line of its own: it reads another text (prefix and worked exa
 one of the numbers depends on the length of rows.
 """
 
-import json
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import artifacts, models, params, problems, progress, prompts
+from response_priming import artifacts, params, problems, progress, prompts
 from response_priming.attention import differences, maps
 from response_priming.attention.metrics import EVERY, by_head, exact, largest_first, paper_numbers, sink_numbers, spread
 from response_priming.attention.results import SCALE, TABLES, Analysis, read
@@ -29,8 +29,6 @@ from response_priming.errors import InputError
 
 REGIONS = ("prompt", "solution")
 SPREADS = ("variance", *REGIONS, "seeds")
-SHOWING = {"heatmaps", "heatmap_tokens", "chosen_heads", "rule"}  # shape figures, not what is measured
-NOT_IN_RECIPE = {"profile", "n_train", "n_test", "data_dir", *SHOWING}
 
 
 def analyse(run: params.AttentionRun) -> Analysis:
@@ -40,20 +38,11 @@ def analyse(run: params.AttentionRun) -> Analysis:
         InputError: a student is missing or of another model, or a text is longer than allowed.
     """
     folder = run.output / "attention"
-    recipe = artifacts.recipe(
-        run.stage,
-        run.model_dump(exclude=NOT_IN_RECIPE)
-        | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
-        list(maps.folders_of(run).values()),
-        code=["attention.analysis"],
-    )
-    if not artifacts.is_current(folder, recipe):
-        with artifacts.writing(folder, recipe) as aside:
-            _write(aside, run)
-    return read(folder)
+    recipe = artifacts.recipe(run, list(maps.folders_of(run).values()), code=["attention.analysis"])
+    return read(artifacts.made(folder, recipe, functools.partial(_write, run)))
 
 
-def _write(folder: Path, run: params.AttentionRun) -> None:
+def _write(run: params.AttentionRun, folder: Path) -> None:
     groups, tokenizer = maps.load(run)
     texts = texts_of(run, tokenizer, groups[0].model.config)
     readings: list[Reading] = []
@@ -81,8 +70,6 @@ def _write(folder: Path, run: params.AttentionRun) -> None:
         }
         arrays |= {f"{name}/{number}": array for name, array in (about | kept_maps).items()}
     np.savez_compressed(folder / "explorer.npz", **arrays)
-    prose = differences.variables(metrics, divergent, tests)
-    (folder / "variables.json").write_text(json.dumps(prose, indent=1), encoding="utf-8")
 
 
 @dataclass(frozen=True)

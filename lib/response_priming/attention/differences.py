@@ -1,16 +1,16 @@
-"""What the numbers of all heads come to: differences, a permutation test, means, and the prose.
+"""What the numbers of all heads come to: differences, a permutation test, means, and a summary.
 
 `metrics` is always the table of `results.Analysis`. Arms are means over their seeds.
 """
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import artifacts, params, paths, stats, style
+from response_priming import arms, artifacts, params, stats
 from response_priming.attention.metrics import EVERY, PAPER
 
 HEAD = ["prompt", "region", "layer", "head"]
@@ -23,7 +23,7 @@ def against(metrics: pd.DataFrame, reference: str) -> pd.DataFrame:
     return values.sub(values.xs(reference, level="arm").groupby(HEAD).mean()).reset_index()
 
 
-def primed(metrics: pd.DataFrame, arms: list[str], *, seed: int) -> pd.DataFrame:
+def primed(metrics: pd.DataFrame, names: list[str], *, seed: int) -> pd.DataFrame:
     """Do the students of primed teachers differ from the unprimed one? A row a region and number.
 
     A student's value on a prompt is its mean over layers and heads. `unprimed`: the unprimed students' mean;
@@ -37,8 +37,8 @@ def primed(metrics: pd.DataFrame, arms: list[str], *, seed: int) -> pd.DataFrame
 
     The table is empty where the run lacks the unprimed arm or any primed one.
     """
-    groups = {"unprimed": [params.UNPRIMED], "primed": [arm for arm in arms if params.is_primed(arm)]}
-    if params.UNPRIMED not in arms or not groups["primed"]:
+    groups = {"unprimed": [arms.UNPRIMED], "primed": [arm for arm in names if arms.is_primed(arm)]}
+    if arms.UNPRIMED not in names or not groups["primed"]:
         return pd.DataFrame(columns=TESTED).astype(dict.fromkeys(TESTED[2:], float))
     means = metrics.groupby(["region", "arm", "seed", "prompt"], sort=False)[list(EVERY)].mean()
     rows = []
@@ -61,19 +61,17 @@ def primed(metrics: pd.DataFrame, arms: list[str], *, seed: int) -> pd.DataFrame
     return tests[TESTED]
 
 
-def means(metrics: pd.DataFrame, arms: list[str]) -> pd.DataFrame:
+def means(metrics: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     """Means over seeds, prompts, layers and heads, a row a region and arm; beside them the published ones, NaN where
     there is none."""
     table = metrics.groupby(["region", "arm"])[list(EVERY)].mean()
     regions = list(dict.fromkeys(metrics["region"]))
-    table = table.reindex(pd.MultiIndex.from_product([regions, arms], names=["region", "arm"])).rename(columns=EVERY)
-    file = paths.PARAMS / "published-results.yaml"
-    published = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
-    for metric, values in published.get("attention", {}).items():
+    table = table.reindex(pd.MultiIndex.from_product([regions, names], names=["region", "arm"])).rename(columns=EVERY)
+    for metric, values in arms.published().get("attention", {}).items():
         # The released analysis reads prompts alone.
         printed = pd.Series({("prompt", arm): value for arm, value in values.items()}, dtype=float)
         table[f"{PAPER[metric]}, published"] = printed.reindex(table.index)
-    return table.rename(index=style.title, level="arm").rename_axis(["Region", "Student"]).reset_index()
+    return table.rename(index=arms.title, level="arm").rename_axis(["Region", "Student"]).reset_index()
 
 
 def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
@@ -97,57 +95,30 @@ def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.Dat
     return changes.merge(pd.DataFrame(scored, columns=["arm", "seed", "accuracy"]))
 
 
-def variables(metrics: pd.DataFrame, divergent: pd.DataFrame, tests: pd.DataFrame) -> dict[str, str]:
-    """What the manuscript says of attention, as text; every key is always there."""
+def summary(metrics: pd.DataFrame, divergent: pd.DataFrame, tests: pd.DataFrame) -> dict[str, Any]:
+    """What the manuscript says of attention, in numbers; tables are those of `results.Analysis`.
+
+    `prompts`, `layers`, `heads`: how many were read. `region`: the last one, of which are `sink`, every arm's share of
+    the first token, and `change`: which of the paper's numbers moved furthest from the undistilled student's, in which
+    arm, and by which share of it (None without that student or another). `divergent`: layer and head that differ most.
+    `tests`, `students`: the known p over prompts, corrected, and over students; of the former, `differing` are small.
+    """
     region = str(metrics["region"].iloc[-1])
     by_arm = metrics[metrics["region"] == region].groupby("arm")[list(EVERY)].mean()
-    sizes = {f"attention_{name}s": str(metrics[name].nunique()) for name in ("prompt", "layer", "head")}
+    known, change = tests["p_holm"].dropna(), None
+    if arms.UNDISTILLED in by_arm.index and len(by_arm) > 1:
+        moved = (by_arm / by_arm.loc[arms.UNDISTILLED] - 1)[list(PAPER)].drop(index=arms.UNDISTILLED)
+        metric = str(moved.abs().max().idxmax())
+        arm = str(moved[metric].abs().idxmax())
+        name = PAPER[metric].partition(" (")[0].lower()
+        change = {"metric": name, "arm": arm, "share": moved[metric].to_dict()[arm]}
     return {
-        **sizes,
-        "attention_region": {"prompt": "the prompt's tokens", "solution": "the solution's tokens"}[region],
-        "attention_sink": _range(by_arm["sink"]),
-        "divergent_layer": str(divergent["layer"].iloc[0]),
-        "divergent_head": str(divergent["head"].iloc[0]),
-        **_largest_change(by_arm),
-        "attention_test": _verdict(tests),
-        "attention_seeds": _seeds_clause(tests),
+        **{f"{name}s": metrics[name].nunique() for name in ("prompt", "layer", "head")},
+        "region": region,
+        "sink": list(by_arm["sink"]),
+        "change": change,
+        "divergent": divergent[["layer", "head"]].iloc[0].to_dict(),
+        "tests": list(known),
+        "differing": int((known < stats.SIGNIFICANT).sum()),
+        "students": list(tests["p_students"].dropna()),
     }
-
-
-def _range(shares: pd.Series) -> str:
-    return f"{100 * shares.min():.1f} % to {100 * shares.max():.1f} %"
-
-
-def _largest_change(by_arm: pd.DataFrame) -> dict[str, str]:
-    """Which of the paper's numbers moved furthest from the undistilled student's, relative to it, and in which arm."""
-    keys = ("attention_change_metric", "attention_change_arm", "attention_change")
-    if params.UNDISTILLED not in by_arm.index or len(by_arm) < 2:
-        return dict.fromkeys(keys, style.NOT_RUN)
-    base = by_arm.loc[params.UNDISTILLED, list(PAPER)]
-    change = (by_arm[list(PAPER)] / base - 1).drop(index=params.UNDISTILLED)
-    metric = str(change.abs().max().idxmax())
-    arm = str(change[metric].abs().idxmax())
-    name = PAPER[metric].partition(" (")[0]
-    values = (name[0].lower() + name[1:], style.title(arm), f"{100 * change[metric].to_dict()[arm]:+.1f} %")
-    return dict(zip(keys, values, strict=True))
-
-
-def _verdict(tests: pd.DataFrame) -> str:
-    known = tests.dropna(subset="p_holm")
-    if known.empty:
-        return "cannot be tested here: that takes a primed and an unprimed student, and two prompts or more"
-    differing = int((known["p_holm"] < stats.SIGNIFICANT).sum())
-    return (
-        f"differs from the unprimed one's in {differing} of {len(known)} comparisons (smallest corrected p: "
-        f"{known['p_holm'].min():.2g})"
-    )
-
-
-def _seeds_clause(tests: pd.DataFrame) -> str:
-    known = tests["p_students"].dropna()
-    if known.empty:
-        return "With one training seed an arm, it cannot be told whether another training run would show the same."
-    return (
-        "When the labels of whole students are exchanged instead, which is what the claim is about, the smallest of "
-        f"{len(known)} p is {known.min():.2g}."
-    )

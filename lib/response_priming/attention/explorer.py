@@ -21,7 +21,7 @@ from bokeh.settings import settings
 from bokeh.transform import transform
 from IPython.display import HTML
 
-from response_priming import paths, style
+from response_priming import arms, paths
 from response_priming.attention.results import Analysis, Example
 
 STEPS = 255
@@ -94,15 +94,15 @@ def _texts(examples: Sequence[Example], kept: list[tuple[int, int]]) -> list[dic
 
 def _controls(examples: Sequence[Example], kept: list[tuple[int, int]]) -> dict[str, Select]:
     """A list to choose from for each of arm, second arm, layer, head and problem."""
-    arms = [style.title(arm) for arm in examples[0].maps]
+    names = [arms.title(arm) for arm in examples[0].maps]
     by_layer: dict[str, list[str]] = {}
     for layer, head in sorted(kept):
         by_layer.setdefault(str(layer), []).append(str(head))
     first_layer, first_head = map(str, kept[0])
     problems = [(str(number), example.problem) for number, example in enumerate(examples)]
     offered: dict[str, tuple[str, list[Any], str]] = {
-        "arm": ("Arm", arms, arms[-1]),
-        "against": ("Compared with", arms, arms[0]),
+        "arm": ("Arm", names, names[-1]),
+        "against": ("Compared with", names, names[0]),
         "layer": ("Layer", list(by_layer), first_layer),
         "head": ("Head", by_layer[first_layer], first_head),
         "text": ("Problem", problems, "0"),

@@ -11,7 +11,7 @@ from matplotlib.colors import CenteredNorm, PowerNorm
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import params, stats, style
+from response_priming import arms, params, stats, style
 from response_priming.attention.metrics import EVERY, PAPER
 from response_priming.attention.results import Analysis, Example
 from response_priming.errors import InputError
@@ -101,9 +101,9 @@ def shown_heads(run: params.AttentionRun, analysis: Analysis) -> list[Head]:
     return [(int(layer), int(head)) for layer, head in chosen]
 
 
-def shown_pair(arms: list[str]) -> tuple[str, str]:
+def shown_pair(names: list[str]) -> tuple[str, str]:
     """The two students held against each other: the unprimed one, else the first arm, and the last arm."""
-    return (params.UNPRIMED if params.UNPRIMED in arms[:-1] else arms[0]), arms[-1]
+    return (arms.UNPRIMED if arms.UNPRIMED in names[:-1] else names[0]), names[-1]
 
 
 def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], tokens: int) -> Figure:
@@ -140,7 +140,7 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
             bar = figure.colorbar(image, ax=list(where), shrink=0.6, aspect=30, location="top", pad=0.02)
             bar.set_label(name, size=7, labelpad=2)
             bar.ax.tick_params(labelsize=6)
-    names = [style.title(arm) for arm in pair]
+    names = [arms.title(arm) for arm in pair]
     for axes, title in zip(grid[-1], (*names, f"{names[1]} minus {names[0]}"), strict=True):
         axes.set_xlabel(title, fontsize=8)
     return figure

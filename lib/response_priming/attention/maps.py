@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import artifacts, models, params, paths
+from response_priming import arms, artifacts, models, params, paths
 from response_priming.errors import InputError
 
 Student = tuple[str, int]  # an arm, and the seed of its training
@@ -37,7 +37,7 @@ def students(run: params.AttentionRun) -> list[Student]:
 
 def folders_of(run: params.AttentionRun) -> dict[Student, Path]:
     """The folder of each trained student; `InputError` where one is missing or was trained on another model."""
-    found = {(arm, seed): run.student_of(arm, seed) for arm, seed in students(run) if arm != params.UNDISTILLED}
+    found = {(arm, seed): run.student_of(arm, seed) for arm, seed in students(run) if arm != arms.UNDISTILLED}
     for folder in found.values():
         trained = artifacts.read(folder)["recipe"]["parameters"]
         for key in ("student", "student_revision"):
@@ -88,7 +88,7 @@ def _attach(model: Any, student: Student, folder: Path) -> Any:
 def _row(student: Student) -> str:
     """The adapter of a student's row in the batch."""
     arm, seed = student
-    return BASE if arm == params.UNDISTILLED else f"{arm}-{seed}"
+    return BASE if arm == arms.UNDISTILLED else f"{arm}-{seed}"
 
 
 def visit_groups(

@@ -7,6 +7,7 @@ from adding up is reported. Deletion replaces ever more tokens, those first that
 the log-probability falls faster than in random order.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -61,27 +62,14 @@ def attribute(run: params.AttributionRun) -> Attributions:
     """Attribute the teacher's responses to the first training problems; computed unless they are there already.
 
     Raises:
-        InputError: no arm has a strategy, or its responses are missing, too few or to another prompt.
+        InputError: no strategy, or its responses are missing, too few or to another prompt.
     """
     if not run.strategies:
-        raise InputError(f"arms = {run.arms}: must name one that learns from a teacher")
+        raise InputError("strategies = []: must name one under which the teacher responded")
     folder = run.output / "attribution"
     inputs = [run.build / "responses" / strategy for strategy in run.strategies]
-    recipe = artifacts.recipe(
-        run.stage,
-        run.model_dump(exclude={"profile", "n_test", "student", "student_revision", "data_dir"})
-        | {
-            "prefixes": {strategy: prompts.prefix_of(strategy) for strategy in run.strategies},
-            "data": problems.fingerprint(run),
-            "model": models.fingerprint(run.teacher, run.teacher_revision),
-        },
-        inputs,
-        code=["attribution.attributions"],
-    )
-    if not artifacts.is_current(folder, recipe):
-        with artifacts.writing(folder, recipe) as aside:
-            _write(aside, run)
-    return read(folder)
+    recipe = artifacts.recipe(run, inputs, code=["attribution.attributions"])
+    return read(artifacts.made(folder, recipe, functools.partial(_write, run)))
 
 
 def read(folder: Path) -> Attributions:
@@ -115,7 +103,7 @@ def checks(result: Attributions) -> pd.DataFrame:
     return result.gaps.set_index(PROMPT).join([*areas, ranks]).reset_index()
 
 
-def _write(folder: Path, run: params.AttributionRun) -> None:
+def _write(run: params.AttributionRun, folder: Path) -> None:
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
     asked = problems.load(run, "train", run.attribution_problems, seed=run.seed)
     given = {}

@@ -7,7 +7,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from response_priming import stats, style
+from response_priming import arms, stats, style
 from response_priming.attribution.attributions import METHODS, REGIONS, Attributions, checks, shares
 
 TITLES = {"occlusion": "Occlusion", "gradient": "Integrated gradients", "random": "Random order"}
@@ -23,7 +23,7 @@ def table(result: Attributions, strategies: list[str]) -> pd.DataFrame:
     """A row a strategy: the means of `checks` with their 95 % t-intervals over problems, as text."""
     values = checks(result).groupby("strategy")[list(CHECKS)]
     rows = {strategy: values.get_group(strategy).agg(_mean) for strategy in strategies}
-    shown = pd.DataFrame(rows).T.rename(index=style.title, columns=CHECKS)
+    shown = pd.DataFrame(rows).T.rename(index=arms.title, columns=CHECKS)
     return shown.rename_axis("Strategy").reset_index()
 
 
@@ -47,14 +47,14 @@ def shares_figure(result: Attributions, strategies: list[str]) -> Figure:
         sns.pointplot(y="tokens", ax=axes, palette=white, dodge=dodge, legend=False, **drawn_as, **marks)
         axes.set(xlabel="", ylabel=f"Share, n = {parts['problem'].nunique()}", ylim=(0, 1), title=TITLES[method])
     handles, _ = panels[0].get_legend_handles_labels()
-    panels[0].legend(handles[: len(strategies)], [style.title(strategy) for strategy in strategies], title=None)
+    panels[0].legend(handles[: len(strategies)], [arms.title(strategy) for strategy in strategies], title=None)
     return figure
 
 
 def deletion_figure(result: Attributions, strategies: list[str]) -> Figure:
     """Deletion curves, a panel a strategy: log-probability of the response against the share of tokens replaced, in
     the order of each method and in random order; bands are 95 % t-intervals over problems."""
-    titles = {strategy: style.title(strategy) for strategy in strategies}
+    titles = {strategy: arms.title(strategy) for strategy in strategies}
     orders = list(TITLES.values())
     grid = sns.relplot(
         result.deletion.replace({"strategy": titles, "order": TITLES}), x="fraction", y="logprob", kind="line",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import params, stats, style
+from response_priming import arms, stats
 from response_priming.extraction import RULES, boxed_number
 from response_priming.scoring import grade
 
@@ -88,15 +88,11 @@ def rows(counts: Counts, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _row(arm: str, rule: str, n: int, answered: int | None, correct: int | None) -> dict[str, Any]:
-    low, high = (None, None) if correct is None else stats.accuracy_interval(_right(n, correct))
-    accuracy = None if correct is None else correct / n
+    accuracy, (low, high) = None, (None, None)
+    if correct is not None:
+        accuracy, (low, high) = correct / n, stats.accuracy_interval((np.arange(n) < correct)[None])
     row = {"arm": arm, "rule": rule, "n": n, "answered": answered, "correct": correct}
     return row | {"accuracy": accuracy, "low": low, "high": high}
-
-
-def _right(n: int, *counted: int) -> Any:
-    """Verdicts [1, n] with so many right ones at the front."""
-    return (np.arange(n) < sum(counted))[None]
 
 
 # --- tables ---
@@ -104,7 +100,7 @@ def _right(n: int, *counted: int) -> Any:
 
 def tabulate(counts: Counts, facts: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     """The tables `published`, `rules`, `decomposition` and `tests`."""
-    every = pd.DataFrame(rows(counts, facts)).assign(title=lambda table: table["arm"].map(style.title))
+    every = pd.DataFrame(rows(counts, facts)).assign(title=lambda table: table["arm"].map(arms.title))
     return {
         "published": _published_table(counts, facts, every),
         "rules": every,
@@ -117,7 +113,7 @@ def _published_table(counts: Counts, facts: Mapping[str, Any], every: pd.DataFra
     recount = every[every["rule"] == RULE].set_index("arm")
     return pd.DataFrame(
         {
-            "title": style.title(arm),
+            "title": arms.title(arm),
             "readme": facts["arms"][arm]["readme_accuracy"],
             "readme_count": facts["arms"][arm]["readme_count"],
             "readme_share": facts["arms"][arm]["readme_count"] / facts["n"],
@@ -134,12 +130,12 @@ def _published_table(counts: Counts, facts: Mapping[str, Any], every: pd.DataFra
 
 def _decomposition(counts: Counts) -> pd.DataFrame:
     """One row an arm: `shares`; for a primed one its `gain` over the unprimed one and what of it `boxing` explains."""
-    unprimed, made = shares(counts, params.UNPRIMED), []
+    unprimed, made = shares(counts, arms.UNPRIMED), []
     for arm in counts["arms"]:
         share, gain = shares(counts, arm), {"gain": np.nan, "boxing_points": np.nan}
-        if arm not in (*params.CONTROLS, params.UNPRIMED):
+        if arm not in (*arms.CONTROLS, arms.UNPRIMED):
             gain = {"gain": 100 * (share["accuracy"] - unprimed["accuracy"]), "boxing_points": boxing(share, unprimed)}
-        made.append({"arm": arm, "title": style.title(arm), **share, **gain})
+        made.append({"arm": arm, "title": arms.title(arm), **share, **gain})
     return pd.DataFrame(made)
 
 
@@ -175,14 +171,13 @@ def _ratio(part: int, whole: int) -> float:
 
 def _tests(counts: Counts) -> pd.DataFrame:
     """Every pair of arms: the columns of `stats.paired`, and `p_holm`, corrected for all pairs."""
-    n, arms, only = counts["n"], list(counts["arms"]), counts["only_right"]
+    n, chosen, only = counts["n"], list(counts["arms"]), counts["only_right"]
     made = []
-    for place, arm in enumerate(arms):
-        for baseline in arms[:place]:
-            both = counts["arms"][arm]["correct"][RULE] - only[arm][baseline]
-            new = _right(n, both, only[arm][baseline])
-            old = _right(n, both) | np.roll(_right(n, only[baseline][arm]), both + only[arm][baseline])
-            names = {"arm": arm, "title": style.title(arm), "baseline": baseline}
-            names["baseline_title"] = style.title(baseline)
-            made.append(names | stats.paired(new, old, seed=0))
+    for place, arm in enumerate(chosen):
+        for baseline in chosen[:place]:
+            wins, losses = only[arm][baseline], only[baseline][arm]
+            both = counts["arms"][arm]["correct"][RULE] - wins
+            names = {"arm": arm, "title": arms.title(arm), "baseline": baseline}
+            names["baseline_title"] = arms.title(baseline)
+            made.append(names | stats.paired_counts(n, both, wins, losses, seed=0))
     return pd.DataFrame(made).assign(p_holm=lambda table: multipletests(table["p"], method="holm")[1])

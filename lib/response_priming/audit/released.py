@@ -6,7 +6,6 @@ The log of the confidence arm was released raw: without `correct`, and with the 
 The logs carry no licence, so the project reads a copy of the user's and keeps none.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -26,13 +25,8 @@ LOGS = {
     "confidence": "reversekl-KD-raw.csv",
 }
 _COLUMNS = ["question", "model_answer", "model_output_tokens", "model_max_tokens"]
-_BOOLEANS = {"True": True, "False": False}
+_BOOLEANS = ("True", "False")
 _BLANK_BEFORE_MARK = re.compile(r" (?=[.,?!])")
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    """Digests of the files; `InputError` where one is missing."""
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in _files(folder).values()}
 
 
 def read(folder: Path) -> dict[str, pd.DataFrame]:
@@ -63,38 +57,28 @@ def _files(folder: Path) -> dict[str, Path]:
 
 def _answers(file: Path) -> dict[str, str]:
     """The right number of each question."""
-    answers = {}
-    for row, (question, solution) in enumerate(_table(file, ["question", "answer"])[["question", "answer"]].values, 1):
-        final = FINAL_ANSWER.search(solution.strip())
-        if not final:
-            raise InputError(f"{file}: row {row}: answer = {solution[-40:]!r}: must end in `#### NUMBER`")
-        answers[question] = final[1].replace(",", "")
-    return answers
+    table = _table(file, ["question", "answer"])
+    answers = table["answer"].str.strip().str.extract(FINAL_ANSWER)[0]
+    _require(file, table["answer"].str[-40:], answers.notna(), "must end in `#### NUMBER`")
+    return dict(zip(table["question"], answers.str.replace(",", ""), strict=True))
 
 
 def _log(file: Path, answers: dict[str, str]) -> pd.DataFrame:
     table = _table(file, _COLUMNS)
     if len(table) != len(answers):
         raise InputError(f"{file}: {len(table)} rows; must be {len(answers)}, one for each row of {REFERENCE}")
-    for row, question in enumerate(table["question"], start=1):
-        if question not in answers:
-            raise InputError(f"{file}: row {row}: question = {question[:40]!r}...: not in {REFERENCE}")
-    _require_whole(file, table["model_output_tokens"])
-    raw = "correct" not in table
-    log = pd.DataFrame(
-        {
-            "question": table["question"],
-            "answer": table["question"].map(answers),
-            "response": [
-                (_without(question, text) if raw else text).strip()
-                for question, text in zip(table["question"], table["model_answer"], strict=True)
-            ],
-            "tokens": table["model_output_tokens"].astype(float).astype(int),
-            "capped": _booleans(file, table["model_max_tokens"]),
-        }
-    )
-    if not raw:
-        log["graded"] = _booleans(file, table["correct"])
+    question, tokens, capped = table["question"], table["model_output_tokens"], table["model_max_tokens"]
+    if len(unknown := question[~question.isin(answers)]):
+        row, text = unknown.index[0] + 1, unknown.iloc[0]
+        raise InputError(f"{file}: row {row}: question = {text[:40]!r}...: not in {REFERENCE}")
+    _require(file, tokens, tokens.str.fullmatch(r"\d+(\.0)?"), "must be a whole number")
+    _require(file, capped, capped.isin(_BOOLEANS), "must be True or False")
+    said = table["model_answer"] if "correct" in table else map(_without, question, table["model_answer"])
+    log = pd.DataFrame({"question": question, "answer": question.map(answers), "response": list(map(str.strip, said))})
+    log = log.assign(tokens=tokens.astype(float).astype(int), capped=capped == "True")
+    if "correct" in table:
+        _require(file, table["correct"], table["correct"].isin(_BOOLEANS), "must be True or False")
+        log["graded"] = table["correct"] == "True"
     return log.set_index("question").loc[list(answers)].reset_index()
 
 
@@ -115,17 +99,11 @@ def _table(file: Path, columns: list[str]) -> pd.DataFrame:
     return table
 
 
-def _require_whole(file: Path, column: pd.Series) -> None:
-    for row, value in enumerate(column, start=1):
-        if not re.fullmatch(r"\d+(\.0)?", value):
-            raise InputError(f"{file}: row {row}: {column.name} = {value!r}: must be a whole number")
-
-
-def _booleans(file: Path, column: pd.Series) -> list[bool]:
-    for row, value in enumerate(column, start=1):
-        if value not in _BOOLEANS:
-            raise InputError(f"{file}: row {row}: {column.name} = {value!r}: must be True or False")
-    return [_BOOLEANS[value] for value in column]
+def _require(file: Path, column: pd.Series, holds: pd.Series, allowed: str) -> None:
+    """Refuse the first value of a column for which something does not hold."""
+    if not holds.all():
+        row = int((~holds).argmax())
+        raise InputError(f"{file}: row {row + 1}: {column.name} = {column[row]!r}: {allowed}")
 
 
 def _without(question: str, text: str) -> str:

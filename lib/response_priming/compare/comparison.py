@@ -1,10 +1,11 @@
-"""Stage compare: all arms' scores side by side, as the tables, figures and prose numbers of the paper.
+"""Stage compare: all arms' scores side by side, as the tables and figures of the paper.
 
 Arms answered the same problems, so a difference between two of them is tested in pairs: a bootstrap over problems for
 its interval, McNemar's exact test for its p (see `tables`). Scores that were not made alike are refused, so no table
 can mix protocols.
 """
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from response_priming import artifacts, params, paths, problems, scoring, style
-from response_priming.compare import tables, verdicts
+from response_priming import arms, artifacts, params, paths, problems, scoring
+from response_priming.compare import tables
 from response_priming.errors import InputError
 from response_priming.evaluate import calculations, calibration
 from response_priming.generate import store
@@ -25,7 +25,7 @@ TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps",
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. Shares are fractions; `gains` is in percentage points."""
+    """What `compare` found. Shares are fractions; `gains` is in percentage points; `variables`: what was compared."""
 
     accuracy: pd.DataFrame
     gains: pd.DataFrame
@@ -35,7 +35,7 @@ class Comparison:
     losses: pd.DataFrame
     steps: pd.DataFrame
     calibration: pd.DataFrame
-    variables: dict[str, str]
+    variables: dict[str, Any]
 
 
 def compare(run: params.CompareRun) -> Comparison:
@@ -48,21 +48,18 @@ def compare(run: params.CompareRun) -> Comparison:
     inputs = [run.scores_of(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
     inputs += [run.student_of(arm, seed) for arm, seed in _trained(run)]
     inputs += [run.build / "responses" / strategy for strategy in run.strategies]
-    texts = {"published": published(), "titles": [style.title(arm) for arm in run.arms]}
-    recipe = artifacts.recipe(
-        "compare", run.model_dump(exclude={"profile", "data_dir"}) | texts, inputs, code=["compare.comparison"]
-    )
-    if not artifacts.is_current(folder, recipe):
-        _compare(run, folder, recipe)
+    texts = {"published": arms.published()["arms"], "titles": [arms.title(arm) for arm in run.arms]}
+    recipe = artifacts.recipe(run, inputs, code=["compare.comparison"], **texts)
+    artifacts.made(folder, recipe, functools.partial(_write, run))
     # Only empty fields are missing values: an arm is called "none", and a response may say "NaN".
     options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "dtype": {"answer": str}}
     read = {name: pd.read_csv(folder / f"{name}.csv", **options) for name in TABLES}
     return Comparison(**read, variables=json.loads((folder / "variables.json").read_text(encoding="utf-8")))
 
 
-def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> None:
+def _write(run: params.CompareRun, folder: Path) -> None:
     scores = read_scores(run)
-    printed = {arm: values["readme_accuracy"] for arm, values in published().items()}
+    printed = {arm: values["readme_accuracy"] for arm, values in arms.published()["arms"].items()}
     made = {
         "accuracy": tables.accuracy(scores, run.rule, printed),
         "gains": tables.gains(scores, run.rule, seed=run.seed),
@@ -74,24 +71,17 @@ def _compare(run: params.CompareRun, folder: Path, recipe: dict[str, Any]) -> No
         "calibration": calibration.table(scores, run.rule),
     }
     scored = _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))
-    models = {"student": scored["student"], "precision": scored["dtype"]}
+    about = run.model_dump(include={"profile", "seed", "dataset", "n_train", "n_test", "rule"})
+    about |= {"teacher": None, "student": scored["student"], "precision": scored["dtype"]}
     for strategy in run.strategies:
-        models["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
-    texts = verdicts.variables(run, made["accuracy"], made["gains"], made["teacher"], models)
-    with artifacts.writing(folder, recipe) as aside:
-        for name, table in made.items():
-            table.to_csv(aside / f"{name}.csv", index=False)
-        (aside / "variables.json").write_text(json.dumps(texts, indent=1), encoding="utf-8")
+        about["teacher"] = _made_by(run, run.build / "responses" / strategy)["teacher"]
+    for name, table in made.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+    (folder / "variables.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _trained(run: params.CompareRun) -> list[tuple[str, int]]:
-    return [(arm, seed) for arm in run.arms if arm != params.UNDISTILLED for seed in run.seeds]
-
-
-def published() -> dict[str, dict[str, float]]:
-    """The published figures of each arm, from params/published-results.yaml."""
-    content = yaml.safe_load((paths.PARAMS / "published-results.yaml").read_text(encoding="utf-8"))
-    return dict(content["arms"])
+    return [(arm, seed) for arm in run.arms if arm != arms.UNDISTILLED for seed in run.seeds]
 
 
 # --- reading what is alike ---
@@ -154,7 +144,7 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
                 f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"
             )
         summary = scoring.summary(scoring.grade_teacher(answered, asked, run.rule), run.rule)
-        rows.append({"arm": strategy, "title": style.title(strategy), **summary})
+        rows.append({"arm": strategy, "title": arms.title(strategy), **summary})
     return pd.DataFrame(rows, columns=None if rows else ["arm", "title", "accuracy"])
 
 

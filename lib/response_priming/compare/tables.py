@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import params, scoring, stats, style
+from response_priming import arms, scoring, stats
 from response_priming.extraction import RULES
 
 
@@ -20,7 +20,7 @@ def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[s
     return pd.DataFrame(
         {
             "arm": arm,
-            "title": style.title(arm),
+            "title": arms.title(arm),
             **scoring.summary(answers, rule),
             "published": published.get(arm, np.nan),
         }
@@ -35,11 +35,11 @@ def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.Dat
     The columns of `paired`, and `p_holm`: p corrected for all pairs of the table.
     """
     right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    pairs = [(arm, params.UNDISTILLED) for arm in scores if arm != params.UNDISTILLED]
-    pairs += [(arm, _unprimed(arm)) for arm in scores if arm not in params.CONTROLS and arm != _unprimed(arm)]
-    pairs += [(arm, params.NEUTRAL) for arm in scores if params.is_primed(arm)]
+    pairs = [(arm, arms.UNDISTILLED) for arm in scores if arm != arms.UNDISTILLED]
+    pairs += [(arm, arms.unprimed(arm)) for arm in scores if arm not in arms.CONTROLS and arm != arms.unprimed(arm)]
+    pairs += [(arm, arms.NEUTRAL) for arm in scores if arms.is_primed(arm)]
     rows = [
-        {"arm": arm, "title": style.title(arm), "baseline": baseline, "baseline_title": style.title(baseline)}
+        {"arm": arm, "title": arms.title(arm), "baseline": baseline, "baseline_title": arms.title(baseline)}
         | stats.paired(right[arm], right[baseline], seed=seed)
         for arm, baseline in pairs
         if baseline in scores
@@ -49,16 +49,11 @@ def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.Dat
     return table.assign(p_holm=multipletests(table["p"], method="holm")[1] if rows else [])
 
 
-def _unprimed(arm: str) -> str:
-    """The arm without a prefix that is trained in the same way."""
-    return f"{params.RELEASED}{params.UNPRIMED}" if arm.startswith(params.RELEASED) else params.UNPRIMED
-
-
 def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row an arm and extraction rule: the counts and the accuracy of `scoring.summary`, with its interval."""
     kept = ("n", "seeds", "correct", "accuracy", "low", "high")
     rows = (
-        {"arm": arm, "title": style.title(arm), "rule": rule, **scoring.summary(answers, rule)}
+        {"arm": arm, "title": arms.title(arm), "rule": rule, **scoring.summary(answers, rule)}
         for arm, answers in scores.items()
         for rule in RULES
     )
@@ -67,6 +62,6 @@ def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:
     """What every arm's first student answered to the first `count` test problems: the first ones, not chosen ones."""
-    tables = [answers.head(count).assign(arm=arm, title=style.title(arm)) for arm, answers in scores.items()]
+    tables = [answers.head(count).assign(arm=arm, title=arms.title(arm)) for arm, answers in scores.items()]
     table = pd.concat(tables).sort_index(kind="stable").rename(columns={f"{rule}-correct": "correct"})
     return table[["question", "answer", "arm", "title", "response", "correct"]].reset_index(drop=True)

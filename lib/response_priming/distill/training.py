@@ -21,11 +21,12 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from response_priming import artifacts, hardware, models, params, problems, progress
+from response_priming import arms, artifacts, models, params, progress, provenance
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
 from response_priming.methods import examples
 from response_priming.methods.base import Method
+from response_priming.params import hardware
 
 # Tables of a snapshot, and the column of each that changes in training.
 SNAPSHOT = {"positions.parquet": "divergence", "samples.parquet": "answer"}
@@ -85,17 +86,7 @@ def _folder(run: params.DistillRun, seed: int) -> Path:
 def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCallback] = ()) -> pd.DataFrame:
     """The loss curve of the student with this seed (see `train`); `callbacks` watch the training."""
     folder, store = _folder(run, seed), Method(run).prepare()
-    recipe = artifacts.recipe(
-        "distill",
-        run.model_dump(exclude={"profile", "seeds", "n_test", "micro_batch", "save_every", "data_dir"})
-        | {
-            "train_seed": seed,
-            "data": problems.fingerprint(run),
-            "model": models.fingerprint(run.student, run.student_revision),
-        },
-        [store] if store else [],
-        code=["distill.training"],
-    )
+    recipe = artifacts.recipe(run, [store] if store else [], code=["distill.training"], train_seed=seed)
     if not artifacts.is_current(folder, recipe):
         processes = PartialState(cpu=hardware.device_of(run.device) == "cpu")
         work = _workplace(folder, recipe, processes)
@@ -205,8 +196,8 @@ def card(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
     return environment.get_template("card.md.jinja").render(
         run=run,
         seed=seed,
-        base=models.PACKAGE if run.student == models.EMBEDDED else run.student,
-        teacher=params.store_of(run.arm, run),
+        base=models.PACKAGE if run.student == artifacts.EMBEDDED else run.student,
+        teacher=arms.store_of(run.arm, run.repaired),
         loss=curve["loss"].iloc[-1],
-        versions=artifacts.summary(run),
+        versions=provenance.summary(run),
     )

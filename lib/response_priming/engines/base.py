@@ -20,7 +20,7 @@ from response_priming.params import sections
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MODEL, GENERATE = sections.Model(), sections.Generate()
+MODEL, GENERATE = sections.Model(), sections.Generate.model_validate({})
 LOWEST = float(np.finfo(np.float16).min)
 # Probabilities in fp32 cannot tell a smaller rest from none.
 SMALLEST_TAIL = 1e-7

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import hardware, models
+from response_priming import models
 from response_priming.engines.base import Engine, Needs, Request, Response, Setup, Signal, check_context, pack, tail_of
 from response_priming.errors import InputError
+from response_priming.params import hardware
 
 NEEDS = Needs("vllm", "gpu")
 

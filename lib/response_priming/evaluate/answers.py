@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from response_priming import artifacts, engines, models, params, problems, progress, prompts
+from response_priming import arms, artifacts, engines, params, problems, progress, prompts
 from response_priming.scoring import grade
 
 
@@ -31,23 +31,16 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
 def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
     """The answers of the student with this seed (see `answer`)."""
     folder = run.output / "scores" / run.arm / f"seed-{seed}"
-    student = None if run.arm == params.UNDISTILLED else run.student_of(run.arm, seed)
-    # The headline's rule is left out because every rule's verdict is stored; the path, because `data` has the content.
-    recipe = artifacts.recipe(
-        "evaluate",
-        run.model_dump(exclude={"profile", "seeds", "rule", "n_train", "data_dir"})
-        | {"data": problems.fingerprint(run), "weights": models.fingerprint(run.student, run.student_revision)},
-        [student] if student else [],
-        code=["evaluate.answers", f"engines.{run.evaluate_engine}"],
-    )
-    if not artifacts.is_current(folder, recipe):
-        with artifacts.writing(folder, recipe) as aside, progress.part("seed", seed, run.seeds_of(run.arm)):
-            _answer(run, student).to_parquet(aside / "answers.parquet", index=False)
+    student = None if run.arm == arms.UNDISTILLED else run.student_of(run.arm, seed)
+    code = ["evaluate.answers", f"engines.{run.evaluate_engine}"]
+
+    def write(aside: Path) -> None:
+        asked = problems.load(run, "test", run.n_test, seed=run.seed)
+        with progress.part("seed", seed, run.seeds_of(run.arm)):
+            answers_to(asked, run, student).to_parquet(aside / "answers.parquet", index=False)
+
+    artifacts.made(folder, artifacts.recipe(run, [student] if student else [], code=code), write)
     return pd.read_parquet(folder / "answers.parquet")
-
-
-def _answer(run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
-    return answers_to(problems.load(run, "test", run.n_test, seed=run.seed), run, student)
 
 
 def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:

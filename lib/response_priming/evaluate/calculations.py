@@ -18,7 +18,7 @@ from fractions import Fraction
 
 import pandas as pd
 
-from response_priming import stats, style
+from response_priming import arms, stats
 
 # Notations of one meaning; `x` multiplies between numbers only.
 _SAME = (
@@ -147,7 +147,7 @@ def calculations_table(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: i
         low, high = stats.ratio_interval(by_problem[by_problem[:, 1] > 0], seed)
         row = {
             "arm": arm,
-            "title": style.title(arm),
+            "title": arms.title(arm),
             "responses": len(answers),
             "seeds": answers["seed"].nunique(),
             "with_steps": some.mean(),

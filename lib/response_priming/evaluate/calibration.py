@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import bootstrap, mannwhitneyu
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import style
+from response_priming import arms
 
 KINDS = ("correct", "incorrect")
 
@@ -27,7 +27,7 @@ def table(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "arm": arm,
-            "title": style.title(arm),
+            "title": arms.title(arm),
             "n": len(answers),
             "seeds": answers["seed"].nunique(),
             **separation(answers, rule),

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import style
+from response_priming import arms, style
 from response_priming.errors import InputError
 from response_priming.evaluate.calibration import KINDS, reliability
 from response_priming.extraction import RULES
@@ -89,18 +89,18 @@ def shown_calibration(found: pd.DataFrame) -> Styler:
 
 def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
     """Accuracy against confidence, a panel an arm: on the diagonal, a student knows how often it is right."""
-    arms = list(scores)
-    figure = Figure(figsize=(2.6 * min(len(arms), 3) + 0.6, 2.7 * -(-len(arms) // 3)), layout="constrained")
-    panels = figure.subplots(-(-len(arms) // 3), min(len(arms), 3), squeeze=False, sharex=True, sharey=True)
-    for axes, arm in zip(panels.flat, arms, strict=False):
+    names = list(scores)
+    figure = Figure(figsize=(2.6 * min(len(names), 3) + 0.6, 2.7 * -(-len(names) // 3)), layout="constrained")
+    panels = figure.subplots(-(-len(names) // 3), min(len(names), 3), squeeze=False, sharex=True, sharey=True)
+    for axes, arm in zip(panels.flat, names, strict=False):
         found = reliability(scores[arm], rule)
         errors = [100 * (found["accuracy"] - found["low"]), 100 * (found["high"] - found["accuracy"])]
         look: dict[str, Any] = {"color": style.color(arm), "marker": style.marker(arm)}
         axes.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
         axes.errorbar(100 * found["confidence"], 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
-        axes.set_title(style.title(arm))
+        axes.set_title(arms.title(arm))
         axes.set(xlim=(0, 100), ylim=(0, 100))
-    for axes in panels.flat[len(arms) :]:
+    for axes in panels.flat[len(names) :]:
         axes.remove()
     figure.supxlabel("Confidence: geometric mean of the tokens' probabilities (%)", fontsize="medium")
     figure.supylabel("Accuracy (%)", fontsize="medium")
@@ -121,7 +121,7 @@ def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
                 values, positions=[y + offset], manage_ticks=False, medianprops={"color": "black"}, **box
             )
             drawn["boxes"][0].set_label(kind if y == 0 else None)
-    axes.set_yticks(range(len(scores)), labels=[style.title(arm) for arm in scores])
+    axes.set_yticks(range(len(scores)), labels=[arms.title(arm) for arm in scores])
     axes.set_ylim(len(scores) - 0.5, -0.5)
     axes.set_xlabel("Mean log-probability of a response's tokens (nats)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")

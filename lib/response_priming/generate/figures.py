@@ -4,15 +4,14 @@ Every figure and table looks at the first response to each problem, so that a pr
 """
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import yaml
 from matplotlib.axes import Axes
 
-from response_priming import artifacts, params, paths, problems, scoring, style
+from response_priming import arms, artifacts, params, problems, scoring, style
 from response_priming.generate import store
 
 MEASURES = {"confidence": "Confidence", "entropy": "Entropy (nats)"}
@@ -30,27 +29,21 @@ def graded(run: params.GenerateRun) -> pd.DataFrame:
         if _made_by(folder / strategy) == _made_by(folder / run.strategy):
             first = store.read(folder / strategy).query("sample == 0")
             table = scoring.grade_teacher(first, asked, run.answer_rule)
-            tables.append(table.assign(strategy=strategy, title=style.title(strategy)))
+            tables.append(table.assign(strategy=strategy, title=arms.title(strategy)))
     return pd.concat(tables, ignore_index=True)
 
 
 def _made_by(folder: Path) -> dict[str, Any]:
     """A store's recipe but for the strategy; an empty one where it is not made."""
     recipe = artifacts.read(folder)["recipe"] if (folder / artifacts.FILE).exists() else {"parameters": {}}
-    shared = {key: value for key, value in recipe["parameters"].items() if key not in ("strategy", "prefix")}
+    shared = {key: value for key, value in recipe["parameters"].items() if key not in ("strategy", "prefixes")}
     return recipe | {"parameters": shared}
-
-
-def published_confidence() -> dict[str, float]:
-    """The paper's mean next-token confidence by strategy, of its teacher at prompt tokens."""
-    content = yaml.safe_load((paths.PARAMS / "published-results.yaml").read_text(encoding="utf-8"))
-    return cast("dict[str, float]", content["teacher_confidence"])
 
 
 def table(answered: pd.DataFrame, rule: str) -> pd.DataFrame:
     """One row a strategy: `scoring.summary`, means of `confidence`, `entropy` and `covered`, and the published
     confidence, NaN where there is none."""
-    published = published_confidence()
+    published = arms.published()["teacher_confidence"]
     return pd.DataFrame(
         {
             "title": rows["title"].iloc[0],
@@ -87,7 +80,7 @@ def plot_certainty(answered: pd.DataFrame, axes: list[Axes]) -> None:
         axis.set(xlabel=f"{label}, n = {answered['problem_id'].nunique()}", ylabel="")
         axis.margins(y=0.3)
     order = list(answered["strategy"].unique())
-    for strategy, value in published_confidence().items():
+    for strategy, value in arms.published()["teacher_confidence"].items():
         if strategy in order:
             point = value, order.index(strategy)
             axes[0].plot(*point, "o", markerfacecolor="none", color="0.2")

@@ -4,6 +4,7 @@ The released code's soft targets (commit b869e93): the distribution after every 
 a chat template or a beginning-of-sequence token, from one forward pass.
 """
 
+import functools
 from pathlib import Path
 
 import pandas as pd
@@ -11,13 +12,6 @@ from transformers import AutoConfig
 
 from response_priming import artifacts, engines, models, params, problems, progress, prompts
 from response_priming.generate import store
-from response_priming.params import sections
-
-# What of the run's parameters shapes the signals.
-SHAPING = {"seed", "strategy", "dtype", "engine", "teacher_quantization", "top_k", *sections.Problems.model_fields} - {
-    "n_test",
-    "data_dir",
-}
 
 
 def score(run: params.PromptSignalsRun) -> pd.DataFrame:
@@ -27,21 +21,8 @@ def score(run: params.PromptSignalsRun) -> pd.DataFrame:
     signal at a token is the teacher's distribution over the next one.
     """
     folder = run.output / "prompt-signals" / run.strategy
-    recipe = artifacts.recipe(
-        "prompt-signals",
-        run.model_dump(include=SHAPING)
-        | {
-            "prefix": prompts.prefix_of(run.strategy),
-            "data": problems.fingerprint(run),
-            "model": models.fingerprint(run.teacher, run.teacher_revision),
-        },
-        [],
-        code=["generate.prompt_signals", f"engines.{run.engine}"],
-    )
-    if not artifacts.is_current(folder, recipe):
-        with artifacts.writing(folder, recipe) as aside:
-            _score(run, aside)
-    return store.read(folder)
+    recipe = artifacts.recipe(run, code=["generate.prompt_signals", f"engines.{run.engine}"])
+    return store.read(artifacts.made(folder, recipe, functools.partial(_score, run)))
 
 
 def _score(run: params.PromptSignalsRun, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 from transformers import AutoConfig
 
-from response_priming import artifacts, engines, models, params, problems, progress, prompts
+from response_priming import artifacts, engines, models, params, problems, progress, prompts, provenance
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 from response_priming.generate import store
@@ -36,19 +36,7 @@ def respond(run: params.GenerateRun) -> pd.DataFrame:
     """
     check_tokens(run)
     folder = run.output / "responses" / run.strategy
-    recipe = artifacts.recipe(
-        "generate",
-        run.model_dump(
-            exclude={"profile", "n_test", "student", "student_revision", "signal", "data_dir", *sections.PLACEMENT}
-        )
-        | {
-            "prefix": prompts.prefix_of(run.strategy),
-            "data": problems.fingerprint(run),
-            "model": models.fingerprint(run.teacher, run.teacher_revision),
-        },
-        [],
-        code=["generate.teacher", f"engines.{run.engine}"],
-    )
+    recipe = artifacts.recipe(run, code=["generate.teacher", f"engines.{run.engine}"])
     if not artifacts.is_current(folder, recipe) or artifacts.damaged(folder):
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
         with artifacts.resuming(folder, recipe) as partial:
@@ -85,10 +73,10 @@ class _Prompts:
         wanted = run.worked_examples
         self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
         settings = run.model_dump(include=sections.Generate.model_fields.keys() - NOT_IN_KEY) | {
-            "model": models.fingerprint(run.teacher, run.teacher_revision),
+            "model": artifacts.weights(run.teacher, run.teacher_revision),
             "dtype": run.precision,
             "seed": run.seed if run.temperature else None,
-            "code": artifacts.code_digests("engines.base", f"engines.{run.engine}"),
+            "code": provenance.code_digests("engines.base", f"engines.{run.engine}"),
         }
         self.settings = json.dumps(settings, sort_keys=True)
 

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import artifacts, params, problems, prompts
+from response_priming import arms, artifacts, params, problems, prompts
 from response_priming.errors import InputError
 from response_priming.generate import store
 from response_priming.methods import losses
@@ -139,7 +139,7 @@ class Examples(Dataset[Example]):
         if unknown := next((name for name in self.order if name not in self.asked), None):
             raise InputError(f"responses/{run.arm}: problem {unknown} is not among the {run.n_train} of train")
         places = list(range(len(self.order)))
-        self.answer_of = deal(len(places), run.seed) if run.arm == params.SHUFFLED else places
+        self.answer_of = deal(len(places), run.seed) if run.arm == arms.SHUFFLED else places
         self.signal_of = self.answer_of if "pairing" in self.repaired else released_pairing(len(places))
         for index, name in enumerate(self.order if "truncation" in self.repaired else []):
             length = len(self._question(index)) + len(self._labels(index))

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from response_priming.divergences import DIVERGENCES
 from response_priming.params import sections
+from response_priming.params.divergences import DIVERGENCES
 
 IGNORED = -100
 # What one chunk may take. Larger chunks were no faster (benchmarks/results/losses.md).

@@ -1,18 +1,11 @@
 """Parameters: a profile (YAML) goes in, and every stage gets its own, validated, as a run.
 
-`sections` has every parameter with its default, `profile` the runs, the profile and how both are read.
+`sections` has every parameter with its default, `runs` what each notebook is given, `profile` how both are read.
 """
 
-from response_priming.params.profile import (
-    CONTROLS,
-    FINE_TUNED,
-    NEUTRAL,
-    RELEASED,
+from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
+from response_priming.params.runs import (
     RUNS,
-    SHUFFLED,
-    UNDISTILLED,
-    UNPRIMED,
-    ArmRun,
     ArmsRun,
     AttentionRun,
     AttributionRun,
@@ -23,33 +16,15 @@ from response_priming.params.profile import (
     EvaluateRun,
     GenerateRun,
     LadderRun,
-    NamedArms,
-    Profile,
     PromptSignalsRun,
     Run,
     SearchRun,
     SeedsRun,
-    Strategy,
-    collect,
-    is_primed,
-    known_arms,
-    load,
-    parameters_cell,
-    profiles,
-    store_of,
-    strategies,
+    TaughtRun,
 )
 
 __all__ = [
-    "CONTROLS",
-    "FINE_TUNED",
-    "NEUTRAL",
-    "RELEASED",
     "RUNS",
-    "SHUFFLED",
-    "UNDISTILLED",
-    "UNPRIMED",
-    "ArmRun",
     "ArmsRun",
     "AttentionRun",
     "AttributionRun",
@@ -60,19 +35,14 @@ __all__ = [
     "EvaluateRun",
     "GenerateRun",
     "LadderRun",
-    "NamedArms",
     "Profile",
     "PromptSignalsRun",
     "Run",
     "SearchRun",
     "SeedsRun",
-    "Strategy",
+    "TaughtRun",
     "collect",
-    "is_primed",
-    "known_arms",
     "load",
     "parameters_cell",
     "profiles",
-    "store_of",
-    "strategies",
 ]

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from response_priming import hardware
-from response_priming.divergences import DIVERGENCES
 from response_priming.extraction import RULES
+from response_priming.params.divergences import DIVERGENCES
+from response_priming.params.hardware import precision_of
 
 Repair = Literal[
     "pairing", "prefix-offset", "bos", "eos", "teacher-answers", "positions", "template", "truncation"
@@ -58,7 +58,7 @@ def _one_of(table: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-Rule = Annotated[str, _one_of(RULES)]
+RuleName = Annotated[str, _one_of(RULES)]
 
 
 def _differ(seeds: list[int]) -> list[int]:
@@ -67,8 +67,30 @@ def _differ(seeds: list[int]) -> list[int]:
     return seeds
 
 
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
+_Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+# Parameters that a notebook takes without the section that they are of, or that are of no section.
+Seed = Annotated[int, Field(default=0, ge=0, description="seed of the problems")]
+Seeds = Annotated[
+    _Seeds,
+    Field(default=[0], description="training seeds (initial LoRA weights, data order): one student each"),
+]
+Arms = Annotated[
+    list[str],
+    Field(
+        default=["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"],
+        description="arms, in the order of tables and figures",
+    ),
+]
+Rule = Annotated[RuleName, Field(default="last-number", description="extraction rule of the headline accuracy")]
+Teacher = Annotated[
+    str, Field(default="embedded", description="`embedded`, a hub id, or a folder with a transformers model")
+]
+TeacherRevision = Annotated[str | None, Field(default=None, description="commit of the teacher on the hub")]
+WorkedExamples = Annotated[
+    int, Field(default=4, ge=0, le=16, description="solved validation problems shown to the teacher first")
+]
 
 
 # Where the teacher runs, and how much of it at once, decides no response.
@@ -119,14 +141,14 @@ class Model(Section):
     @property
     def precision(self) -> str:
         """What `dtype` is on this machine (see `hardware.precision_of`)."""
-        return hardware.precision_of(self.dtype, self.device)
+        return precision_of(self.dtype, self.device)
 
 
 class Generate(Section):
     """How the teacher answers."""
 
-    teacher: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
-    teacher_revision: str | None = Field(None, description="commit of the teacher on the hub")
+    teacher: Teacher
+    teacher_revision: TeacherRevision
     engine: Engine = Field("transformers", description="what runs the teacher")
     teacher_quantization: Literal["none", "nf4", "int8", "awq", "gptq", "fp8"] = Field(
         "none", description="format of the teacher's weights; none: as its checkpoint is stored"
@@ -134,7 +156,7 @@ class Generate(Section):
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share each layer of the teacher (vllm)")
     pipeline_parallel: int = Field(1, ge=1, description="groups of GPUs that share out the teacher's layers (vllm)")
     server_url: str | None = Field(None, description="engine server: its address, as http://localhost:8000/v1")
-    worked_examples: int = Field(4, ge=0, le=16, description="solved validation problems shown to the teacher first")
+    worked_examples: WorkedExamples
     response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
     top_k: int | Literal["all"] = Field(
@@ -144,7 +166,7 @@ class Generate(Section):
     samples: int = Field(1, ge=1, le=256, description="responses to each problem; the majority's answer trains")
     keep_finished: bool = Field(False, description="only responses that ended within the budget train")
     keep_right: bool = Field(False, description="only responses with the right answer train")
-    answer_rule: Rule = Field("last-number", description="extraction rule of keep_right and of the majority")
+    answer_rule: RuleName = Field("last-number", description="extraction rule of keep_right and of the majority")
 
     @field_validator("top_k", mode="before")
     @classmethod
@@ -241,7 +263,7 @@ class Evaluate(Section):
     answer_tokens: int = Field(96, ge=1, description="longest answer of a student (tokens)")
     evaluate_engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the students")
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
-    rule: Rule = Field("last-number", description="extraction rule of the headline accuracy")
+    rule: Rule
 
 
 class Attention(Section):
@@ -271,7 +293,7 @@ class Ladder(Section):
 
     ladder_strategy: str = Field("ground-truth", description="strategy of every rung")
     ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
-    ladder_seeds: Seeds = Field([0], description="training seeds of every rung")
+    ladder_seeds: _Seeds = Field([0], description="training seeds of every rung")
 
 
 class Search(Section):

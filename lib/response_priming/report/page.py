@@ -1,25 +1,21 @@
-"""The manuscript: its sources, the executed notebooks and the numbers of the prose staged in one folder, then rendered.
+"""The page: the manuscript's sources, the executed notebooks and the variables staged in one folder, then rendered.
 
 Quarto renders where it is installed; elsewhere `preview` renders the same index.qmd with pandoc, and the page says so.
 """
 
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from response_priming import artifacts, notebooks, params, paths, style
+from response_priming import arms, artifacts, notebooks, params, paths
 from response_priming.attention import explorer, results
 from response_priming.errors import InputError
-from response_priming.report import citation, downloads, pipeline_figure, preview, prose
-
-# What staging adds to the sources: the manuscript may name these although report/ has none of them.
-GENERATED = frozenset({"_citation.md", "_downloads.md", "_strategies.md", "pipeline.svg"})
+from response_priming.report import downloads, preview, variables
+from response_priming.report.check import check_sources
 
 
 def stage(profile: params.Profile) -> Path:
@@ -28,23 +24,20 @@ def stage(profile: params.Profile) -> Path:
     Raises:
         InputError: a notebook or stage folder is missing, or the manuscript names what does not exist.
     """
-    folder = paths.BUILD / profile.name / "report"
-    recipe = _recipe(profile)
-    if not artifacts.is_current(folder, recipe):
-        with artifacts.writing(folder, recipe) as aside:
-            shutil.copytree(paths.REPORT, aside, dirs_exist_ok=True)
-            for notebook in _notebooks(profile):
-                preview.static_copy(notebook, aside / notebook.name)
-            texts = {"strategies": prose.strategies_table(profile), "citation": citation.bibtex(profile)}
-            texts["downloads"] = downloads.write(profile, aside)
-            for name, text in texts.items():
-                (aside / f"_{name}.md").write_text(text, encoding="utf-8")
-            pipeline_figure.draw().savefig(aside / "pipeline.svg")
-            values = prose.variables(profile, renderer="Quarto" if quarto() else "pandoc preview")
-            _write_yaml(aside / "_variables.yml", values)
-            _write_yaml(aside / "_quarto.yml", _quarto_config(profile))
-            check_sources(aside, aside, values)
-    return folder
+
+    def write(folder: Path) -> None:
+        shutil.copytree(paths.REPORT, folder, dirs_exist_ok=True)
+        for notebook in _notebooks(profile):
+            preview.static_copy(notebook, folder / notebook.name)
+        (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
+        (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
+        downloads.write(profile, folder)
+        texts = variables.texts(variables.values(profile, renderer="Quarto" if quarto() else "pandoc preview"))
+        _write_yaml(folder / "_variables.yml", texts)
+        _write_yaml(folder / "_quarto.yml", _quarto_config(profile))
+        check_sources(folder, folder, texts)
+
+    return artifacts.made(paths.BUILD / profile.name / "report", _recipe(profile), write)
 
 
 def render(profile: params.Profile) -> Path:
@@ -87,23 +80,17 @@ def _recipe(profile: params.Profile) -> dict[str, Any]:
         "quarto": quarto(),
         "files": {paths.shown(path): artifacts.digest(path) for path in [*sources, *_notebooks(profile)]},
     }
-    return artifacts.recipe("report", parameters, [build / name for name in prose.RESULTS], code=["report.page"])
+    return artifacts.decided_by("report", parameters, [build / name for name in variables.STAGES], code=["report.page"])
 
 
 def notebook_titles(profile: params.Profile) -> dict[str, str]:
     """Title of every executed notebook of the profile, by stem, in the order in which they ran."""
+    ran = [*notebooks.nodes(profile), *notebooks.executed_extras(profile)]
     titles = {
-        node.name: f"{node.stage.capitalize().replace('-', ' ')}: {style.title(node.item)}"
-        for node in notebooks.nodes(profile)
-        if node.item
+        node.name: f"{node.stage.capitalize().replace('-', ' ')}: {arms.title(node.item)}" for node in ran if node.item
     }
-    titles |= {
-        "compare": "Compare all arms",
-        "attention-visualize": "Attention inside the students",
-        "audit": "Audit of the released logs",
-        "claims": "The claims of the paper",
-    }
-    return titles | {node.name: notebooks.PAGES[node.stage] for node in notebooks.executed_extras(profile)}
+    stages = {node.stage for node in ran}
+    return titles | {stage: title for stage, title in notebooks.PAGES.items() if stage in stages}
 
 
 def _notebooks(profile: params.Profile) -> list[Path]:
@@ -119,76 +106,8 @@ def _quarto_config(profile: params.Profile) -> dict[str, Any]:
     config: dict[str, Any] = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text(encoding="utf-8"))
     titles = notebook_titles(profile).items()
     config["manuscript"]["notebooks"] = [{"notebook": f"{stem}.ipynb", "title": title} for stem, title in titles]
-    return config | citation.metadata(profile)
+    return config | variables.metadata(profile)
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def check_sources(report_dir: Path, notebooks_dir: Path, known: Collection[str] = prose.VARIABLES) -> None:
-    """Check that index.qmd names only what exists.
-
-    Args:
-        report_dir: holds index.qmd and references.bib.
-        notebooks_dir: holds the embedded notebooks, executed or not.
-        known: keys of the variables.
-
-    Raises:
-        InputError: a shortcode, variable, embedded cell, cross-reference or citation does not resolve, or an embedded
-            cell has no caption or alternative text.
-    """
-    page = report_dir / "index.qmd"
-    text, captions = page.read_text(encoding="utf-8"), []
-    codes = list(preview.SHORTCODE.finditer(text))
-    if text.count("{{<") != len(codes):
-        raise InputError(
-            f"{paths.shown(page)}: malformed shortcode; use {{{{< var KEY >}}}}, {{{{< embed NB.ipynb#LABEL >}}}} or "
-            "{{< include FILE >}}"
-        )
-    for code in codes:
-        if code["name"] == "embed":
-            captions.append(_embedded_caption(page, notebooks_dir, code["value"]))
-        elif code["name"] == "include":
-            _require_file(page, code["value"])
-        elif code["name"] != "var":
-            raise InputError(
-                f"{paths.shown(page)}: unknown shortcode {code['name']!r}; understood: var, embed, include"
-            )
-        elif code["value"] not in known:
-            raise InputError(
-                f"{paths.shown(page)}: unknown variable {code['value']!r}; known: {', '.join(sorted(known))}"
-            )
-    for drawn in preview.IMAGE.finditer(text):
-        _require_file(page, drawn["file"])
-    entries = re.findall(
-        r"^@\w+\{([^,\s]+),", (report_dir / "references.bib").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    targets = {*entries, *preview.numbers(text)}
-    for reference in preview.REFERENCE.finditer("\n".join([text, *captions])):
-        if reference["key"] not in targets:
-            raise InputError(
-                f"{paths.shown(page)}: @{reference['key']} is neither an embedded label nor a key of references.bib"
-            )
-
-
-def _require_file(page: Path, name: str) -> None:
-    if name not in GENERATED and not (page.parent / name).is_file():
-        raise InputError(f"{paths.shown(page)}: names {name}, but there is no such file beside it")
-
-
-def _embedded_caption(page: Path, notebooks_dir: Path, target: str) -> str:
-    name, _, label = target.partition("#")
-    notebook = notebooks_dir / name
-    if not notebook.exists():
-        raise InputError(f"{paths.shown(page)}: embeds {target}, but there is no {paths.shown(notebook)}")
-    cells = preview.labelled_cells(notebook)
-    if label not in cells:
-        raise InputError(f"{paths.shown(page)}: embeds {target}; labels of that notebook: {', '.join(cells) or 'none'}")
-    kind = label.partition("-")[0]
-    for key in {"fig": ("fig-cap", "fig-alt"), "tbl": ("tbl-cap",)}.get(kind, ()):
-        if not cells[label].options.get(key):
-            raise InputError(f"{paths.shown(notebook)}: cell {label} has no `#| {key}:`")
-    if kind not in ("fig", "tbl"):
-        raise InputError(f"{paths.shown(page)}: embeds {target}; a label must start with fig- or tbl-")
-    return cells[label].options[f"{kind}-cap"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from response_priming import artifacts, params, placed, progress, stats
+from response_priming import arms, artifacts, params, progress, stats
 from response_priming.distill import training
 from response_priming.evaluate import answers
 from response_priming.params import sections
@@ -66,7 +66,7 @@ def climb(run: params.LadderRun) -> pd.DataFrame:
         InputError: the strategy's responses or signals over prompts are not there.
     """
     trainings, rows = rungs(run), []
-    steps = [params.UNDISTILLED, *trainings]
+    steps = [arms.UNDISTILLED, *trainings]
     for rung in steps:
         with progress.part("rung", rung, steps):
             rows.append(_row(run, rung, trainings.get(rung, {})))
@@ -75,12 +75,12 @@ def climb(run: params.LadderRun) -> pd.DataFrame:
 
 def _row(run: params.LadderRun, rung: str, training_values: dict[str, Any]) -> dict[str, Any]:
     place = run.output / "ladder" / rung
-    arm = params.UNDISTILLED if rung == params.UNDISTILLED else run.ladder_strategy
+    arm = arms.UNDISTILLED if rung == arms.UNDISTILLED else run.ladder_strategy
     values = run.model_dump() | training_values
     values |= {"arm": arm, "seeds": run.ladder_seeds, "n_test": run.ladder_test}
-    if arm != params.UNDISTILLED:
-        training.train(placed.distill_run(place, values))
-    graded = answers.answer(placed.evaluate_run(place, values))
+    if arm != arms.UNDISTILLED:
+        training.train(params.DistillRun.of(values).placed(place))
+    graded = answers.answer(params.EvaluateRun.of(values).placed(place))
     found = {"rung": rung, "title": TITLES[rung], "n": len(graded)}
     for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
         low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])

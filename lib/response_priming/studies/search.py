@@ -13,7 +13,7 @@ import pandas as pd
 from optuna.trial import TrialState
 from transformers import TrainerCallback
 
-from response_priming import artifacts, models, params, paths, placed, problems, progress
+from response_priming import arms, artifacts, params, paths, problems, progress
 from response_priming.distill import training
 from response_priming.errors import InputError
 from response_priming.evaluate import answers
@@ -82,23 +82,9 @@ def trials(study: optuna.Study) -> pd.DataFrame:
 
 def _made_by(run: params.SearchRun) -> dict[str, Any]:
     """What decides the value of a trial, but for what is searched."""
-    irrelevant = {
-        "profile",
-        "trials",
-        "n_test",
-        "data_dir",
-        "train_steps",
-        "evaluate_batch",
-        "evaluate_every",
-        "save_every",
-        "micro_batch",
-    }
-    parameters = run.model_dump(exclude=sections.SEARCHED.keys() | irrelevant)
-    fingerprint = {"data": problems.fingerprint(run), "model": models.fingerprint(run.student, run.student_revision)}
-    store = params.store_of(run.search_strategy, run)
-    return (
-        parameters | fingerprint | ({store.parent.name: artifacts.read(run.build / store)["outputs"]} if store else {})
-    )
+    made_by = run.model_dump(exclude=sections.SEARCHED.keys() | run.idle) | artifacts.content(run)
+    store = arms.store_of(run.search_strategy, run.repaired)
+    return made_by | ({store.parent.name: artifacts.read(run.build / store)["outputs"]} if store else {})
 
 
 def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
@@ -126,8 +112,8 @@ def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.P
     values |= {"arm": run.search_strategy, "seeds": [seed]}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        training.train_one(placed.distill_run(place, values), seed, callbacks=[_Pruning(trial)])
-        scored = placed.evaluate_run(place, values)
+        training.train_one(params.DistillRun.of(values).placed(place), seed, callbacks=[_Pruning(trial)])
+        scored = params.EvaluateRun.of(values).placed(place)
         graded = answers.answers_to(asked, scored, scored.student_of(run.search_strategy, seed))
     trial.set_user_attr("n", len(graded))
     return float(graded[f"{run.rule}-correct"].mean())

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import artifacts, params, paths, scoring, stats, style
+from response_priming import arms, artifacts, params, paths, scoring, stats
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 
@@ -130,7 +130,7 @@ def _answers(places: dict[str, Path], compared: Path, seen: dict[str, dict[str, 
                 f"{paths.shown(compared)}; `make paper` makes both again"
             )
         _, arm, seed = part.split("/")
-        if arm not in params.known_arms():
+        if arm not in arms.known():
             raise InputError(f"{paths.shown(file.parent)}: arm {arm!r} is not in params/prompts.yaml any more")
         answers = pd.read_parquet(file).sort_values("problem_id", kind="stable")
         blocks.setdefault(arm, []).append(answers.assign(seed=int(seed.removeprefix("seed-"))))
@@ -174,7 +174,7 @@ def differing(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
         where = []
         for stage in dict.fromkeys(stage for stage, _ in places):
             items, every = ([item for of, item in some if of == stage] for some in (places, both))
-            where.append(stage if items == every else f"{stage}: {'; '.join(map(style.title, items))}")
+            where.append(stage if items == every else f"{stage}: {'; '.join(map(arms.title, items))}")
         rows.append((name, "\n".join(where), *values))
     return pd.DataFrame(rows, columns=["parameter", "where", "a", "b"])
 
@@ -221,7 +221,7 @@ def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
     """
     same, rows = same_problems(a, b), []
     for arm in dict.fromkeys([*a.answers, *b.answers]):
-        row: dict[str, Any] = {"arm": arm, "title": style.title(arm)}
+        row: dict[str, Any] = {"arm": arm, "title": arms.title(arm)}
         right = {}
         for side, run in (("a", a), ("b", b)):
             if arm not in run.answers:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from response_priming import hardware
 from response_priming.errors import InputError
+from response_priming.params import hardware
 
 
 @pytest.fixture(autouse=True)

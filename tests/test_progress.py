@@ -17,7 +17,7 @@ import time
 import pyte
 import pytest
 
-from response_priming import console, progress
+from response_priming import progress
 
 WIDTH = 70
 FACTS = re.compile(r"\[5/19\] distill-teacher: (\d+)/(\d+) steps, (?:[\d.]+ steps/s|[\d.]+ s/step), \d\d:\d\d left")
@@ -29,7 +29,7 @@ def plain(tmp_path, monkeypatch):
     """A line in a file, and what it said on standard output and standard error."""
     out, errors = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stderr", errors)
-    return console.Line("distill-teacher", tmp_path / "console", place="[5/19] ", stream=out), out, errors
+    return progress.Line("distill-teacher", tmp_path / "console", place="[5/19] ", stream=out), out, errors
 
 
 def run_bar(line, steps, **options):
@@ -104,16 +104,16 @@ def test_bars_of_libraries_are_lines_too(plain):
     ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (130, "2 min 10 s"), (3900.2, "1 h 5 min")]
 )
 def test_durations(seconds, text):
-    assert console.duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 DRIVEN = """
 import json, sys
 from pathlib import Path
-from response_priming import console
+from response_priming import progress
 
 name, place, shared = sys.argv[1:]
-with console.Line(name, Path(shared), place=place) as line:
+with progress.Line(name, Path(shared), place=place) as line:
     line.start(f"{name} begins")
     for command in map(json.loads, sys.stdin):
         if command is None:

@@ -1,0 +1,153 @@
+"""Variables of the manuscript: what `{{< var KEY >}}` may name in index.qmd, and how the page is cited.
+
+The words are in report/variables.yml.jinja. Here are the numbers for them: results as the stages wrote them, settings,
+and where they come from.
+"""
+
+import json
+import re
+import textwrap
+from typing import Any
+
+import jinja2
+import pandas as pd
+import yaml
+
+from response_priming import arms, artifacts, claims, notebooks, params, paths, stats, style
+from response_priming.attention import differences, results
+from response_priming.errors import InputError
+from response_priming.params.divergences import DIVERGENCES
+
+TEMPLATE = "variables.yml.jinja"
+STAGES = ("comparison", "attention", "audit", "claims")  # folders of the stages that the page reads
+
+
+def known() -> list[str]:
+    """Every key that index.qmd may name."""
+    return re.findall(r"^(\w+):", (paths.REPORT / TEMPLATE).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def texts(values: dict[str, Any]) -> dict[str, str]:
+    """The value of every key as text, from what the template names (see `values`).
+
+    Raises:
+        InputError: the template is not one, or names what is not there.
+    """
+    template = paths.REPORT / TEMPLATE
+    try:
+        filled = style.filled(template.read_text(encoding="utf-8"), values)
+        return dict(yaml.load(filled, yaml.BaseLoader))
+    except (jinja2.TemplateError, yaml.YAMLError) as error:
+        raise InputError(f"{paths.shown(template)}: {' '.join(str(error).split())}") from None
+
+
+def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
+    """What the template names of a profile whose stages have all run."""
+    build = paths.BUILD / profile.name
+    attention = results.read(build / "attention")
+    # Only empty fields are missing values: an arm is called "none".
+    accuracy, gains, teacher, claimed = (
+        pd.read_csv(build / f"{name}.csv", keep_default_na=False, na_values=[""])
+        for name in ("comparison/accuracy", "comparison/gains", "comparison/teacher", "claims/claims")
+    )
+    compared, released = (
+        json.loads((build / folder / "variables.json").read_text(encoding="utf-8"))
+        for folder in ("comparison", "audit")
+    )
+    return {
+        **settings(profile),
+        **headline(accuracy, gains, teacher),
+        "compared": compared,
+        "attention": differences.summary(attention.metrics, attention.divergent, attention.tests),
+        "released": released,
+        "verdicts": list(claimed["verdict"]),
+        "executed": {node.stage: notebooks.PAGES[node.stage] for node in notebooks.executed_extras(profile)},
+        "made": made(profile),
+        "renderer": renderer,
+    }
+
+
+def settings(profile: params.Profile) -> dict[str, Any]:
+    """The profile, and what follows from it: passes over the training problems, the divergence in words."""
+    distill = profile.distill
+    passes = distill.train_steps * distill.train_batch / (profile.problems.n_train * (1 - distill.held_out))
+    return {"profile": profile, "passes": passes, "divergence": DIVERGENCES[distill.divergence].words}
+
+
+def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame) -> dict[str, Any]:
+    """The rows that the text speaks of, of the tables of `compare`; None for what was not run.
+
+    The best KD arm is the most accurate of the unprimed and the primed ones, the first of several. Its gain over the
+    undistilled student is `significant` by `stats.significant`, and `wide` where it is wider than the arm's own
+    interval. The best primed arm's gain over the unprimed one has its `verdict` by the rule of `claims`.
+    """
+    names = {row["arm"]: row for row in accuracy.to_dict("records")}
+    pairs = {(row["arm"], row["baseline"]): row for row in gains.to_dict("records")}
+    primed = [arm for arm in names if arms.is_primed(arm)]
+    kd = [arm for arm in names if arm in (arms.UNPRIMED, *primed)]
+    best, best_primed = (max(some, key=lambda arm: names[arm]["accuracy"], default="") for some in (kd, primed))
+    if gain := pairs.get((best, arms.UNDISTILLED)):
+        wide = gain["points"] > 100 * (names[best]["high"] - names[best]["low"])
+        gain |= {"significant": stats.significant(gain), "wide": wide}
+    if primed_gain := pairs.get((best_primed, arms.UNPRIMED)):
+        primed_gain |= {"verdict": claims.verdict_on(primed_gain)}
+    ranked: list[Any] = [*teacher.sort_values("accuracy", kind="stable").to_dict("records")] or [None]
+    return {
+        "undistilled": names.get(arms.UNDISTILLED),
+        "fine_tuned": names.get(arms.FINE_TUNED),
+        "unprimed": names.get(arms.UNPRIMED),
+        "neutral": names.get(arms.NEUTRAL),
+        "best_kd": names.get(best),
+        "kd_gain": gain,
+        "best_primed": names.get(best_primed),
+        "primed_gain": primed_gain,
+        "neutral_gain": pairs.get((best_primed, arms.NEUTRAL)),
+        "teacher_best": ranked[-1],
+        "teacher_worst": ranked[0],
+    }
+
+
+def strategies_table(profile: params.Profile) -> str:
+    """The profile's strategies with their prefixes, verbatim, as a table in Markdown."""
+    entries = [arms.strategies()[name] for name in profile.strategies]
+    template = paths.REPORT / "_strategies.md.jinja"
+    return style.filled(template.read_text(encoding="utf-8"), {"strategies": entries})
+
+
+def made(profile: params.Profile) -> dict[str, Any]:
+    """Where the results come from: the manifest of the comparison, not this process; its `day`, and the `commit`."""
+    manifest = artifacts.read(paths.BUILD / profile.name / "comparison")
+    commit, day = (manifest["git_commit"] or "unknown")[:12], manifest["date"].partition(" ")[0]
+    return manifest | {"commit": commit, "day": day}
+
+
+def metadata(profile: params.Profile) -> dict[str, Any]:
+    """What Quarto makes its title block and its citation from."""
+    about, manifest = _about(), made(profile)
+    # Literal: it is no person's name, and must not be split into a given and a family name.
+    authors = [{"name": {"literal": author["name"]}} for author in about["authors"]]
+    note = f"Profile {profile.name}, commit {manifest['commit']}"
+    citation = {"type": about["type"], "version": about["version"], "note": note}
+    return {"author": authors, "date": manifest["day"], "citation": citation}
+
+
+def bibtex(profile: params.Profile) -> str:
+    """The page as a BibTeX entry that names profile and commit, a code block in Markdown."""
+    about, cited = _about(), metadata(profile)
+    fields = {
+        "title": f"{{{about['title']}}}",
+        "author": " and ".join(f"{{{author['name']}}}" for author in about["authors"]),
+        "year": cited["date"][:4],
+        "version": about["version"],
+        "note": cited["citation"]["note"],
+    }
+    lines = "".join(
+        textwrap.fill(f"  {key:7} = {{{value}}},", 76, subsequent_indent=" " * 14) + "\n"
+        for key, value in fields.items()
+    )
+    return f"```\n@software{{responsepriming,\n{lines}}}\n```\n"
+
+
+def _about() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    return content
