@@ -1,6 +1,7 @@
 import made_logs
 import pytest
 
+from response_priming import artifacts
 from response_priming.audit import released
 from response_priming.errors import InputError
 
