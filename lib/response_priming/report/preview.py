@@ -240,7 +240,8 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
 
 def static_copy(notebook: Path, target: Path) -> None:
     """Copy a notebook without what a page cannot show: widgets (Quarto would load their scripts from the network) and
-    progress bars, which leave an output for every state that they were in. Tables become nothing but a table."""
+    progress bars, which leave an output for every state that they were in. Tables become nothing but a table, and the
+    explorer, megabytes of it, a link to the page's own."""
     content = _read(notebook)
     content.metadata.pop("widgets", None)
     for cell in content.cells:
@@ -249,8 +250,10 @@ def static_copy(notebook: Path, target: Path) -> None:
             for output in cell.outputs:
                 if output.output_type == "stream":
                     output.text = _PROGRESS.sub("", output.text)
-                elif found := _TABLE.search(output.get("data", {}).get("text/html", "")):
-                    output.data["text/html"] = _bare(found[0], output.data["text/html"])
+                elif found := _TABLE.search(shown := output.get("data", {}).get("text/html", "")):
+                    output.data["text/html"] = _bare(found[0], shown)
+                elif "srcdoc=" in shown:
+                    output.data["text/html"] = '<p><a href="explorer.html">Explore the maps of every head</a></p>'
             cell.outputs = [output for output in cell.outputs if output.output_type != "stream" or output.text.strip()]
     nbformat.write(content, target)
 
