@@ -4,13 +4,11 @@ import random
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import problems, scoring, stats
+from response_priming import problems, scoring
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 from response_priming.scoring import grade
@@ -51,49 +49,6 @@ def test_accuracy_is_share_answered_times_accuracy_of_those(responses):
 
 def test_accuracy_given_an_answer_is_nan_where_nothing_was_answered():
     assert pd.isna(scoring.summary(graded(["none"]), RULE)["accuracy_answered"])
-
-
-# --- interval ---
-
-
-@given(arrays(bool, st.tuples(st.integers(1, 4), st.integers(2, 30))))
-def test_interval_is_within_0_and_1_and_holds_the_accuracy(right):
-    low, high = stats.accuracy_interval(right)
-    assert 0 <= low <= right.mean() <= high <= 1
-    assert high > low
-
-
-def random_students(seeds, problems, spread, generator):
-    """Right or wrong [seeds, problems], where students differ in level by `spread` (log-odds)."""
-    levels = generator.normal(0, spread, (seeds, 1)) + generator.normal(0, 1.5, problems)
-    return generator.random((seeds, problems)) < 1 / (1 + np.exp(-levels))
-
-
-def test_interval_of_several_seeds_is_the_two_way_clustered_one():
-    right = random_students(4, 60, 0.3, np.random.default_rng(0))
-    rows = [(float(right[seed, problem]), problem, seed) for problem in range(60) for seed in range(4)]
-    outcomes, problem, seed = map(np.array, zip(*rows, strict=True))
-    fit = sm.OLS(outcomes, np.ones(240)).fit(
-        cov_type="cluster", cov_kwds={"groups": np.column_stack([seed, problem])}, use_t=True
-    )
-    assert stats.accuracy_interval(right) == pytest.approx(tuple(fit.conf_int()[0]))
-
-
-def test_interval_of_several_seeds_covers_another_draw_of_both():
-    generator = np.random.default_rng(0)
-    covered = []
-    for _ in range(200):
-        low, high = stats.accuracy_interval(random_students(3, 100, 0.4, generator))
-        covered.append(low <= 0.5 <= high)
-    assert np.mean(covered) > 0.92
-
-
-def test_students_that_differ_widen_the_interval():
-    generator = np.random.default_rng(0)
-    widths = [
-        np.subtract(*stats.accuracy_interval(random_students(5, 200, spread, generator))[::-1]) for spread in (0, 1)
-    ]
-    assert widths[1] > 2 * widths[0]
 
 
 # --- files ---

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import arms, paths, stats
+from response_priming import arms, paths
 from response_priming.attention import differences as tables
 from response_priming.attention import figures as drawn
 from response_priming.attention.metrics import EVERY, PAPER
@@ -39,11 +39,6 @@ def test_differences_are_from_the_same_head_region_and_prompt():
     values = metrics.set_index(["arm", "seed", *keys])["entropy"]
     expected = values["teacher", 1, *cell] - values["undistilled", 0, *cell]
     assert found.loc[("teacher", 1, *cell), "entropy"] == pytest.approx(expected)
-
-
-def test_the_interval_is_students():
-    assert stats.t_interval(pd.Series([1.0, 3.0])) == pytest.approx((2 - 12.706205, 2 + 12.706205))
-    assert np.isnan(stats.t_interval(pd.Series([1.0]))).all()
 
 
 def test_a_shift_on_every_prompt_has_the_smallest_p_there_is():

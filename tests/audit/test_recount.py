@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming import arms, stats
+from response_priming import arms
 from response_priming.audit import recount, released
 from response_priming.extraction import RULES
 
@@ -121,8 +121,3 @@ def test_boxing_explains_all_where_boxed_answers_are_equally_right():
     one, other = ({"boxed_share": share, "boxed_right": 0.8, "unboxed_right": 0.1} for share in (0.5, 0.3))
     assert recount.boxing(one, other) == pytest.approx(100 * 0.2 * 0.7)
     assert recount.boxing(one, one) == 0
-
-
-@pytest.mark.parametrize(("second", "rho"), [([1, 2, 3, 4, 5], 1), ([5, 4, 3, 2, 1], -1)])
-def test_rank_correlation_of_five_ranked_alike_has_two_of_all_orders_as_far_out(second, rho):
-    assert stats.rank_correlation([1, 3, 4, 8, 9], second) == (pytest.approx(rho), pytest.approx(2 / 120))

@@ -1,9 +1,6 @@
-import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
 
-from response_priming import stats
 from response_priming.compare import tables
 from response_priming.extraction import RULES
 from response_priming.scoring import grade
@@ -93,106 +90,7 @@ def test_without_a_baseline_gains_are_an_empty_table_with_its_columns(scores, ar
     assert list(table) == list(full)
 
 
-def random_pair(count=200, seeds=1):
-    rng = np.random.default_rng(1)
-    return rng.random((seeds, count)) < 0.6, rng.random((seeds, count)) < 0.4
-
-
-def test_relative_gain_is_a_share_of_the_baseline():
-    new, old = np.array([[True] * 6 + [False] * 4]), np.array([[True] * 4 + [False] * 6])
-    found = stats.paired(new, old, seed=0)
-    assert found["points"] == pytest.approx(20)
-    assert found["relative"] == pytest.approx(0.5)
-    assert found["relative_low"] <= 0.5 <= found["relative_high"]
-
-
-@pytest.mark.parametrize(("solved", "relative"), [(4, np.inf), (0, 0)])
-def test_relative_gain_over_a_baseline_that_solves_nothing(solved, relative):
-    new = np.array([[True] * solved + [False] * (10 - solved)])
-    found = stats.paired(new, np.zeros((1, 10), bool), seed=0)
-    assert found["relative"] == relative
-    assert not np.isnan([found["relative_low"], found["relative_high"]]).any()
-
-
-def test_swapped_arms_turn_the_sign_and_keep_the_p():
-    new, old = random_pair()
-    found, swapped = stats.paired(new, old, seed=0), stats.paired(old, new, seed=0)
-    assert swapped["points"] == -found["points"]
-    assert (swapped["wins"], swapped["losses"]) == (found["losses"], found["wins"])
-    assert swapped["p"] == found["p"]
-
-
-def test_counts_are_paired_as_the_answers_they_count():
-    new, old = random_pair()
-    counts = [int(cell.sum()) for cell in (new & old, new & ~old, ~new & old)]
-    found, expected = stats.paired_counts(new.size, *counts, seed=0), stats.paired(new, old, seed=0)
-    same = [key for key in stats.PAIRED if not key.endswith(("low", "high"))]
-    assert {key: found[key] for key in same} == pytest.approx({key: expected[key] for key in same})
-    assert (found["low"], found["high"]) == pytest.approx((expected["low"], expected["high"]), abs=1.0)
-
-
-def test_p_is_the_sign_test_on_the_problems_that_only_one_arm_got():
-    found = stats.paired(*random_pair(), seed=0)
-    assert found["p"] == pytest.approx(binomtest(found["wins"], found["wins"] + found["losses"]).pvalue)
-    assert found["differ"] == found["wins"] + found["losses"]
-
-
-def test_interval_is_paired():
-    """The same two accuracies are told apart better where both arms fail on the same problems."""
-    old = np.arange(200)[None] % 2 == 0
-    nested, opposed = old.copy(), ~old
-    nested[:, 1:21:2] = opposed[:, 0:20:2] = True
-    found = [stats.paired(new, old, seed=0) for new in (nested, opposed)]
-    widths = [one["high"] - one["low"] for one in found]
-    assert nested.mean() == opposed.mean()
-    assert widths[0] < widths[1] / 2
-
-
-def test_interval_repeats_with_its_seed():
-    assert stats.paired(*random_pair(), seed=3) == stats.paired(*random_pair(), seed=3)
-
-
-def test_identical_arms_gain_nothing_and_stay_finite():
-    same = np.array([[True, False, True]])
-    found = stats.paired(same, same, seed=0)
-    assert found == dict.fromkeys(stats.PAIRED, 0) | {"n": 3, "seeds": 1, "p": 1}
-
-
 # --- several seeds ---
-
-
-def test_students_are_paired_by_seed():
-    """Each seed's pair differs on two problems; the pools of both arms differ in no problem."""
-    new = np.array([[True, True, False, False], [False, False, True, True]])
-    found = stats.paired(new, new[::-1], seed=0)
-    assert (found["wins"], found["losses"], found["differ"], found["points"]) == (4, 4, 4, 0)
-
-
-def test_one_baseline_student_meets_every_seed():
-    new, old = random_pair(seeds=3)
-    found = stats.paired(new, old[:1], seed=0)
-    assert found == stats.paired(new, np.repeat(old[:1], 3, axis=0), seed=0)
-    assert found["points"] == pytest.approx(100 * (new.mean() - old[0].mean()))
-
-
-def test_p_of_several_seeds_is_that_of_the_least_significant_one():
-    new, old = random_pair(seeds=3)
-    singles = [stats.paired(new[[seed]], old[[seed]], seed=0) for seed in range(3)]
-    found = stats.paired(new, old, seed=0)
-    assert found["p"] == max(one["p"] for one in singles)
-    assert found["differ"] == min(one["differ"] for one in singles)
-    assert found["wins"] == sum(one["wins"] for one in singles)
-
-
-def test_students_that_differ_widen_the_interval_of_the_gain():
-    rng = np.random.default_rng(2)
-    old = rng.random((1, 200)) < 0.4
-    widths = []
-    for levels in ([0.6, 0.6, 0.6, 0.6], [0.3, 0.5, 0.7, 0.9]):
-        new = rng.random((4, 200)) < np.array(levels)[:, None]
-        found = stats.paired(new, old, seed=0)
-        widths.append(found["high"] - found["low"])
-    assert widths[1] > 1.5 * widths[0]
 
 
 def test_gains_read_the_seed_column(scores):

@@ -6,19 +6,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 from tests.compare.test_comparison import PROFILE, made  # noqa: F401
 
 from response_priming import arms, artifacts, paths, provenance, stats
 from response_priming.errors import InputError
 from response_priming.scoring import grade
 from response_priming.studies import two_runs
-
-score_test = test_proportions_2indep
-del test_proportions_2indep  # pytest would take it for a test
 
 RULES = ["last-number", "hash"]
 STUDENT = {"n_train": 160, "kd_temperature": 1.0, "learning_rate": 0.001}
@@ -290,51 +284,6 @@ def test_arm_of_one_run_has_an_empty_other_side(runs):
 def test_runs_without_a_common_arm_have_no_differences(runs):
     table = two_runs.accuracies(*runs({"none": ARMS["none"]}, {"teacher": ARMS["none"]}))
     assert table[["points", "p", "p_holm"]].isna().all(axis=None)
-
-
-shares = st.tuples(st.integers(2, 60), st.integers(0, 60)).map(lambda pair: (pair[0], min(pair)))
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@settings(max_examples=40, deadline=None)
-@given(shares, shares)
-def test_independent_samples_of_one_student_are_statsmodels(first, second):
-    """Each sample: n, and how many of them are right."""
-    (n_old, old), (n_new, new) = first, second
-    found = stats.difference(np.arange(n_old)[None] < old, np.arange(n_new)[None] < new, same=False)
-    expected = confint_proportions_2indep(new, n_new, old, n_old, method="newcomb", compare="diff")
-    assert (found["low"], found["high"]) == pytest.approx([100 * end for end in expected])
-    assert found["points"] == pytest.approx(100 * (new / n_new - old / n_old))
-    if 0 < old + new < n_old + n_new:
-        assert found["p"] == pytest.approx(score_test(new, n_new, old, n_old, method="score").pvalue)
-    else:
-        assert found["p"] == 1
-
-
-def test_of_several_students_the_least_significant_pair_counts():
-    old, new = right_share(0.3, seeds=2), right_share(0.6, n=80, seeds=3, draw=1)
-    found = stats.difference(old, new, same=False)
-    pairs = [score_test(b.sum(), 80, a.sum(), 60, method="score").pvalue for a in old for b in new]
-    assert found["p"] == max(pairs)
-    one = stats.difference(old[:1], new[:1], same=False)
-    assert found["low"] < found["points"] < found["high"]
-    assert not one["paired"]
-
-
-@pytest.mark.parametrize(
-    ("seeds", "paired"), [((1, 1), True), ((3, 3), True), ((1, 3), True), ((3, 1), True), ((2, 3), False)]
-)
-def test_students_are_paired_where_each_has_one_to_meet(seeds, paired):
-    old, new = (right_share(0.5, seeds=several, draw=several) for several in seeds)
-    assert stats.difference(old, new, same=True)["paired"] is paired
-
-
-def test_turning_the_runs_round_turns_the_difference_round():
-    old, new = right_share(0.3, seeds=3), right_share(0.5, draw=1)
-    found, turned = stats.difference(old, new, same=True), stats.difference(new, old, same=True)
-    assert [found[key] for key in ("points", "low", "high", "only_a", "only_b", "p")] == pytest.approx(
-        [-turned["points"], -turned["high"], -turned["low"], turned["only_b"], turned["only_a"], turned["p"]]
-    )
 
 
 def test_both_are_scored_by_the_rule_of_a(runs):
