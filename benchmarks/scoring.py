@@ -24,7 +24,6 @@ from response_priming import prompts as priming
 from response_priming.engines import transformers
 from response_priming.evaluate import answers as evaluate
 from response_priming.extraction import RULES
-from response_priming.scoring import grade
 
 SLOW = "math-verify"  # parses by a grammar; a regular expression it is not
 TARGETS = {"responses_per_second": 20_000, "overhead": 0.05}
@@ -74,7 +73,7 @@ def overhead(rounds: int = 3) -> dict[str, float]:
         list(engine.respond(prompts(), max_tokens=run.answer_tokens))
 
     def whole() -> None:
-        grade(evaluate._table(asked, dict(engine.respond(prompts(), max_tokens=run.answer_tokens, top_k=1))))
+        evaluate.answers_by(engine, asked, run)
 
     whole()
     pairs = [(_seconds(bare), _seconds(whole)) for _ in tqdm(range(rounds), "evaluations")]

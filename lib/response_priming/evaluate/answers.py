@@ -48,7 +48,11 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: 
     setup = engines.Setup(
         run.student, run.student_revision, run.dtype, run.device, student=student, batch=run.evaluate_batch
     )
-    engine = engines.open_engine(run.evaluate_engine, setup)
+    return answers_by(engines.open_engine(run.evaluate_engine, setup), asked, run)
+
+
+def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: params.EvaluateRun) -> pd.DataFrame:
+    """The graded answers of whatever an engine runs (see `answer`)."""
     asked_as = [
         prompts.encode(engine.tokenizer, prompts.bare(problem.question, run.system_prompt)) for problem in asked
     ]
