@@ -20,6 +20,11 @@ from response_priming.errors import InputError
 from response_priming.extraction import RULES, plain_number
 from response_priming.problems import FINAL_ANSWER, Problem
 
+SUMMARY = (
+    "n", "seeds", "correct", "accuracy", "low", "high", "covers", "spread", "answered", "accuracy_answered", "finished",
+    "mean_tokens",
+)  # fmt: skip
+
 
 def grade(answers: pd.DataFrame, rules: Iterable[str] = RULES) -> pd.DataFrame:
     """The table with two columns more for each rule: what it extracts from `response`, and whether that is `answer`."""

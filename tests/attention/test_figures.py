@@ -60,6 +60,13 @@ def test_other_numbers_can_be_drawn_and_arms_that_lack_are_left_out():
     assert len(figure.axes[0].lines) == 1
 
 
+def test_of_a_single_layer_what_compares_layers_stays_empty():
+    metrics = some_metrics(["none"]).query("layer == 0").assign(similarity=np.nan)
+    figure = drawn.layers_figure(metrics, ARMS, ["sink", "similarity"])
+    figure.draw_without_rendering()
+    assert [len(axes.lines) for axes in figure.axes] == [1, 1, 0, 0]
+
+
 @pytest.mark.parametrize(("chosen", "heads"), [([], [(2, 0), (1, 3)]), ([[0, 1]], [(0, 1)])])
 def test_heads_are_the_chosen_ones_else_the_most_divergent(chosen, heads):
     run = params.AttentionRun(chosen_heads=chosen, heatmaps=2)

@@ -146,7 +146,7 @@ def test_undistilled_alone_is_compared():
     assert found.gains.empty
     assert found.teacher.empty
     assert len(figures.loss_figure(found).axes) == 1
-    assert figures.shown(found, "gains").to_html()
+    assert all(figures.shown(found, name).to_html() for name in ("gains", "teacher"))
 
 
 def test_other_rule_changes_the_headline_and_is_written_aside(build):

@@ -64,8 +64,9 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
         name, region = names[row], regions[column]
         ends = {}
         for place, arm in enumerate(arms):
-            if (region, arm) in lines.index:
-                values = lines.loc[(region, arm), name].unstack("prompt").dropna(how="all")
+            known = lines[name].dropna()
+            if (region, arm) in known.index:
+                values = known.loc[(region, arm)].unstack("prompt")
                 look: dict[str, Any] = {"color": style.color(arm)}
                 bands = np.array([stats.t_interval(row) for row in values.to_numpy()])
                 line: dict[str, Any] = {"marker": style.marker(arm), "markersize": 3, "linewidth": 1.1}

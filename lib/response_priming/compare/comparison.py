@@ -145,7 +145,7 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
             )
         summary = scoring.summary(scoring.grade_teacher(answered, asked, run.rule), run.rule)
         rows.append({"arm": strategy, "title": arms.title(strategy), **summary})
-    return pd.DataFrame(rows, columns=None if rows else ["arm", "title", "accuracy"])
+    return pd.DataFrame(rows, columns=["arm", "title", *scoring.SUMMARY])
 
 
 def losses_table(run: params.CompareRun) -> pd.DataFrame:
