@@ -51,3 +51,27 @@ def test_what_every_make_starts_is_quick_to_import():
 
 def test_few_doors_open_at_the_top():
     assert len([entry for entry in LIB.iterdir() if entry.name != "__pycache__"]) <= 30
+
+
+def drawing(file):
+    """Whether a module imports what draws."""
+    nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {getattr(node, "module", None) or node.names[0].name for node in nodes}
+    return bool({str(name).partition(".")[0] for name in names} & {"matplotlib", "seaborn", "bokeh"})
+
+
+def test_what_computes_does_not_draw():
+    drawn = {file.relative_to(LIB).as_posix() for file in LIB.rglob("*.py") if drawing(file)}
+    assert {name for name in drawn if not name.endswith("/figures.py")} == {"style.py", "attention/explorer.py"}
+
+
+def test_figures_are_imported_by_their_face_alone():
+    imports = [
+        (file.relative_to(LIB).as_posix(), node.module)
+        for file in LIB.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in [*node.names]
+        if name.name == "figures" or node.module.endswith(".figures")
+    ]
+    assert imports == []
