@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 
@@ -75,3 +76,17 @@ def test_figures_are_imported_by_their_face_alone():
         if name.name == "figures" or node.module.endswith(".figures")
     ]
     assert imports == []
+
+
+STORIES = [notebook for notebook in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if notebook.stem != "start"]
+
+
+@pytest.mark.parametrize("notebook", STORIES, ids=lambda notebook: notebook.stem)
+def test_every_notebook_begins_in_the_same_way(notebook):
+    title, parameters, setup, *_ = json.loads(notebook.read_text())["cells"]
+    parts = re.findall(r"^(?:- )?(# |\*\*.*?\*\*)", "".join(title["source"]), re.MULTILINE)
+    assert parts == ["# ", "**Question.**", "**In:**", "**Out:**", "**Takes,**"]
+    assert parameters["metadata"]["tags"] == ["parameters"]
+    if notebook.stem != "compare-runs":  # which is of two runs
+        assert f'run = params.collect("{notebook.stem}", globals())' in "".join(setup["source"])
+        assert "".join(setup["source"]).endswith("print(provenance.summary(run))")
