@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from response_priming import artifacts, paths, provenance
+from response_priming import arms, artifacts, paths, provenance
 from response_priming.errors import InputError
 
 FACE = 'attach(__name__, submod_attrs={{"{}": ["thing"]}})\n'
@@ -326,3 +326,14 @@ def test_nothing_is_made_from_what_another_kind_of_machine_made(tmp_path, on, mo
     with pytest.raises(InputError, match=r"responses: made in bfloat16, and model\.dtype = auto is float32"):
         asked("auto", responses)
     assert asked("float32", responses)["inputs"] == {"responses": artifacts.read(responses)["outputs"]}
+
+
+@pytest.mark.parametrize("stage", ["generate", "prompt-signals"])
+def test_another_teacher_or_prefix_is_another_recipe(stage, tmp_path, make_run, monkeypatch):
+    run = make_run(stage, strategy="teacher")
+    before = artifacts.recipe(run, code=[])
+    assert artifacts.recipe(make_run(stage, strategy="teacher", teacher=str(tmp_path)), code=[]) != before
+    assert artifacts.recipe(make_run(stage, strategy="teacher", student=str(tmp_path), n_test=3), code=[]) == before
+    changed = arms.strategies() | {"teacher": arms.strategies()["teacher"] | {"prefix": "Think. "}}
+    monkeypatch.setattr(arms, "strategies", lambda: changed)
+    assert artifacts.recipe(run, code=[]) != before

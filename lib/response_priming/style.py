@@ -20,8 +20,6 @@ _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 # Of a table: column -> heading, and format (None: words); an interval's ends, a pair of columns -> heading, and scale.
 Columns = dict[Any, tuple[str, Any]]
 
-NOT_RUN = "not run"
-
 
 def apply_style() -> None:
     """Set fonts, sizes and colours, and make notebooks keep both SVG and PNG of each figure."""

@@ -6,7 +6,6 @@
 from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
 from response_priming.params.runs import (
     RUNS,
-    ArmsRun,
     AttentionRun,
     AttributionRun,
     AuditRun,
@@ -19,13 +18,10 @@ from response_priming.params.runs import (
     PromptSignalsRun,
     Run,
     SearchRun,
-    SeedsRun,
-    TaughtRun,
 )
 
 __all__ = [
     "RUNS",
-    "ArmsRun",
     "AttentionRun",
     "AttributionRun",
     "AuditRun",
@@ -39,8 +35,6 @@ __all__ = [
     "PromptSignalsRun",
     "Run",
     "SearchRun",
-    "SeedsRun",
-    "TaughtRun",
     "collect",
     "load",
     "parameters_cell",

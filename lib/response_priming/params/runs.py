@@ -97,8 +97,8 @@ class PromptSignalsRun(GenerateRun):
     stage = "prompt-signals"
     idle = (
         GenerateRun.idle
-        | {"device", "system_prompt"}
-        | (Generate.model_fields.keys() - {"engine", "teacher_quantization", "top_k"})
+        | {"system_prompt"}
+        | (Generate.model_fields.keys() - {"teacher", "teacher_revision", "engine", "teacher_quantization", "top_k"})
     )
 
 
