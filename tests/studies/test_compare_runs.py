@@ -1,8 +1,8 @@
 """The notebook of two runs, executed and rendered by the command; its page read as text, and in a real browser."""
 
 import pytest
+from made_runs import ARMS, BETTER, right_share, write_claims, write_run
 from tests.report.test_page import Page
-from tests.studies.test_two_runs import ARMS, BETTER, right_share, write_claims, write_run
 from tests.test_cli import call
 from tests.whole.test_page import WIDTHS
 

@@ -6,17 +6,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from made_runs import ARMS, BETTER, right_share, write_answers, write_claims
 from optuna.trial import TrialState
-from tests.studies.test_two_runs import (  # noqa: F401
-    ARMS,
-    BETTER,
-    build,
-    right_share,
-    runs,
-    write_answers,
-    write_claims,
-    write_run,
-)
 
 from response_priming.studies import figures, two_runs
 
@@ -72,7 +63,7 @@ def accuracies_said(a, b):
     return figures.describe_accuracies(two_runs.accuracies(a, b), a, b)
 
 
-def test_the_figure_names_both_accuracies_of_every_arm(runs):  # noqa: F811
+def test_the_figure_names_both_accuracies_of_every_arm(runs):
     a = ARMS | {"teacher": right_share(1.1)}
     found = two_runs.accuracies(*runs(a, BETTER))
     (axes,) = figures.accuracies_figure(found).axes
@@ -86,7 +77,7 @@ def test_the_figure_names_both_accuracies_of_every_arm(runs):  # noqa: F811
     assert len(faces) == 2
 
 
-def test_links_lead_from_here_to_the_pages_that_there_are(runs, tmp_path, monkeypatch):  # noqa: F811
+def test_links_lead_from_here_to_the_pages_that_there_are(runs, tmp_path, monkeypatch):
     a, b = runs(ARMS, BETTER)
     here = tmp_path / "compare-runs" / "a-b"
     here.mkdir(parents=True)
@@ -101,7 +92,7 @@ def test_links_lead_from_here_to_the_pages_that_there_are(runs, tmp_path, monkey
     assert (here / link).resolve() == page
 
 
-def test_a_link_may_hold_no_blank(build, tmp_path, monkeypatch):  # noqa: F811
+def test_a_link_may_hold_no_blank(build, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(build, tmp_path / "before this" / "laptop")
     page = tmp_path / "before this" / "laptop" / "report" / "_site" / "index.html"
@@ -112,14 +103,14 @@ def test_a_link_may_hold_no_blank(build, tmp_path, monkeypatch):  # noqa: F811
     assert "(before%20this/laptop/report/_site/index.html)" in said
 
 
-def test_nothing_differs(runs):  # noqa: F811
+def test_nothing_differs(runs):
     a, b = runs(ARMS, ARMS)
     assert figures.describe_parameters(a, b) == "None: the manifests record the same."
     assert figures.shown_parameters(a, b) is None
     assert "- Both have 3 arms, of which none differs by interval and corrected p." in accuracies_said(a, b)
 
 
-def test_pairs_are_said_to_be_pairs(runs):  # noqa: F811
+def test_pairs_are_said_to_be_pairs(runs):
     a, b = runs(ARMS, BETTER)
     said, shown = accuracies_said(a, b), figures.shown_accuracies(two_runs.accuracies(a, b)).to_html()
     assert "Both asked the same problems, so an arm is compared in pairs, problem by problem." in said
@@ -127,7 +118,7 @@ def test_pairs_are_said_to_be_pairs(runs):  # noqa: F811
     assert "only A" in shown
 
 
-def test_independent_samples_are_said_to_be_independent(runs):  # noqa: F811
+def test_independent_samples_are_said_to_be_independent(runs):
     a, b = runs(ARMS, {"none": right_share(0.5, n=1319)}, of_b={"ids": "gsm8k"})
     said, shown = accuracies_said(a, b), figures.shown_accuracies(two_runs.accuracies(a, b)).to_html()
     assert "They asked different problems, so the accuracies of an arm are of independent samples." in said
@@ -135,19 +126,19 @@ def test_independent_samples_are_said_to_be_independent(runs):  # noqa: F811
     assert "only A" not in shown
 
 
-def test_shared_problems_are_counted(runs):  # noqa: F811
+def test_shared_problems_are_counted(runs):
     said = accuracies_said(*runs(ARMS, {"none": right_share(0.5, n=40)}))
     assert "independent samples; 40 are in both, which makes the intervals rather too wide." in said
 
 
-def test_it_is_said_whose_rule_counts(runs):  # noqa: F811
+def test_it_is_said_whose_rule_counts(runs):
     assert (
         "Right is what rule `last-number` says, also for B; to see both by B's own rule, `hash`, exchange A and B."
         in accuracies_said(*runs(ARMS, BETTER, of_b={"rule": "hash"}))
     )
 
 
-def test_an_arm_of_one_run_has_an_empty_side_in_the_table(runs):  # noqa: F811
+def test_an_arm_of_one_run_has_an_empty_side_in_the_table(runs):
     a, b = runs(ARMS, {"none": ARMS["none"], "teacher": right_share(0.5)})
     shown = figures.shown_accuracies(two_runs.accuracies(a, b)).to_html()
     row = next(row for row in shown.split("<tr>") if "KD, Teacher" in row)
@@ -157,16 +148,16 @@ def test_an_arm_of_one_run_has_an_empty_side_in_the_table(runs):  # noqa: F811
     assert "Both have 1 arm, of which none differs" in accuracies_said(a, b)
 
 
-def test_runs_without_a_common_arm_are_said_to_have_none(runs):  # noqa: F811
+def test_runs_without_a_common_arm_are_said_to_have_none(runs):
     assert "No arm is in both." in accuracies_said(*runs(ARMS, {"teacher": right_share(0.5)}))
 
 
-def test_several_seeds_are_counted(runs):  # noqa: F811
+def test_several_seeds_are_counted(runs):
     said = accuracies_said(*runs(ARMS, {"none": right_share(0.5, seeds=3)}))
     assert "B: n = 60 test problems, 3 training seeds" in said
 
 
-def test_an_explored_arm_is_compared_alone(build):  # noqa: F811
+def test_an_explored_arm_is_compared_alone(build):
     explored = build / "explored" / "1a2b3c4d"
     write_answers(explored, "none", right_share(0.9), answer_tokens=48)
     a, b = two_runs.read_run("laptop"), two_runs.read_run(str(explored))
@@ -174,7 +165,7 @@ def test_an_explored_arm_is_compared_alone(build):  # noqa: F811
     assert "Both have 1 arm, of which 1 differs by interval and corrected p: KD, no prompt +" in accuracies_said(a, b)
 
 
-def test_code_that_differs_and_manifests_that_are_lost_are_named(runs):  # noqa: F811
+def test_code_that_differs_and_manifests_that_are_lost_are_named(runs):
     a, b = runs(ARMS, BETTER)
     shutil.rmtree(b.folder / "students")
     file = b.folder / "scores" / "none" / "seed-0" / "manifest.json"
@@ -184,7 +175,7 @@ def test_code_that_differs_and_manifests_that_are_lost_are_named(runs):  # noqa:
     assert "not looked at: B's `students/fine-tuned/seed-0`, B's `students/none/seed-0`." in said
 
 
-def test_verdicts_that_differ_are_counted(runs):  # noqa: F811
+def test_verdicts_that_differ_are_counted(runs):
     a, b = runs(ARMS, BETTER)
     assert figures.describe_claims(a, b) == "Neither run has verdicts on them; `make paper` makes them."
     assert figures.shown_claims(a, b) is None
