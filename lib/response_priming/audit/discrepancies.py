@@ -49,15 +49,7 @@ def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.Da
     return {
         **{key: facts[key] for key in ("relative_gain", "model_card_accuracy", "teacher_confidence", "code")},
         "n": n,
-        "arms": {
-            arm.replace("-", "_"): printed
-            | {
-                "share": printed["readme_count"] / facts["n"],
-                "fitting": fitting(printed["readme_accuracy"], facts["n"]),
-                "correct": chosen[arm]["correct"][RULE],
-            }
-            for arm, printed in facts["arms"].items()
-        },
+        "arms": {arm.replace("-", "_"): _beside_print(counts, facts, arm) for arm in facts["arms"]},
         "control": {key: chosen[arms.UNDISTILLED][key] for key in ("cap", "capped")},
         "cap": [found["cap"] for found in trained],
         "capped": [100 * found["capped"] / n for found in trained],
@@ -74,6 +66,13 @@ def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.Da
         "order": {rule.replace("-", "_"): _ranked(counts, rule) for rule in (RULE, "last-number")},
         "attention": {metric: _against_accuracy(counts, means) for metric, means in facts["attention"].items()},
     }
+
+
+def _beside_print(counts: Counts, facts: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """What the README prints of an arm, its count as a share, the counts that fit its per cent, and the recount."""
+    printed, n = facts["arms"][arm], facts["n"]
+    recounted = {"share": printed["readme_count"] / n, "fitting": fitting(printed["readme_accuracy"], n)}
+    return printed | recounted | {"correct": counts["arms"][arm]["correct"][RULE]}
 
 
 def fitting(accuracy: float, n: int) -> list[int]:
