@@ -72,7 +72,7 @@ def _beside_print(counts: Counts, facts: Mapping[str, Any], arm: str) -> dict[st
     """What the README prints of an arm, its count as a share, the counts that fit its per cent, and the recount."""
     printed, n = facts["arms"][arm], facts["n"]
     recounted = {"share": printed["readme_count"] / n, "fitting": fitting(printed["readme_accuracy"], n)}
-    return printed | recounted | {"correct": counts["arms"][arm]["correct"][RULE]}
+    return {**printed, **recounted, "correct": counts["arms"][arm]["correct"][RULE]}
 
 
 def fitting(accuracy: float, n: int) -> list[int]:
