@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from response_priming import arms, artifacts, paths, provenance
+from response_priming import arms, artifacts, params, paths, provenance
 from response_priming.errors import InputError
 
 FACE = 'attach(__name__, submod_attrs={{"{}": ["thing"]}})\n'
@@ -278,9 +278,7 @@ def test_the_summary_is_one_line_and_says_in_which_precision_a_run_computes(make
 @pytest.fixture
 def on(monkeypatch):
     """Makes this machine one where `dtype: auto` is this precision."""
-    return lambda auto: monkeypatch.setattr(
-        artifacts.hardware, "precision_of", lambda dtype, _: auto if dtype == "auto" else dtype
-    )
+    return lambda auto: monkeypatch.setattr(params, "precision_of", lambda dtype, _: auto if dtype == "auto" else dtype)
 
 
 def asked(dtype, *inputs):

@@ -18,7 +18,6 @@ from typing import Any, cast
 
 from response_priming import arms, params, paths, problems, provenance
 from response_priming.errors import InputError
-from response_priming.params import hardware, sections
 
 FILE = "manifest.json"
 EMBEDDED = "embedded"
@@ -46,7 +45,7 @@ def content(run: params.Run) -> dict[str, Any]:
     """What a run's parameters name: digests of the data, the models and the logs, and the text of prefixes."""
     named = {name: value for name, value in run if name not in run.idle}
     found: dict[str, Any] = {}
-    if isinstance(run, sections.Problems):
+    if isinstance(run, params.Problems):
         found["data"] = problems.fingerprint(run)
     for role in ("teacher", "student"):
         if role in named:
@@ -92,7 +91,7 @@ def decided_by(
     parameters = json.loads(json.dumps(parameters))
     automatic = parameters.get("dtype") == "auto"
     if "dtype" in parameters:
-        parameters["dtype"] = hardware.precision_of(parameters["dtype"], parameters.get("device", "auto"))
+        parameters["dtype"] = params.precision_of(parameters["dtype"], parameters.get("device", "auto"))
     wanted: dict[str, Any] = {
         "stage": stage,
         "parameters": parameters,

@@ -25,9 +25,7 @@ import scipy.stats
 from pandas.io.formats.style import Styler
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import arms, artifacts, params, scoring, stats, style
-from response_priming.compare import comparison
-from response_priming.generate import store
+from response_priming import arms, artifacts, compare, generate, params, scoring, stats, style
 
 SUPPORTED, UNSUPPORTED, UNTESTABLE = ("supported", "not supported", "not testable here")
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
@@ -77,9 +75,9 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
     values = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
     found = dict.fromkeys(facts["claims"], ABSENT)
     if "comparison" in there:
-        compared = comparison.compare(run)
+        compared = compare.compare(run)
         found |= gain_claims(compared.gains, facts["relative_gain"])
-        found["over-fine-tuning"] = gain(over_fine_tuning(comparison.read_scores(run), run.rule, seed=run.seed))
+        found["over-fine-tuning"] = gain(over_fine_tuning(compare.read_scores(run), run.rule, seed=run.seed))
         measured = compared.accuracy.set_index("arm")["accuracy"]
         printed = {arm: values["readme_accuracy"] for arm, values in facts["arms"].items()}
         found["order"] = follows({"README's accuracy": pd.Series(printed)}, measured, sign=1)
@@ -90,7 +88,7 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
             found["attention"] = follows({name: means[name] for name in METRICS}, measured, sign=-1)
     if {arms.UNPRIMED, "confidence"} <= there:
         found["teacher-confidence"] = confidence(
-            *(store.read(run.build / "responses" / strategy) for strategy in (arms.UNPRIMED, "confidence"))
+            *(generate.read(run.build / "responses" / strategy) for strategy in (arms.UNPRIMED, "confidence"))
         )
     return pd.DataFrame(
         {key: style.filled(text, values) for key, text in entry.items()}

@@ -82,8 +82,8 @@ def run(
         line.done()
 
 
-@app.command()
-def distill(
+@app.command("distill")
+def distill_(
     arm: Annotated[str, typer.Option(help="A trained arm of the profile.")],
     profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
 ) -> None:
@@ -91,10 +91,10 @@ def distill(
 
     On several GPUs: `accelerate launch -m response_priming distill --arm ARM`.
     """
-    from response_priming.distill import training as distill_stage
+    from response_priming import distill
 
     node = notebooks.find(params.load(profile), f"distill-{arm}")
-    distill_stage.train(cast("params.DistillRun", node.run))
+    distill.train(cast("params.DistillRun", node.run))
 
 
 @app.command()
@@ -121,15 +121,15 @@ def score(
     typer.echo(json.dumps(counts, indent=1) if as_json else scoring.shown(counts))
 
 
-@app.command()
-def report(profile: ProfileName) -> None:
+@app.command("report")
+def report_(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
-    from response_priming.report import page as report_stage
+    from response_priming import report
 
     loaded = params.load(profile)
     with progress.Line("report", progress.shared(profile), place="[report] ") as line:
         line.start("notebooks and manuscript -> pages")
-        line.done(paths.shown(report_stage.render(loaded)))
+        line.done(paths.shown(report.render(loaded)))
 
 
 @app.command("compare-runs")
@@ -140,9 +140,9 @@ def compare_runs(
     """Set two finished runs side by side, with the parameters that differ, in build/compare-runs/A-B/index.html."""
     if not (first and second):
         raise InputError("A or B is missing: name two runs, as in `make compare A=laptop B=single-gpu`")
-    from response_priming.studies import two_runs
+    from response_priming import studies
 
-    a, b = two_runs.read_run(first), two_runs.read_run(second)
+    a, b = studies.read_run(first), studies.read_run(second)
     folder = paths.BUILD / "compare-runs" / f"{a.slug}-{b.slug}"
     executed, runs = folder / "compare-runs.ipynb", {"A": str(a.folder), "B": str(b.folder)}
     with progress.Line("compare-runs", folder / "console") as line:
@@ -152,8 +152,8 @@ def compare_runs(
     typer.echo(f"The comparison: {page}")
 
 
-@app.command()
-def audit(
+@app.command("audit")
+def audit_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the released response logs.")],
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list of rows instead of a table.")] = False,
 ) -> None:
@@ -161,22 +161,19 @@ def audit(
 
     `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %.
     """
-    from response_priming.audit import released
+    from response_priming import audit
 
-    logs = released.read(folder)  # before the slow imports: a bad folder is refused at once
+    logs = audit.read(folder)  # before the slow imports: a bad folder is refused at once
     import pandas as pd
 
-    from response_priming.audit import findings as audit_stage
-    from response_priming.audit import recount
-
-    facts, found = arms.published(), recount.count(logs)
-    rows = recount.rows(found, facts)
+    facts, found = arms.published(), audit.count(logs)
+    rows = audit.rows(found, facts)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:
         table = pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
         typer.echo(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
-    typer.echo(audit_stage.source(found, facts), err=True)
+    typer.echo(audit.source(found, facts), err=True)
 
 
 @app.command()

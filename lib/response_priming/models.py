@@ -24,9 +24,8 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import artifacts, paths, progress
+from response_priming import artifacts, params, paths, progress
 from response_priming.errors import InputError
-from response_priming.params import hardware
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
 disable_progress_bar()
@@ -51,15 +50,15 @@ def load(
     Args:
         name: `embedded`, a hub id such as `meta-llama/Llama-3.1-8B-Instruct`, or a folder.
         revision: commit on the hub.
-        dtype: name of a torch dtype, or `auto` (see `hardware.precision_of`).
-        device: `auto`, or one that `hardware.device_of` knows.
+        dtype: name of a torch dtype, or `auto` (see `params.precision_of`).
+        device: `auto`, or one that `params.device_of` knows.
         quantization: `none`, which keeps the checkpoint's own, or a name of `QUANTIZATIONS`.
     """
-    source, dtype = locate(name), hardware.precision_of(dtype, device)
+    source, dtype = locate(name), params.precision_of(dtype, device)
     options: dict[str, Any] = {"quantization_config": _quantized(quantization, dtype)} if quantization != "none" else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=getattr(torch, dtype), device_map=hardware.device_of(device), **options
+            source, revision=revision, dtype=getattr(torch, dtype), device_map=params.device_of(device), **options
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error

@@ -38,7 +38,7 @@ def summary(run: params.Run) -> str:
         ", ".join([run.profile, *run.item.values(), f"seed {run.seed}"]),
         f"commit {(made['git_commit'] or 'none')[:10]}",
         f"Python {made['python']}, {packages}",
-        made["machine"] + (f", {run.precision}" if isinstance(run, params.sections.Model) else ""),
+        made["machine"] + (f", {run.precision}" if isinstance(run, params.Model) else ""),
     ]
     return "; ".join(parts)
 

@@ -84,7 +84,7 @@ def scores():
 
 
 def test_table_has_a_row_for_each_arm():
-    found = calibration.table(scores(), RULE)
+    found = calibration.calibration_table(scores(), RULE)
     assert list(found["arm"]) == list(scores())
     assert found[["n", "seeds"]].to_numpy().tolist() == [[60, 1]] * 4 + [[3, 1]]
     assert found["calibration_error"].between(0, 1).all()

@@ -329,7 +329,7 @@ def test_a_full_disk_is_one_line_wherever_it_is_met(run, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "write_shard", full)
+        patch.setattr(teacher, "write_shard", full)
         with pytest.raises(InputError, match="no space left on the disk"):
             teacher.respond(run)
     assert len(teacher.respond(run)) == 6

@@ -5,11 +5,9 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from response_priming import problems
-from response_priming.distill import training
+from response_priming import distill, evaluate, problems
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
-from response_priming.evaluate import answers as evaluate
 from response_priming.generate import teacher
 from response_priming.studies import search
 
@@ -147,7 +145,7 @@ def test_a_trial_worse_than_the_median_is_pruned(run, monkeypatch):
         for callback in callbacks:
             callback.on_log(None, state, None, logs=logs)
 
-    monkeypatch.setattr(training, "train_one", trained)
+    monkeypatch.setattr(distill, "train_one", trained)
     monkeypatch.setattr(evaluate, "answers_to", lambda *_: pd.DataFrame({"last-number-correct": [True, False]}))
     table = search.trials(search.optimize(changed(run, trials=4)))
     assert table["state"].tolist() == ["complete"] * 3 + ["pruned"]
@@ -175,7 +173,7 @@ def test_an_error_in_training_ends_the_search(run, monkeypatch):
     def fail(*_, **__):
         raise InputError("no")
 
-    monkeypatch.setattr(training, "train_one", fail)
+    monkeypatch.setattr(distill, "train_one", fail)
     with pytest.raises(InputError, match=r"^no$"):
         search.optimize(run)
     assert optuna.load_study(study_name="search", storage=f"sqlite:///{run.output / 'search' / 'study.sqlite3'}").trials

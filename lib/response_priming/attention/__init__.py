@@ -14,8 +14,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "analysis": ["analyse"],
         "metrics": ["divergent_heads", "head_metrics"],
-        "differences": ["against", "means", "with_accuracy"],
-        "explorer": ["explore"],
+        "results": ["read"],
+        "differences": ["against", "means", "summary", "with_accuracy"],
+        "explorer": ["explore", "html"],
         "figures": [
             "accuracy_figure",
             "heatmaps_figure",

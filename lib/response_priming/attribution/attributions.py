@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import artifacts, models, params, problems, progress, prompts
+from response_priming import artifacts, generate, models, params, problems, progress, prompts
 from response_priming.errors import InputError
-from response_priming.generate import store
 
 REGIONS = ("system prompt", "prefix", "worked examples", "question", "chat template")
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # of the prompt's tokens that a deletion curve replaces
@@ -109,7 +108,9 @@ def _write(run: params.AttributionRun, folder: Path) -> None:
     given = {}
     for strategy in run.strategies:
         # The first of several responses to a problem.
-        answered = store.read(run.build / "responses" / strategy).drop_duplicates("problem_id").set_index("problem_id")
+        answered = (
+            generate.read(run.build / "responses" / strategy).drop_duplicates("problem_id").set_index("problem_id")
+        )
         if run.attribution_problems > len(answered):
             raise InputError(
                 f"attribution.attribution_problems = {run.attribution_problems}: strategy {strategy} has responses to "

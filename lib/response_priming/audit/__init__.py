@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "figures": ["figure", "shown"],
-        "findings": ["audit"],
+        "findings": ["audit", "source"],
+        "recount": ["count", "rows"],
+        "released": ["read"],
     },
 )

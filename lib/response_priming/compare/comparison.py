@@ -14,11 +14,9 @@ from typing import Any
 
 import pandas as pd
 
-from response_priming import arms, artifacts, params, paths, problems, scoring
+from response_priming import arms, artifacts, evaluate, generate, params, paths, problems, scoring
 from response_priming.compare import tables
 from response_priming.errors import InputError
-from response_priming.evaluate import calculations, calibration
-from response_priming.generate import store
 
 TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration")
 
@@ -67,8 +65,8 @@ def _write(run: params.CompareRun, folder: Path) -> None:
         "teacher": teacher_table(run),
         "samples": tables.samples(scores, run.rule),
         "losses": losses_table(run),
-        "steps": calculations.calculations_table(scores, run.rule),
-        "calibration": calibration.table(scores, run.rule),
+        "steps": evaluate.calculations_table(scores, run.rule),
+        "calibration": evaluate.calibration_table(scores, run.rule),
     }
     scored = _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))
     about = run.model_dump(include={"profile", "seed", "dataset", "n_train", "n_test", "rule"})
@@ -138,7 +136,7 @@ def teacher_table(run: params.CompareRun) -> pd.DataFrame:
     for strategy in run.strategies:
         _made_by(run, run.build / "responses" / strategy)
         # One response a problem, however many samples.
-        answered = store.read(run.build / "responses" / strategy).query("sample == 0")
+        answered = generate.read(run.build / "responses" / strategy).query("sample == 0")
         if set(answered["problem_id"]) != {problem.id for problem in asked}:
             raise InputError(
                 f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"

@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from response_priming import params, progress, prompts
 from response_priming.errors import InputError
-from response_priming.methods import examples, losses
 from response_priming.methods.base import Method
+from response_priming.methods.examples import Stream, TrainingData, collate
+from response_priming.methods.losses import IGNORED
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
 SAMPLES, SAMPLE_TOKENS = 3, 40  # problems that a snapshot shows the answers to, and tokens at most
@@ -34,7 +35,7 @@ class DistillTrainer(Trainer):
     def __init__(
         self,
         method: Method,
-        data: examples.TrainingData,
+        data: TrainingData,
         *,
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
@@ -59,11 +60,9 @@ class DistillTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=cast("Any", examples.Stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
+            train_dataset=cast("Any", Stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
             eval_dataset=cast("Any", data.validation),
-            data_collator=lambda items: examples.collate(
-                list(itertools.chain(*items)), cast("int", tokenizer.pad_token_id)
-            ),
+            data_collator=lambda items: collate(list(itertools.chain(*items)), cast("int", tokenizer.pad_token_id)),
             optimizer_cls_and_kwargs=optimizer_of(run),
             callbacks=[self.progress, *callbacks],
         )
@@ -77,7 +76,7 @@ class DistillTrainer(Trainer):
         self._begun = time.monotonic()
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counted = [
-            [(batch["labels"] != losses.IGNORED).sum().item(), batch["scored"].sum().item() if "scored" in batch else 0]
+            [(batch["labels"] != IGNORED).sum().item(), batch["scored"].sum().item() if "scored" in batch else 0]
             for batch in batches
         ]
         self.problems = [name for batch in batches for name in batch["problem_ids"]]
@@ -156,7 +155,7 @@ class DistillTrainer(Trainer):
             with self.compute_loss_context_manager():
                 inputs = self._prepare_inputs({key: batch[key] for key in batch if key != "problem_ids"})
                 loss = self.method.loss(model, inputs)
-            counts = batch["labels"] != losses.IGNORED, batch.get("scored", torch.zeros_like(batch["labels"]))
+            counts = batch["labels"] != IGNORED, batch.get("scored", torch.zeros_like(batch["labels"]))
             for total, values in zip(sums, (loss.hard, loss.soft, *counts), strict=True):
                 total[: values.shape[1]] += values.sum(0).cpu()
         return pd.DataFrame(sums.T.numpy(), columns=["hard", "soft", "hard_tokens", "soft_tokens"])

@@ -24,9 +24,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from response_priming import arms, artifacts, models, params, progress, provenance
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
-from response_priming.methods import examples
 from response_priming.methods.base import Method
-from response_priming.params import hardware
+from response_priming.methods.examples import prepare
 
 # Tables of a snapshot, and the column of each that changes in training.
 SNAPSHOT = {"positions.parquet": "divergence", "samples.parquet": "answer"}
@@ -88,7 +87,7 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
     folder, store = _folder(run, seed), Method(run).prepare()
     recipe = artifacts.recipe(run, [store] if store else [], code=["distill.training"], train_seed=seed)
     if not artifacts.is_current(folder, recipe):
-        processes = PartialState(cpu=hardware.device_of(run.device) == "cpu")
+        processes = PartialState(cpu=params.device_of(run.device) == "cpu")
         work = _workplace(folder, recipe, processes)
         written = artifacts.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work)
         with written as aside, progress.part("seed", seed, run.seeds):
@@ -140,7 +139,7 @@ def _attempt(job: _Job, micro_batch: int) -> None:
     run, method = job.run, Method(job.run)
     set_seed(job.seed)
     model, tokenizer = method.student()
-    data = examples.prepare(run, tokenizer)
+    data = prepare(run, tokenizer)
     if not run.watched:
         data.validation.pop("response", None)
     checkpoints = sorted(job.work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))

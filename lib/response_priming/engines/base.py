@@ -14,13 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from response_priming import params, progress
 from response_priming.errors import InputError
-from response_priming.params import sections
 
 # Who reads responses and runs no model does without the model library, which takes seconds to import.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MODEL, GENERATE = sections.Model(), sections.Generate.model_validate({})
+MODEL, GENERATE = params.Model(), params.Generate.model_validate({})
 LOWEST = float(np.finfo(np.float16).min)
 # Probabilities in fp32 cannot tell a smaller rest from none.
 SMALLEST_TAIL = 1e-7
@@ -157,8 +156,8 @@ def teacher_of(run: params.GenerateRun) -> Setup:
 
 def require(name: str) -> type[Engine]:
     """The engine of that name; `InputError` where there is none, or the package that it needs is not installed."""
-    if name not in get_args(sections.Engine):
-        raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(get_args(sections.Engine))}")
+    if name not in get_args(params.Engine):
+        raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(get_args(params.Engine))}")
     module = importlib.import_module(f"{__package__}.{name}")
     needed: Needs | None = getattr(module, "NEEDS", None)
     if needed and importlib.util.find_spec(needed.package) is None:

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import models
+from response_priming import models, params
 from response_priming.engines.base import Engine, Needs, Request, Response, Setup, Signal, check_context, pack, tail_of
 from response_priming.errors import InputError
-from response_priming.params import hardware
 
 NEEDS = Needs("vllm", "gpu")
 
@@ -36,7 +35,7 @@ def _start(setup: Setup, rank: int | None) -> Any:
         return LLM(
             model=models.locate(setup.model),
             revision=setup.revision,
-            dtype=hardware.precision_of(setup.dtype, setup.device),
+            dtype=params.precision_of(setup.dtype, setup.device),
             quantization=QUANTIZATIONS[setup.quantization],
             tensor_parallel_size=setup.tensor_parallel,
             pipeline_parallel_size=setup.pipeline_parallel,
@@ -70,7 +69,7 @@ class VllmEngine(Engine):
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        hardware.device_of(setup.device)
+        params.device_of(setup.device)
         rank, lora = None, None
         if setup.student and models.is_adapter(setup.student):
             from vllm.lora.request import LoRARequest

@@ -12,9 +12,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "answers": ["answer"],
+        "answers": ["answer", "answers_to"],
         "calculations": ["calculations_table"],
-        "calibration": ["separation"],
+        "calibration": ["calibration_table", "separation"],
         "figures": ["browse", "confidence_figure", "reliability_figure", "shown_calculations", "shown_calibration"],
     },
 )

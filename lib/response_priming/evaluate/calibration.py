@@ -22,7 +22,7 @@ from response_priming import arms
 KINDS = ("correct", "incorrect")
 
 
-def table(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
+def calibration_table(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
     """One row an arm: `n` answers, of so many `seeds`, the columns of `separation`, and `calibration_error`."""
     return pd.DataFrame(
         {

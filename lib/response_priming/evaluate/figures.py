@@ -83,7 +83,7 @@ def shown_calculations(found: pd.DataFrame) -> Styler:
 
 
 def shown_calibration(found: pd.DataFrame) -> Styler:
-    """`calibration.table` as the paper prints it."""
+    """`calibration_table` as the paper prints it."""
     return style.printed(found, "calibration", CALIBRATION)
 
 

@@ -12,7 +12,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from response_priming import arms, artifacts, params, problems, scoring, style
-from response_priming.generate import store
+from response_priming.generate.store import read
 
 MEASURES = {"confidence": "Confidence", "entropy": "Entropy (nats)"}
 
@@ -27,7 +27,7 @@ def graded(run: params.GenerateRun) -> pd.DataFrame:
     tables = []
     for strategy in dict.fromkeys([*params.load(run.profile).strategies, run.strategy]):
         if _made_by(folder / strategy) == _made_by(folder / run.strategy):
-            first = store.read(folder / strategy).query("sample == 0")
+            first = read(folder / strategy).query("sample == 0")
             table = scoring.grade_teacher(first, asked, run.answer_rule)
             tables.append(table.assign(strategy=strategy, title=arms.title(strategy)))
     return pd.concat(tables, ignore_index=True)

@@ -11,7 +11,7 @@ import pandas as pd
 from transformers import AutoConfig
 
 from response_priming import artifacts, engines, models, params, problems, progress, prompts
-from response_priming.generate import store
+from response_priming.generate.store import KEPT, Answered, read, shard_name, write_shard
 
 
 def score(run: params.PromptSignalsRun) -> pd.DataFrame:
@@ -22,7 +22,7 @@ def score(run: params.PromptSignalsRun) -> pd.DataFrame:
     """
     folder = run.output / "prompt-signals" / run.strategy
     recipe = artifacts.recipe(run, code=["generate.prompt_signals", f"engines.{run.engine}"])
-    return store.read(artifacts.made(folder, recipe, functools.partial(_score, run)))
+    return read(artifacts.made(folder, recipe, functools.partial(_score, run)))
 
 
 def _score(run: params.PromptSignalsRun, folder: Path) -> None:
@@ -37,17 +37,17 @@ def _score(run: params.PromptSignalsRun, folder: Path) -> None:
             sequences = [prompts.encode_plain(engine.tokenizer, text) for text in texts]
             scored = dict(engine.score(sequences, top_k=vocabulary if run.top_k == "all" else run.top_k))
             rows = [
-                store.Answered(problem.id, 0, "", len(tokens), engines.Response(tokens, text, False, scored[index]))
+                Answered(problem.id, 0, "", len(tokens), engines.Response(tokens, text, False, scored[index]))
                 for index, (problem, text, tokens) in enumerate(zip(shard, texts, sequences, strict=True))
             ]
-            store.write_shard(folder / store.shard_name(first), rows, vocabulary=vocabulary, dense=dense)
+            write_shard(folder / shard_name(first), rows, vocabulary=vocabulary, dense=dense)
             bar.update(len(shard))
-    pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(folder / store.KEPT, index=False)
+    pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(folder / KEPT, index=False)
 
 
 def most_likely(folder: Path, positions: int) -> pd.DataFrame:
     """The teacher's most likely next token at each of the first positions, one row a problem; NaN past its prompt."""
-    frame = store.read(folder, columns=["tokens", "top_ids"])
+    frame = read(folder, columns=["tokens", "top_ids"])
     return pd.DataFrame(
         [
             pd.Series(ids.reshape(len(tokens), -1)[:positions, 0])

@@ -17,11 +17,10 @@ from transformers import AutoConfig
 from response_priming import artifacts, engines, models, params, problems, progress, prompts, provenance
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
-from response_priming.generate import store
-from response_priming.params import sections
+from response_priming.generate.store import KEPT, Answered, first_of, is_shard, read, shard_name, write_shard
 
 # Parameters of the section that change no response, or change it through the prompt, which is in the key.
-NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *sections.PLACEMENT}
+NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *params.PLACEMENT}
 
 
 def respond(run: params.GenerateRun) -> pd.DataFrame:
@@ -42,7 +41,7 @@ def respond(run: params.GenerateRun) -> pd.DataFrame:
         with artifacts.resuming(folder, recipe) as partial:
             _generate(run, asked, partial)
             _select(run, asked, partial)
-    return store.read(folder)
+    return read(folder)
 
 
 def check_tokens(run: params.GenerateRun) -> None:
@@ -72,7 +71,7 @@ class _Prompts:
         self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
         wanted = run.worked_examples
         self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
-        settings = run.model_dump(include=sections.Generate.model_fields.keys() - NOT_IN_KEY) | {
+        settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
             "model": artifacts.weights(run.teacher, run.teacher_revision),
             "dtype": run.precision,
             "seed": run.seed if run.temperature else None,
@@ -97,12 +96,12 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: a
     """Write the shards that are missing, and remove those with other keys than this run's."""
     wanted = _Prompts(run, asked)
     stored: dict[int, int] = {}
-    for name in filter(store.is_shard, partial.outputs):
+    for name in filter(is_shard, partial.outputs):
         keys = pd.read_parquet(partial.folder / name, columns=["key"])["key"].tolist()
-        first, count = store.first_of(name), len(keys) // run.samples
+        first, count = first_of(name), len(keys) // run.samples
         if keys == [prompt.key for prompt in wanted.between(first, first + count)]:
             stored[first] = count
-    partial.keep([store.shard_name(first) for first in stored])
+    partial.keep([shard_name(first) for first in stored])
     missing = list(gaps(stored, len(asked), max(1, run.generate_batch // run.samples)))
     if not missing:
         return
@@ -123,12 +122,12 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: a
             )
             by_index = dict(engines.counted(given, bar))
             rows = [
-                store.Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_index[index])
+                Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_index[index])
                 for index, prompt in enumerate(batch)
             ]
-            write = functools.partial(store.write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
+            write = functools.partial(write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
             partial.notes["tokens_per_second"] = round(bar.speed, 1)
-            partial.put(store.shard_name(first), write)
+            partial.put(shard_name(first), write)
 
 
 def gaps(stored: Mapping[int, int], total: int, size: int) -> Iterator[tuple[int, int]]:
@@ -150,7 +149,7 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
         [pd.read_parquet(partial.folder / name, columns=columns) for name in sorted(partial.outputs)], ignore_index=True
     )
     selected = select(answered, {problem.id: problem.answer for problem in asked}, run)
-    partial.put(store.KEPT, functools.partial(selected.to_parquet, index=False))
+    partial.put(KEPT, functools.partial(selected.to_parquet, index=False))
     partial.notes["counts"] = {
         "problems": selected["problem_id"].nunique(),
         "responses": len(selected),
@@ -161,7 +160,7 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
     }
 
 
-def select(answered: pd.DataFrame, right: Mapping[str, str], run: sections.Generate) -> pd.DataFrame:
+def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate) -> pd.DataFrame:
     """One row a response: `problem_id`, `sample`, `finished`, `answer` (what the rule extracts), `right`, `kept`.
 
     The filters go first. Of what they leave, the vote keeps one response a problem where there are several samples:

@@ -38,11 +38,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import arms, artifacts, params, problems, prompts
+from response_priming import arms, artifacts, generate, params, problems, prompts
 from response_priming.errors import InputError
-from response_priming.generate import store
-from response_priming.methods import losses
 from response_priming.methods.base import Method
+from response_priming.methods.losses import IGNORED
 
 Example = dict[str, Any]
 # What a place in a batch holds: one example, or a response and a solution.
@@ -54,7 +53,7 @@ SHARED = ("dataset", "data", "seed", "largest_operand", "two_step_share", "syste
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("input_ids", "attention_mask", "positions", "labels"), np.int64),
     "scored": np.bool_,
-    **dict(zip(store.SIGNAL, (np.int64, np.float32, np.float32), strict=True)),
+    **dict(zip(generate.SIGNAL, (np.int64, np.float32, np.float32), strict=True)),
 }
 
 
@@ -74,7 +73,7 @@ def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> Train
             also `Examples`.
     """
     folder = Method(run).prepare()
-    answered = store.dataset(folder) if folder else None
+    answered = generate.dataset(folder) if folder else None
     if folder and answered is not None:
         _refuse_foreign(run, tokenizer, folder, answered[0])
     examples = Examples(run, tokenizer, answered)
@@ -168,7 +167,7 @@ class Examples(Dataset[Example]):
             "problem_id": self.order[index],
             "input_ids": read,
             "positions": positions,
-            "labels": [label_at.get(position, losses.IGNORED) for position in positions],
+            "labels": [label_at.get(position, IGNORED) for position in positions],
         }
         if not signal:
             return example
@@ -215,7 +214,7 @@ class Examples(Dataset[Example]):
         if "prefix-offset" in self.repaired and "teacher-answers" not in self.repaired:
             question = self.asked[str(row["problem_id"])].question
             begin = len(row["tokens"]) - len(prompts.encode_plain(self.tokenizer, question))
-        signal = {key: np.reshape(row[key], (len(row["tokens"]), -1))[begin:] for key in store.SIGNAL if key in row}
+        signal = {key: np.reshape(row[key], (len(row["tokens"]), -1))[begin:] for key in generate.SIGNAL if key in row}
         return signal | {key: values[:, 0] for key, values in signal.items() if key == "tail_logprobs"}
 
 
@@ -255,10 +254,10 @@ class Items(Dataset[Item]):
             return [example]
         solution = self.solutions[self.solution_of[example["problem_id"]]]
         count = len(solution["labels"])
-        signal = {key: example[key] for key in store.SIGNAL if key in example}
+        signal = {key: example[key] for key in generate.SIGNAL if key in example}
         unscored = {key: np.zeros((count, *values.shape[1:]), values.dtype) for key, values in signal.items()}
         return [
-            example | {"labels": [losses.IGNORED] * len(example["labels"])},
+            example | {"labels": [IGNORED] * len(example["labels"])},
             solution | {"scored": [False] * count} | unscored,
         ]
 
@@ -291,7 +290,7 @@ def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
     """
     rows = [row | {"attention_mask": [1] * len(row["input_ids"])} for row in batch]
     padded: dict[str, Any] = {"problem_ids": [row["problem_id"] for row in batch]}
-    fills = {"input_ids": pad, "labels": losses.IGNORED}
+    fills = {"input_ids": pad, "labels": IGNORED}
     for key, kind in KINDS.items():
         if key in rows[0]:
             arrays: list[NDArray[Any]] = [np.asarray(row[key], kind) for row in rows]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from response_priming.params import sections
+from response_priming import params
 from response_priming.params.divergences import DIVERGENCES
 
 IGNORED = -100
@@ -61,7 +61,7 @@ def distillation(
     hidden: Tensor,
     head: Tensor,
     targets: Targets,
-    objective: sections.Distill,
+    objective: params.Distill,
     *,
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
@@ -79,7 +79,7 @@ def distillation(
     return Loss(*_Fused.apply(hidden, head, targets, objective, scale, chunk_bytes))  # type: ignore[no-untyped-call]
 
 
-def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: sections.Distill) -> tuple[Tensor, Tensor]:
+def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: params.Distill) -> tuple[Tensor, Tensor]:
     """Hard and soft part at each position, [n] each.
 
     Args:
@@ -109,7 +109,7 @@ class _Fused(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Targets,
-        objective: sections.Distill,
+        objective: params.Distill,
         scale: tuple[Tensor | float, Tensor | float],
         chunk_bytes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +139,7 @@ class _Fused(torch.autograd.Function):
 
 
 def _of_chunk(
-    logits: Tensor, targets: Targets, objective: sections.Distill, scale: tuple[Tensor | float, Tensor | float]
+    logits: Tensor, targets: Targets, objective: params.Distill, scale: tuple[Tensor | float, Tensor | float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hard and soft parts [n], and the gradient of their scaled sum [n, vocabulary], which takes the logits' place."""
     label = targets.labels.clamp(min=0)[:, None]

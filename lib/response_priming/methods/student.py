@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import models, params
 from response_priming.errors import InputError
-from response_priming.methods import losses, packing
-from response_priming.params import sections
+from response_priming.methods import packing
+from response_priming.methods.losses import IGNORED, Loss, Targets, distillation
 
 
 def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -76,19 +76,19 @@ def teach(model: PreTrainedModel) -> None:
     packed, project = packing.fits(model), head.forward
 
     @functools.wraps(plain)
-    def forward(*arguments: Any, objective: sections.Distill | None = None, **batch: Any) -> Any:
+    def forward(*arguments: Any, objective: params.Distill | None = None, **batch: Any) -> Any:
         return plain(*arguments, **batch) if objective is None else _loss(model, objective, packed=packed, **batch)
 
     @functools.wraps(project)
     def score(hidden: Tensor, *wanted: Any, **counts: Any) -> Any:
-        return losses.distillation(hidden, head.weight, *wanted, **counts) if wanted else project(hidden)
+        return distillation(hidden, head.weight, *wanted, **counts) if wanted else project(hidden)
 
     model.forward, head.forward = forward, score
 
 
 def _loss(
     model: PreTrainedModel,
-    objective: sections.Distill,
+    objective: params.Distill,
     *,
     packed: bool,
     input_ids: Tensor,
@@ -97,7 +97,7 @@ def _loss(
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
     **batch: Any,
-) -> losses.Loss:
+) -> Loss:
     if packed:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         layout = packing.pack(input_ids, mask)
@@ -106,10 +106,10 @@ def _loss(
         # Padding is on the right, where a causal model's other tokens do not see it: no mask is needed.
         hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
         places = torch.arange(len(hidden), device=hidden.device).view_as(input_ids)
-    wanted = losses.Targets(**{key: batch[key] for key in losses.Targets._fields if key in batch})
-    counts = wanted.labels != losses.IGNORED
+    wanted = Targets(**{key: batch[key] for key in Targets._fields if key in batch})
+    counts = wanted.labels != IGNORED
     counts = counts if wanted.scored is None else counts | wanted.scored
-    loss: losses.Loss = model.get_output_embeddings()(
+    loss: Loss = model.get_output_embeddings()(
         hidden[places.gather(1, positions)[counts]],
         wanted.part(counts),
         objective,
@@ -117,4 +117,4 @@ def _loss(
         soft_tokens=soft_tokens,
     )
     spread = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:])
-    return losses.Loss(loss.total, *spread)
+    return Loss(loss.total, *spread)

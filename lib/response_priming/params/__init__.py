@@ -3,6 +3,7 @@
 `sections` has every parameter with its default, `runs` what each notebook is given, `profile` how both are read.
 """
 
+from response_priming.params.hardware import device_of, precision_of
 from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
 from response_priming.params.runs import (
     RUNS,
@@ -19,24 +20,46 @@ from response_priming.params.runs import (
     Run,
     SearchRun,
 )
+from response_priming.params.sections import (
+    PLACEMENT,
+    RELEASED_TRAINING,
+    REPAIRS,
+    SEARCHED,
+    Distill,
+    Engine,
+    Generate,
+    Model,
+    Problems,
+)
 
 __all__ = [
+    "PLACEMENT",
+    "RELEASED_TRAINING",
+    "REPAIRS",
     "RUNS",
+    "SEARCHED",
     "AttentionRun",
     "AttributionRun",
     "AuditRun",
     "ClaimsRun",
     "CompareRun",
+    "Distill",
     "DistillRun",
+    "Engine",
     "EvaluateRun",
+    "Generate",
     "GenerateRun",
     "LadderRun",
+    "Model",
+    "Problems",
     "Profile",
     "PromptSignalsRun",
     "Run",
     "SearchRun",
     "collect",
+    "device_of",
     "load",
     "parameters_cell",
+    "precision_of",
     "profiles",
 ]

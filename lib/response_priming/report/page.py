@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from response_priming import arms, artifacts, notebooks, params, paths
-from response_priming.attention import explorer, results
+from response_priming import arms, artifacts, attention, notebooks, params, paths
 from response_priming.errors import InputError
 from response_priming.report import downloads, preview, variables
 from response_priming.report.check import check_sources
@@ -51,8 +50,8 @@ def render(profile: params.Profile) -> Path:
             _run_quarto(command, folder, aside)
         else:
             preview.write(folder, aside, notebook_titles(profile))
-        analysis = results.read(paths.BUILD / profile.name / "attention")
-        (aside / "explorer.html").write_text(explorer.html(analysis), encoding="utf-8")
+        analysis = attention.read(paths.BUILD / profile.name / "attention")
+        (aside / "explorer.html").write_text(attention.html(analysis), encoding="utf-8")
         aside.rename(site)
     page = site / "index.html"
     page.touch()  # `make` must see that it is up to date, even where nothing had to be rendered

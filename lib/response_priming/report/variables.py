@@ -13,8 +13,7 @@ import jinja2
 import pandas as pd
 import yaml
 
-from response_priming import arms, artifacts, claims, notebooks, params, paths, stats, style
-from response_priming.attention import differences, results
+from response_priming import arms, artifacts, attention, claims, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
 from response_priming.params.divergences import DIVERGENCES
 
@@ -44,7 +43,7 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
 def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     """What the template names of a profile whose stages have all run."""
     build = paths.BUILD / profile.name
-    attention = results.read(build / "attention")
+    analysis = attention.read(build / "attention")
     # Only empty fields are missing values: an arm is called "none".
     accuracy, gains, teacher, claimed = (
         pd.read_csv(build / f"{name}.csv", keep_default_na=False, na_values=[""])
@@ -58,7 +57,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         **settings(profile),
         **headline(accuracy, gains, teacher),
         "compared": compared,
-        "attention": differences.summary(attention.metrics, attention.divergent, attention.tests),
+        "attention": attention.summary(analysis.metrics, analysis.divergent, analysis.tests),
         "released": released,
         "verdicts": list(claimed["verdict"]),
         "executed": {node.stage: notebooks.PAGES[node.stage] for node in notebooks.executed_extras(profile)},

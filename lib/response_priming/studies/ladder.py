@@ -8,10 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from response_priming import arms, artifacts, params, progress, stats
-from response_priming.distill import training
-from response_priming.evaluate import answers
-from response_priming.params import sections
+from response_priming import arms, artifacts, distill, evaluate, params, progress, stats
 
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
@@ -46,11 +43,11 @@ TITLES = {
 
 def rungs(run: params.LadderRun) -> dict[str, dict[str, Any]]:
     """All trainings, from the released to the repaired one: name -> the values of the distill section that it has."""
-    values = sections.RELEASED_TRAINING | {"train_steps": run.as_released["train_steps"], "repairs": []}
+    values = params.RELEASED_TRAINING | {"train_steps": run.as_released["train_steps"], "repairs": []}
     found = {"released": values}
     for name, keys in TRAINING.items():
         found[name] = values = values | {key: getattr(run, key) for key in keys}
-    for repair in sections.REPAIRS:
+    for repair in params.REPAIRS:
         found[repair] = values = values | {"repairs": [*values["repairs"], repair]}
     return found
 
@@ -79,8 +76,8 @@ def _row(run: params.LadderRun, rung: str, training_values: dict[str, Any]) -> d
     values = run.model_dump() | training_values
     values |= {"arm": arm, "seeds": run.ladder_seeds, "n_test": run.ladder_test}
     if arm != arms.UNDISTILLED:
-        training.train(params.DistillRun.of(values).placed(place))
-    graded = answers.answer(params.EvaluateRun.of(values).placed(place))
+        distill.train(params.DistillRun.of(values).placed(place))
+    graded = evaluate.answer(params.EvaluateRun.of(values).placed(place))
     found = {"rung": rung, "title": TITLES[rung], "n": len(graded)}
     for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
         low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])

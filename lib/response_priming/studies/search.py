@@ -13,11 +13,8 @@ import pandas as pd
 from optuna.trial import TrialState
 from transformers import TrainerCallback
 
-from response_priming import arms, artifacts, params, paths, problems, progress
-from response_priming.distill import training
+from response_priming import arms, artifacts, distill, evaluate, params, paths, problems, progress
 from response_priming.errors import InputError
-from response_priming.evaluate import answers
-from response_priming.params import sections
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -82,7 +79,7 @@ def trials(study: optuna.Study) -> pd.DataFrame:
 
 def _made_by(run: params.SearchRun) -> dict[str, Any]:
     """What decides the value of a trial, but for what is searched."""
-    made_by = run.model_dump(exclude=sections.SEARCHED.keys() | run.idle) | artifacts.content(run)
+    made_by = run.model_dump(exclude=params.SEARCHED.keys() | run.idle) | artifacts.content(run)
     store = arms.store_of(run.search_strategy, run.repaired)
     return made_by | ({store.parent.name: artifacts.read(run.build / store)["outputs"]} if store else {})
 
@@ -112,9 +109,9 @@ def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.P
     values |= {"arm": run.search_strategy, "seeds": [seed]}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        training.train_one(params.DistillRun.of(values).placed(place), seed, callbacks=[_Pruning(trial)])
+        distill.train_one(params.DistillRun.of(values).placed(place), seed, callbacks=[_Pruning(trial)])
         scored = params.EvaluateRun.of(values).placed(place)
-        graded = answers.answers_to(asked, scored, scored.student_of(run.search_strategy, seed))
+        graded = evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, seed))
     trial.set_user_attr("n", len(graded))
     return float(graded[f"{run.rule}-correct"].mean())
 
