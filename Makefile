@@ -1,11 +1,13 @@
 # The whole paper as a graph: generate (a strategy) -> distill (an arm) -> evaluate (an arm) -> compare, attention
 # -> claims, which also needs the audit -> report.
-# What is stale is decided by build/PROFILE/plan/, whose files change only with a notebook's parameters, code or data.
+# What is stale is decided by content (`response-priming why NODE` says it) and written to build/PROFILE/plan/plan.mk.
 
 PROFILE ?= laptop
 PYTHON ?= python3
 BUILD := build/$(PROFILE)
 NB := $(BUILD)/notebooks
+PAGE := $(BUILD)/report/_site/index.html
+READY := $(BUILD)/plan/ready
 
 # The active conda environment of environment.yml, or .venv, which is made and kept in step with the lock.
 ifeq ($(origin BIN),undefined)
@@ -37,11 +39,13 @@ help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-paper: $(BUILD)/report/_site/index.html ## the paper: every stale notebook, then the page
+paper: $(PAGE) ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
 
 # The plan is looked at by every goal that builds results, and by no other. It also says which notebook needs which.
 ifneq ($(filter paper ladder search attribution plan $(BUILD)/%,$(or $(MAKECMDGOALS),help)),)
+# What a kill cut short must not stop make, which writes it again.
+$(shell tail -n 1 $(BUILD)/plan/plan.mk 2> /dev/null | grep -q '^# complete$$' || rm -f $(BUILD)/plan/plan.mk)
 include $(BUILD)/plan/plan.mk
 endif
 
@@ -58,12 +62,12 @@ plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'
 
 # Nothing runs before the data and the models are known to be there.
-$(BUILD)/plan/ready: $(BUILD)/plan/inputs.json
-	@$(BIN)/response-priming check $(PROFILE) > $@
+$(READY):
+	@$(BIN)/response-priming check $(PROFILE) > $@.new && mv $@.new $@
 
-$(NB)/%.ipynb: $(BUILD)/plan/%.json | $(BUILD)/plan/ready
+$(NB)/%.ipynb: | $(READY)
 	@$(BIN)/response-priming run $* --profile $(PROFILE)
-$(BUILD)/report/_site/index.html: $(BUILD)/plan/report.json $(NB)/claims.ipynb
+$(PAGE): | $(NB)/claims.ipynb
 	@$(BIN)/response-priming report $(PROFILE)
 
 ladder: $(NB)/ladder.ipynb ## what each deviation of the released code costs (20 to 40 minutes on two cores)

@@ -1,12 +1,16 @@
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+import tiny
 
 from response_priming import arms, artifacts, params, paths, provenance
+from response_priming.artifacts import making
 from response_priming.errors import InputError
 
 FACE = 'attach(__name__, submod_attrs={{"{}": ["thing"]}})\n'
@@ -19,10 +23,12 @@ def package(tmp_path, monkeypatch):
     for room in ("room", "face", "params"):
         (folder / room).mkdir(parents=True)
     (folder / "room" / "__init__.py").write_text("import lazy_loader\n" + FACE.format("stage"))
-    (folder / "room" / "stage.py").write_text("import json\nfrom response_priming import face, left, params\n")
+    imports = "import json\nfrom response_priming import face, left, params\n"
+    (folder / "room" / "stage.py").write_text(f"{imports}mine = face.thing\n")
     (folder / "room" / "apart.py").write_text("thing = 2\n")
-    (folder / "face" / "__init__.py").write_text(FACE.format("inner"))
+    (folder / "face" / "__init__.py").write_text(FACE.format("inner").replace("}", ', "aside": ["other"]}'))
     (folder / "face" / "inner.py").write_text("thing = 4\n")
+    (folder / "face" / "aside.py").write_text("other = 4\n")
     (folder / "left.py").write_text("from response_priming.right import thing\n")
     (folder / "right.py").write_text("thing = 1\n")
     (folder / "params" / "__init__.py").write_text("thing = 3\n")
@@ -115,7 +121,7 @@ def put(partial, name, content="text"):
 
 def stop_after(folder, *names):
     """A run that ends before its last file, and leaves files that nobody listed."""
-    with pytest.raises(RuntimeError), artifacts.resuming(folder, {}) as partial:  # noqa: PT012
+    with pytest.raises(RuntimeError), artifacts.resuming(folder, {"seed": 1}) as partial:  # noqa: PT012
         for name in names:
             put(partial, name)
         (partial.folder / "unlisted").touch()
@@ -134,15 +140,27 @@ def test_a_stopped_run_keeps_the_files_listed_and_no_other(tmp_path):
     assert list(found["outputs"]) == ["a", "b", "c"]
     assert (found["recipe"], found["notes"]) == ({"seed": 1}, {"counts": 3})
     assert {file.name for file in (tmp_path / "new").iterdir()} == {"a", "b", "c", artifacts.FILE}
-    assert hidden(tmp_path) == []
+    assert artifacts.shelved(tmp_path / "new") == []
+
+
+def begun(folder):
+    (partial,) = artifacts.shelved(folder)
+    return partial
 
 
 def test_a_damaged_or_missing_file_is_not_kept(tmp_path):
     stop_after(tmp_path / "new", "a", "b", "c")
-    (tmp_path / ".new.partial" / "a").write_text("tezt")
-    (tmp_path / ".new.partial" / "b").unlink()
-    with artifacts.resuming(tmp_path / "new", {}) as partial:
+    (begun(tmp_path / "new") / "a").write_text("tezt")
+    (begun(tmp_path / "new") / "b").unlink()
+    with artifacts.resuming(tmp_path / "new", {"seed": 1}) as partial:
         assert set(partial.outputs) == {"c"}
+
+
+def test_a_run_with_another_recipe_leaves_what_was_begun(tmp_path):
+    stop_after(tmp_path / "new", "a")
+    with artifacts.resuming(tmp_path / "new", {"seed": 2}) as partial:
+        assert set(partial.outputs) == set()
+    assert artifacts.intact(begun(tmp_path / "new")) == {"a"}
 
 
 def test_a_complete_folder_is_taken_up_again(tmp_path):
@@ -161,10 +179,10 @@ def test_what_the_stage_does_not_keep_is_removed(tmp_path):
 
 def test_time_adds_up_over_runs(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 100))
-    monkeypatch.setattr(artifacts.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     stop_after(tmp_path / "new", "a")
-    before = artifacts.read(tmp_path / ".new.partial")["wall_seconds"]
-    with artifacts.resuming(tmp_path / "new", {}):
+    before = artifacts.read(begun(tmp_path / "new"))["wall_seconds"]
+    with artifacts.resuming(tmp_path / "new", {"seed": 1}):
         pass
     assert artifacts.read(tmp_path / "new")["wall_seconds"] > before > 0
 
@@ -176,11 +194,92 @@ def test_damage_is_found_by_digest(tmp_path):
     assert artifacts.damaged(tmp_path / "new") == {"file.txt"}
 
 
-def test_a_manifest_that_is_not_json_is_named(tmp_path):
-    make(tmp_path / "new")
-    (tmp_path / "new" / artifacts.FILE).write_text("{")
-    with pytest.raises(InputError, match=r"manifest.json: damaged, not JSON; remove the folder"):
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b'{"outputs": []}'])
+def test_a_damaged_manifest_is_named_and_its_folder_made_again(tmp_path, content):
+    make(tmp_path / "new", {"seed": 0}, "old")
+    (tmp_path / "new" / artifacts.FILE).write_bytes(content)
+    with pytest.raises(InputError, match=r"manifest.json: damaged; `make paper` makes the folder again$"):
         artifacts.read(tmp_path / "new")
+    artifacts.made(tmp_path / "new", {"seed": 0}, lambda aside: (aside / "file.txt").write_text("new"))
+    assert (tmp_path / "new" / "file.txt").read_text() == "new"
+    # Nobody knows what it was, so it is kept.
+    assert [(kept / "file.txt").read_text() for kept in artifacts.shelved(tmp_path / "new")] == ["old"]
+
+
+# --- nothing lost, nothing made twice ---
+
+
+def counting(text):
+    """Writes a file, and counts how often."""
+
+    def write(aside):
+        write.times += 1
+        (aside / "file.txt").write_text(text)
+
+    write.times = 0
+    return write
+
+
+MODELS = [{"stage": "distill", "version": [1], "parameters": {"alpha": alpha}, "code": {}} for alpha in (0.5, 0.9)]
+
+
+def test_what_a_model_made_comes_back_when_its_recipe_does(tmp_path):
+    first, second = counting("first"), counting("second")
+    for _ in range(3):
+        for recipe, write in zip(MODELS, (first, second), strict=True):
+            artifacts.made(tmp_path / "student", recipe, write)
+            assert artifacts.read(tmp_path / "student")["recipe"] == recipe
+    assert (first.times, second.times) == (1, 1)
+
+
+def test_another_code_makes_again_what_no_model_made_and_nothing_else(tmp_path):
+    for decided, times in (({"version": [1]}, 1), ({}, 2)):
+        write = counting("text")
+        for digest in ("old", "new"):
+            recipe = {"stage": "any", "parameters": {}, "code": {"some.module": digest}} | decided
+            artifacts.made(tmp_path / str(times), recipe, write)
+        assert write.times == times
+        assert artifacts.shelved(tmp_path / str(times)) == []
+
+
+def test_what_was_finished_when_the_process_died_takes_its_place(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "_take_place", lambda *_: sys.exit(9))
+        patch.setattr(making.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            artifacts.made(tmp_path / "student", MODELS[0], counting("whole"))
+    assert not (tmp_path / "student").exists()
+    artifacts.made(tmp_path / "student", MODELS[0], lambda _: pytest.fail("made again"))
+    assert (tmp_path / "student" / "file.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    ("folder", "recipe", "holds"),
+    [
+        ("students/none/seed-0", {"arm": "teacher"}, "teacher"),
+        ("students/none/seed-0", {"arm": "none", "train_seed": 1}, "seed-1"),
+        ("responses/none", {"strategy": "teacher"}, "teacher"),
+    ],
+)
+def test_what_was_made_for_another_is_refused(tmp_path, folder, recipe, holds):
+    make(tmp_path / folder, {"parameters": recipe})
+    with pytest.raises(InputError, match=rf"{folder}: holds what was made for {holds}; `make paper` makes it again$"):
+        artifacts.read(tmp_path / folder)
+
+
+def test_who_comes_second_waits_and_finds_it_made(tmp_path):
+    script = (
+        "import sys, time, pathlib; from response_priming import artifacts\n"
+        "def write(aside):\n"
+        "    (aside / 'by').write_text(sys.argv[2]); time.sleep(3)\n"
+        "artifacts.made(pathlib.Path(sys.argv[1], 'new'), {'seed': 0}, write)\n"
+    )
+    command = [sys.executable, "-c", script, tmp_path]
+    both = [subprocess.Popen([*command, name], stderr=subprocess.PIPE, text=True) for name in "ab"]
+    said = "".join(process.communicate(timeout=tiny.PATIENCE)[1] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert re.fullmatch(r"\S+/new: process \d+ is writing it; waiting\n", said)
+    assert artifacts.read(tmp_path / "new")["outputs"].keys() == {"by"}
 
 
 def test_a_folder_that_is_not_made_yet_is_named(tmp_path):
@@ -228,26 +327,35 @@ def test_an_input_that_is_not_made_yet_stops_the_recipe(tmp_path, monkeypatch):
 
 def test_code_is_the_module_and_all_that_it_imports(package):
     digests = provenance.code_digests("room.stage")
-    assert set(digests) == {"room.stage", "left", "right", "face", "face.inner"}
-    assert digests["right"] == artifacts.digest(package / "right.py")[:16]
+    assert set(digests) == {"room.stage", "left", "right", "face.inner"}
+    assert digests["right"] == provenance.code_digest((package / "right.py").read_text())
 
 
 @pytest.mark.parametrize(
-    ("module", "current"),
-    [("room/stage", False), ("right", False), ("face/inner", False), ("room/apart", True), ("params/__init__", True)],
+    ("module", "text", "current"),
+    [
+        ("room/stage", "thing = 9\n", False),
+        ("right", "thing = 9\n", False),
+        ("right", '"""Now said better."""\n\n# A reason.\nthing = (\n    1\n)\n', True),
+        ("face/inner", "thing = 9\n", False),
+        ("face/aside", "other = 9\n", True),
+        ("room/apart", "thing = 9\n", True),
+        ("params/__init__", "thing = 9\n", True),
+    ],
 )
-def test_only_code_that_a_stage_uses_makes_it_stale(package, tmp_path, module, current):
+def test_only_code_that_a_stage_uses_makes_it_stale(package, tmp_path, module, text, current):
     make(tmp_path / "made", artifacts.decided_by("stage", {}, [], code=["room.stage"]))
-    (package / f"{module}.py").write_text("thing = 9\n")
+    (package / f"{module}.py").write_text(text)
     assert (
         artifacts.is_current(tmp_path / "made", artifacts.decided_by("stage", {}, [], code=["room.stage"])) == current
     )
 
 
 @pytest.mark.usefixtures("package")
-def test_who_imports_a_face_imports_what_it_offers():
-    assert provenance.imported_by("from response_priming import room\n") == ["room"]
-    assert set(provenance.code_digests("room")) == {"room", "room.stage", "left", "right", "face", "face.inner"}
+def test_of_a_face_what_is_taken_counts():
+    assert provenance.imported_by("from response_priming import room\nroom.thing()\n") == ["room.stage"]
+    assert provenance.imported_by("from response_priming import face\nface.thing, face.none\n") == ["face.inner"]
+    assert provenance.imported_by("from response_priming.face import other\n") == ["face.aside"]
 
 
 def test_our_stages_follow_their_imports():
@@ -329,9 +437,13 @@ def test_nothing_is_made_from_what_another_kind_of_machine_made(tmp_path, on, mo
 @pytest.mark.parametrize("stage", ["generate", "prompt-signals"])
 def test_another_teacher_or_prefix_is_another_recipe(stage, tmp_path, make_run, monkeypatch):
     run = make_run(stage, strategy="teacher")
-    before = artifacts.recipe(run, code=[])
-    assert artifacts.recipe(make_run(stage, strategy="teacher", teacher=str(tmp_path)), code=[]) != before
-    assert artifacts.recipe(make_run(stage, strategy="teacher", student=str(tmp_path), n_test=3), code=[]) == before
+
+    def recipe(run):
+        return artifacts.recipe(run, run.folders[0])
+
+    before = recipe(run)
+    assert recipe(make_run(stage, strategy="teacher", teacher=str(tmp_path))) != before
+    assert recipe(make_run(stage, strategy="teacher", student=str(tmp_path), n_test=3)) == before
     changed = arms.strategies() | {"teacher": arms.strategies()["teacher"] | {"prefix": "Think. "}}
     monkeypatch.setattr(arms, "strategies", lambda: changed)
-    assert artifacts.recipe(run, code=[]) != before
+    assert recipe(run) != before

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from response_priming import artifacts, models, paths
+from response_priming import models, paths, provenance
 from response_priming.errors import InputError
 
 TOKENS = torch.tensor([[5, 6, 7]])
@@ -38,7 +38,7 @@ def test_a_file_with_another_digest_is_refused_and_leaves_nothing(tmp_path, monk
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(models, "_fetch", fetch)
     with pytest.raises(
-        InputError, match=rf"{models.GGUF}: SHA-256 is [0-9a-f]{{64}}, expected {artifacts.GGUF_SHA256}"
+        InputError, match=rf"{models.GGUF}: SHA-256 is [0-9a-f]{{64}}, expected {provenance.GGUF_SHA256}"
     ):
         models.load("embedded", dtype="auto", device="auto")
     assert list(tmp_path.iterdir()) == []
@@ -145,19 +145,24 @@ def test_a_student_is_the_model_with_its_adapter(tiny_model, tmp_path):
 
 
 def test_changed_weights_change_the_fingerprint(copy):
-    before = artifacts.weights(str(copy), None)
-    (copy / "README.md").write_text("not weights")
-    assert artifacts.weights(str(copy), None) == before
-    (copy / "model.safetensors").write_bytes(b"other weights")
-    assert artifacts.weights(str(copy), None) != before
+    before = provenance.weights(str(copy), None)
+    for file in copy.iterdir():
+        file.touch()
+    assert provenance.weights(str(copy), None) == before
+    for name in ("model.safetensors", "chat_template.jinja", "tokenizer.json", "config.json", "pytorch_model.bin"):
+        was = (copy / name).read_bytes() if (copy / name).exists() else None
+        (copy / name).write_bytes(b"other")
+        assert provenance.weights(str(copy), None) != before, name
+        (copy / name).unlink() if was is None else (copy / name).write_bytes(was)
+    assert provenance.weights(str(copy), None) == before
 
 
 def test_hub_and_embedded_models_have_fingerprints_of_their_own():
-    assert artifacts.weights("some/model", None) == "some/model@main"
-    assert artifacts.weights("some/model", "abc") == "some/model@abc"
-    assert artifacts.weights("embedded", None) == f"sha256:{artifacts.GGUF_SHA256}"
+    assert provenance.weights("some/model", None) == "some/model@main"
+    assert provenance.weights("some/model", "abc") == "some/model@abc"
+    assert provenance.weights("embedded", None) == f"sha256:{provenance.GGUF_SHA256}"
 
 
 def test_a_digest_is_sha256(tmp_path):
     (tmp_path / "empty").touch()
-    assert artifacts.digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert provenance.digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,8 +1,8 @@
-import json
+import os
 
 import pytest
 
-from response_priming import arms, notebooks, params, paths
+from response_priming import arms, audit, notebooks, params, paths
 from response_priming.report import page
 
 
@@ -13,11 +13,14 @@ def written(tmp_path, monkeypatch):
     return tmp_path / "laptop" / "plan"
 
 
-def test_a_file_for_every_notebook(written):
+def test_every_notebook_and_the_page_are_stale_at_first(written):
     names = [node.name for node in notebooks.nodes(params.load("laptop"))]
     assert len(names) == len(set(names)) == 4 + 5 + 6 + 4
     extras = {"prompt-signals-ground-truth", "ladder", "search", "attribution"}
-    assert {file.stem for file in written.glob("*.json")} == {*names, *extras, "inputs", "report"}
+    first, *_, last = (written / "plan.mk").read_text().splitlines()
+    files = {f"$(NB)/{name}.ipynb" for name in [*names, *extras]}
+    assert {*first.removesuffix(": FORCE").split()} == {*files, "$(PAGE)", "$(READY)"}
+    assert last == "# complete"
 
 
 def test_writing_again_touches_nothing(written):
@@ -26,9 +29,10 @@ def test_writing_again_touches_nothing(written):
     assert {file: file.stat().st_mtime_ns for file in written.iterdir()} == before
 
 
-def test_content_has_the_parameters_that_papermill_injects(written):
-    content = json.loads((written / "distill-teacher.json").read_text())
-    assert content["parameters"] == params.load("laptop").run("distill", arm="teacher").model_dump()
+def test_content_has_the_parameters_that_papermill_injects():
+    profile = params.load("laptop")
+    content = notebooks.find(profile, "distill-teacher").content()
+    assert content["parameters"] == profile.run("distill", arm="teacher").model_dump()
 
 
 def test_code_follows_imports_and_stops_at_the_stage():
@@ -63,20 +67,42 @@ def test_nodes_come_after_what_they_need():
 def test_a_notebook_is_not_run_then_current_then_stale(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", tmp_path)
     profile = params.load("laptop")
-    notebooks.write(profile)
-    node = notebooks.find(profile, "distill-teacher")
+    node = notebooks.find(profile, "audit")
 
-    def state(name="distill-teacher"):
-        return next(entry["state"] for entry in notebooks.states(profile) if entry["notebook"] == name)
+    def why(name="audit"):
+        return notebooks.states(profile)[name].reason
 
-    assert state() == "not run"
+    assert why() == f"{tmp_path}/laptop/audit: not made yet"
+    audit.audit(node.run)
+    assert why() == "not run yet"
     node.executed.parent.mkdir(parents=True)
     node.executed.write_text("{}")
-    notebooks.mark_done(node)
-    assert state() == "current"
-    profile = profile.model_copy(update={"distill": profile.distill.model_copy(update={"alpha": 0.9})})
-    assert state() == "stale"
-    assert state("distill-none") == "not run"
+    notebooks.mark_done(node.stamp, node.content(), node.executed)
+    assert why() is None
+    os.utime(node.executed, (0, 0))  # whatever the clock says
+    assert why() is None
+    node.executed.write_text("{ }")
+    assert why() == "audit.ipynb changed by hand"
+    node.executed.write_text("{}")
+    node.stamp.write_text("{")
+    assert why() == "not run yet"
+    notebooks.mark_done(node.stamp, node.content() | {"notebook": "another"}, node.executed)
+    assert why() == "notebook changed"
+    notebooks.mark_done(node.stamp, node.content(), node.executed)
+    assert why() is None
+    (tmp_path / "laptop" / "audit" / "tests.csv").write_text("p\n0.0\n")
+    assert why() == f"{tmp_path}/laptop/audit/tests.csv: not as it was made"
+    assert why("claims") == "compare is to be made first"
+
+
+def test_a_difference_is_said_in_words():
+    before = {"parameters": {"alpha": 0.5, "seed": 0}, "inputs": {"students/none/seed-0": {}}, "version": [1]}
+    for change, said in (
+        ({"parameters": {"alpha": 0.9, "seed": 0}}, "alpha = 0.9, was 0.5"),
+        ({"inputs": {"students/none/seed-0": {"a": "b"}}}, "inputs: students/none/seed-0 changed"),
+        ({"version": [2]}, "version changed"),
+    ):
+        assert notebooks.difference(before, before | change) == said
 
 
 def test_every_notebook_needs_what_its_arm_reads():
@@ -100,21 +126,21 @@ def test_what_a_notebook_needs_is_in_the_plan_and_comes_before_it():
 
 def test_make_reads_the_needs(written):
     lines = (written / "plan.mk").read_text().splitlines()
-    assert "$(NB)/distill-none.ipynb: $(NB)/generate-none.ipynb" in lines
-    assert "$(NB)/search.ipynb: $(NB)/generate-none.ipynb" in lines
+    assert "$(NB)/distill-none.ipynb: | $(NB)/generate-none.ipynb" in lines
+    assert "$(NB)/search.ipynb: | $(NB)/generate-none.ipynb" in lines
     wanted = "$(NB)/generate-ground-truth.ipynb $(NB)/prompt-signals-ground-truth.ipynb"
-    assert f"$(NB)/ladder.ipynb: {wanted}" in lines
+    assert f"$(NB)/ladder.ipynb: | {wanted}" in lines
 
 
-def test_an_extra_notebook_that_was_executed_gets_a_page_and_makes_the_report_stale(written):
+@pytest.mark.usefixtures("written")
+def test_an_extra_notebook_that_was_executed_gets_a_page_and_makes_the_report_stale():
     profile = params.load("laptop")
     assert notebooks.executed_extras(profile) == []
-    before = (written / "report.json").read_text()
+    before = notebooks.page_content(profile)
     node = notebooks.find(profile, "ladder")
     node.executed.parent.mkdir(parents=True)
     node.executed.write_text("{}")
-    notebooks.write(profile)
-    assert (written / "report.json").read_text() != before
+    assert notebooks.page_content(profile) != before
     titles = page.notebook_titles(profile)
     assert titles["ladder"] == notebooks.PAGES["ladder"]
     assert "search" not in titles

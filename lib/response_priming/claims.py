@@ -58,16 +58,13 @@ def claims(run: params.ClaimsRun) -> Claims:
     Raises:
         InputError: the audit was not made yet. What else is missing makes a claim not testable.
     """
-    folder = run.output / "claims"
-    inputs = [run.build / name for name in ("audit", "comparison", "attention")]
-    inputs += [run.build / "responses" / strategy for strategy in (arms.UNPRIMED, "confidence")]
-    there = [path for path in inputs if path.name == "audit" or (path / artifacts.FILE).exists()]
+    folder = run.folders[0]
 
     def write(aside: Path) -> None:
-        _table(run, {path.name for path in there}).to_csv(aside / "claims.csv", index=False)
+        _table(run, {path.name for path in folder.reads}).to_csv(aside / "claims.csv", index=False)
 
-    artifacts.made(folder, artifacts.recipe(run, there, code=["claims"]), write)
-    return Claims(pd.read_csv(folder / "claims.csv", keep_default_na=False))
+    made = artifacts.made(folder.path, artifacts.recipe(run, folder), write)
+    return Claims(pd.read_csv(made / "claims.csv", keep_default_na=False))
 
 
 def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
@@ -75,9 +72,9 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
     values = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
     found = dict.fromkeys(facts["claims"], ABSENT)
     if "comparison" in there:
-        compared = compare.compare(run)
+        compared = compare.compare(run.compared)
         found |= gain_claims(compared.gains, facts["relative_gain"])
-        found["over-fine-tuning"] = gain(over_fine_tuning(compare.read_scores(run), run.rule, seed=run.seed))
+        found["over-fine-tuning"] = gain(over_fine_tuning(compare.read_scores(run.compared), run.rule, seed=run.seed))
         measured = compared.accuracy.set_index("arm")["accuracy"]
         printed = {arm: values["readme_accuracy"] for arm, values in facts["arms"].items()}
         found["order"] = follows({"README's accuracy": pd.Series(printed)}, measured, sign=1)

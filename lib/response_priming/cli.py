@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Annotated, cast
 
 import typer
-import yaml
 
 from response_priming import arms, notebooks, params, paths, progress
 from response_priming.errors import InputError
@@ -52,13 +51,25 @@ def check(profile: ProfileName) -> None:
             models.locate(model)
     if loaded.model.dtype == "auto":
         typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
-    typer.echo(yaml.safe_dump(loaded.model_dump(), sort_keys=False, allow_unicode=True, width=120), nl=False)
+    typer.echo(loaded.written, nl=False)
 
 
 @app.command("plan")
 def plan_(profile: ProfileName) -> None:
     """Write build/PROFILE/plan/, which tells make what is stale."""
     notebooks.write(params.load(profile))
+
+
+@app.command()
+def why(
+    node: Annotated[str, typer.Argument(help="A notebook, as distill-none, or report.")],
+    profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
+) -> None:
+    """Say in one sentence why `make` would execute a notebook or make the page again, or that it would not."""
+    found = notebooks.states(params.load(profile))
+    if node not in found:
+        raise InputError(f"node {node!r}: unknown; allowed: {', '.join(found)}")
+    typer.echo(f"{node}: {found[node].reason or 'up to date'}")
 
 
 @app.command()
@@ -75,10 +86,12 @@ def run(
     node = notebooks.find(loaded, "-".join(filter(None, [stage, strategy or arm])))
     names = [other.name for other in notebooks.nodes(loaded)]
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
+    notebooks.require(loaded, node)
+    content = node.content()  # as it is now, whatever is edited meanwhile
     with progress.Line(node.name, progress.shared(profile), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
         notebooks.execute(node.notebook, node.executed, node.run.model_dump(), line)
-        notebooks.mark_done(node)
+        notebooks.mark_done(node.stamp, content, node.executed)
         line.done()
 
 
@@ -129,7 +142,10 @@ def report_(profile: ProfileName) -> None:
     loaded = params.load(profile)
     with progress.Line("report", progress.shared(profile), place="[report] ") as line:
         line.start("notebooks and manuscript -> pages")
-        line.done(paths.shown(report.render(loaded)))
+        content = notebooks.page_content(loaded)
+        page = report.render(loaded)
+        notebooks.mark_done(notebooks.page_of(loaded)[0], content, page)
+        line.done(paths.shown(page))
 
 
 @app.command("compare-runs")

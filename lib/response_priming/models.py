@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import artifacts, params, paths, progress
+from response_priming import artifacts, params, paths, progress, provenance
 from response_priming.errors import InputError
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
@@ -137,7 +137,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
 
 def locate(name: str) -> str:
     """Where to load a model from: the cache for `embedded`, else the name itself (a folder must exist)."""
-    if name == artifacts.EMBEDDED:
+    if name == provenance.EMBEDDED:
         return str(embedded())
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise InputError(f"model {name!r}: no such folder; allowed: 'embedded', a hub id, or a folder")
@@ -146,7 +146,7 @@ def locate(name: str) -> str:
 
 def embedded() -> Path:
     """The embedded model as a transformers folder in the user's cache; downloads and converts it the first time."""
-    target = paths.CACHE / f"smollm2-135m-instruct-{artifacts.GGUF_SHA256[:12]}"
+    target = paths.CACHE / f"smollm2-135m-instruct-{provenance.GGUF_SHA256[:12]}"
     if not (target / "config.json").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -176,9 +176,9 @@ def _fetch(folder: Path) -> Path:
 
 def convert(gguf: Path, target: Path) -> None:
     """Check the GGUF file's digest and save its weights, dequantised to bf16, as a transformers folder."""
-    found = artifacts.digest(gguf)
-    if found != artifacts.GGUF_SHA256:
-        expected = artifacts.GGUF_SHA256
+    found = provenance.content_digest(gguf)
+    if found != provenance.GGUF_SHA256:
+        expected = provenance.GGUF_SHA256
         raise InputError(f"{gguf.name}: SHA-256 is {found}, expected {expected}; the file is not the released model")
     from transformers import GgufConfig
 

@@ -1,15 +1,15 @@
 """Notebooks: those that a profile executes, what makes each stale, their execution, and their pages.
 
-`write` puts one small file per notebook under build/PROFILE/plan/ and touches it only where its content changes. Make
-compares times: a notebook is stale exactly when its parameters, its code or its data changed, or a notebook it needs.
+Content decides, never a time: `state` compares what a notebook would be executed with, and what it would write, with
+what is there. `write` tells make what is stale, and make runs it in order.
 """
 
 import json
-import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from response_priming import arms, artifacts, params, paths, progress, provenance
 from response_priming.errors import InputError
@@ -58,13 +58,19 @@ class Node:
         """Where the executed notebook lands."""
         return self.run.build / "notebooks" / f"{self.name}.ipynb"
 
+    @property
+    def stamp(self) -> Path:
+        """Where it is kept with what the notebook was executed."""
+        return self.run.build / "plan" / f"{self.name}.json"
+
     def content(self) -> dict[str, Any]:
-        """Everything that makes the executed notebook stale when it changes, apart from other notebooks."""
+        """Everything that makes the executed notebook stale when it changes, but for what the run writes."""
         return {
-            "notebook": artifacts.digest(self.notebook),
+            "notebook": provenance.digest(self.notebook),
             "code": notebook_code(self.notebook),
             "parameters": self.run.model_dump(),
-            **artifacts.content(self.run),
+            "inputs": {path.name: found["outputs"] for path in self.run.reads if (found := artifacts.manifest(path))},
+            **provenance.content(self.run),
         }
 
 
@@ -134,30 +140,101 @@ def find(profile: params.Profile, name: str) -> Node:
 # --- which are stale ---
 
 
+class State(NamedTuple):
+    """Why a notebook would be executed now, None where it is current, and whether what it writes would be made again.
+
+    `executed`: the path of the executed notebook, None where there is none.
+    """
+
+    reason: str | None
+    makes: bool
+    executed: str | None
+
+
+def states(profile: params.Profile) -> dict[str, State]:
+    """The state of every notebook of a profile, and of its page, `report`; each after those it needs."""
+    found: dict[str, State] = {}
+    for node in nodes(profile) + extras(profile):
+        needed = next((name for name in node.needs if found[name].makes), None)
+        reason = f"{needed} is to be made first" if needed else lacking(node.run)
+        makes, executed = reason is not None, paths.shown(node.executed) if node.executed.exists() else None
+        reason = reason or _changed(node.stamp, node.content(), node.executed)
+        found[node.name] = State(reason, makes, executed)
+    stale = next((node.name for node in nodes(profile) if found[node.name].reason), None)
+    stamp, page = page_of(profile)
+    site = sorted(artifacts.damaged(page.parent))
+    reason = f"{stale} is to be executed first" if stale else f"{site[0]} changed by hand" if site else None
+    reason = reason or _changed(stamp, page_content(profile), page)
+    found["report"] = State(reason, makes=False, executed=paths.shown(page) if page.exists() else None)
+    return found
+
+
+def lacking(run: params.Run) -> str | None:
+    """Why what a run writes is to be made again; None where all of it is there, as it was made and by its recipe."""
+    for folder in run.folders:
+        name = "/".join(folder.path.relative_to(run.output).parts)
+        try:
+            wanted = artifacts.recipe(run, folder)
+            there = artifacts.read(folder.path)
+        except InputError as error:
+            return str(error).partition(";")[0]
+        if not artifacts.is_current(folder.path, wanted):
+            return f"{name}: {difference(artifacts.decisive(there['recipe']), artifacts.decisive(wanted))}"
+    return None
+
+
+def _changed(stamp: Path, content: dict[str, Any], executed: Path) -> str | None:
+    try:
+        done = json.loads(stamp.read_text(encoding="utf-8"))
+        before, made = done["content"], done["executed"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "not run yet"
+    if not executed.exists():
+        return "not run yet"
+    if before != json.loads(json.dumps(content)):
+        return difference(before, content)
+    return None if provenance.digest(executed) == made else f"{executed.name} changed by hand"
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first thing in which two recipes or contents differ, in words."""
+    now = json.loads(json.dumps(now))
+    for part in [*now, *before]:
+        old, new = before.get(part), now.get(part)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+            if part == "parameters":
+                return f"{key} = {new.get(key)!r}, was {old.get(key)!r}"
+            return f"{part}: {key} changed"
+        return f"{part} changed"
+    return "changed"
+
+
 def write(profile: params.Profile) -> None:
-    """Write build/PROFILE/plan/: a file per notebook, `inputs.json`, and `plan.mk`, which notebook needs which."""
-    all_nodes = nodes(profile) + extras(profile)
-    sources = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.iterdir()) if file.is_file())]
-    contents = {node.name: node.content() for node in all_nodes} | {
-        "inputs": {
-            "problems": profile.problems.model_dump(),
-            "model": profile.model.model_dump(),
-            "teacher": profile.generate.teacher,
-        },
-        "report": {
-            "code": provenance.code_digests("report.page"),
-            "sources": {file.name: artifacts.digest(file) for file in sources},
-            "extras": {node.name: artifacts.digest(node.executed) for node in executed_extras(profile)},
-        },
-    }
-    folder = paths.BUILD / profile.name / "plan"
-    for name, content in contents.items():
-        _write_if_changed(folder / f"{name}.json", json.dumps(content, indent=1))
-    files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes}
-    needs = (
-        f"{files[node.name]}: {' '.join(files[name] for name in node.needs)}\n" for node in all_nodes if node.needs
-    )
-    _write_if_changed(folder / "plan.mk", "".join(needs))
+    """Write build/PROFILE/plan/plan.mk: which notebooks are stale, and which need which."""
+    found, all_nodes = states(profile), nodes(profile) + extras(profile)
+    files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes} | {"report": "$(PAGE)"}
+    stale = [files[name] for name, state in found.items() if state.reason]
+    ready = profile.run("generate", strategy=arms.UNPRIMED).build / "plan" / "ready"
+    if not ready.exists() or ready.read_text(encoding="utf-8") != profile.written:
+        stale.append("$(READY)")
+    needs = [(files[node.name], " ".join(files[name] for name in node.needs)) for node in all_nodes if node.needs]
+    lines = [f"{' '.join(stale)}: FORCE"] * bool(stale) + [f"{file}: | {needed}" for file, needed in needs]
+    # The Makefile drops a file without its last line, which a kill or a full disk cut short.
+    text = "\n".join([*lines, "# complete", ""])
+    plan = ready.with_name("plan.mk")
+    if not plan.exists() or plan.read_text(encoding="utf-8") != text:
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        paths.write(plan, text)
+
+
+def require(profile: params.Profile, node: Node) -> None:
+    """`InputError` where what a notebook needs is not what the profile says."""
+    for name in node.needs:
+        if reason := lacking(find(profile, name).run):
+            raise InputError(f"{node.name} needs {name}, which is stale: {reason}; `make paper` makes it again")
 
 
 def notebook_code(notebook: Path) -> dict[str, str]:
@@ -165,43 +242,32 @@ def notebook_code(notebook: Path) -> dict[str, str]:
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     digests = provenance.code_digests(*provenance.imported_by(source))
-    return digests | {"style": artifacts.digest(provenance.module_file("style"))[:16]}
+    style = provenance.module_file("style").read_text(encoding="utf-8")
+    return digests | {"style": provenance.code_digest(style)}
 
 
-def mark_done(node: Node) -> None:
-    """Remember what a notebook was executed with, and since when."""
-    file = node.run.build / "plan" / f"{node.name}.json"
-    if file.exists():
-        (file.parent / "done").mkdir(exist_ok=True)
-        shutil.copy2(file, file.parent / "done" / file.name)
+def page_of(profile: params.Profile) -> tuple[Path, Path]:
+    """The page of a profile, behind where it is kept what it was made of."""
+    build = paths.BUILD / profile.name
+    return build / "plan" / "report.json", build / "report" / "_site" / "index.html"
 
 
-def states(profile: params.Profile) -> list[dict[str, str | None]]:
-    """How far the profile is, an entry for each notebook in the order of the plan.
-
-    `notebook`; `state`: `current`, `stale` (its parameters, code or data changed since) or `not run`; `executed`: the
-    path of the executed notebook, None where there is none.
-    """
-    found: list[dict[str, str | None]] = []
-    for node in nodes(profile):
-        done, state = node.run.build / "plan" / "done" / f"{node.name}.json", "not run"
-        if node.executed.exists() and done.exists():
-            state = "current" if json.loads(done.read_text(encoding="utf-8")) == node.content() else "stale"
-        executed = paths.shown(node.executed) if node.executed.exists() else None
-        found.append({"notebook": node.name, "state": state, "executed": executed})
-    return found
+def page_content(profile: params.Profile) -> dict[str, Any]:
+    """Everything that makes the page stale when it changes."""
+    sources = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.rglob("*")) if file.is_file())]
+    executed = [node for node in nodes(profile) if node.executed.exists()] + executed_extras(profile)
+    return {
+        "parameters": profile.model_dump(),
+        "code": provenance.code_digests("report.page"),
+        "sources": {file.name: provenance.digest(file) for file in sources},
+        "executed": {node.name: provenance.digest(node.executed) for node in executed},
+    }
 
 
-def _write_if_changed(file: Path, content: str) -> None:
-    if file.exists() and file.read_text(encoding="utf-8") == content:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    done = file.parent / "done" / file.name
-    if done.exists() and done.read_text(encoding="utf-8") == content:
-        # A change taken back: with the old time, too, what was made from it is not stale.
-        shutil.copy2(done, file)
-    else:
-        file.write_text(content, encoding="utf-8")
+def mark_done(stamp: Path, content: dict[str, Any], executed: Path) -> None:
+    """Remember with what a notebook was executed, or the page made."""
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    paths.write(stamp, json.dumps({"content": content, "executed": provenance.digest(executed)}, indent=1))
 
 
 # --- execution ---

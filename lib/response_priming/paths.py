@@ -1,5 +1,6 @@
 """Every folder of the project, absolute, so that the working directory never matters."""
 
+import os
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -10,6 +11,16 @@ NOTEBOOKS = ROOT / "notebooks"
 REPORT = ROOT / "report"
 BUILD = ROOT / "build"
 CACHE = user_cache_path("response-priming")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file as a whole: whoever reads it sees the old text or the new one, whenever this process is killed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
 
 
 def shown(path: Path) -> str:

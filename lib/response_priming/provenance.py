@@ -1,78 +1,240 @@
-"""Provenance: which code, packages and machine made something, and when; and digests of the code by module."""
+"""Provenance: which code, packages, machine, data and models made something, and digests that tell them apart."""
 
 import ast
+import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from response_priming import params, paths
+from response_priming import arms, params, paths, problems
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "response-priming")
 # Parameters enter a recipe by value, and these modules shape no artefact: a change in them makes nothing stale.
 PLUMBING = frozenset({"arms", "artifacts", "errors", "params", "paths", "progress", "provenance", "style"})
+EMBEDDED = "embedded"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # the embedded model's file
 
 
 def here() -> dict[str, Any]:
-    """Git commit, package versions, machine and time (UTC) of this process."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    """Git commit of this project and whether files differ from it, package versions, machine and time (UTC)."""
+    top, commit = [*_git("rev-parse", "--show-toplevel", "HEAD"), "", ""][:2]
+    ours = bool(top) and Path(top).resolve() == paths.ROOT  # not of a repository around the project
+    changed = _git("status", "--porcelain", "--untracked-files=no") if ours else []
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": commit if ours else None,
+        "git_changed": len(changed),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
 
 
+def _git(*arguments: str) -> list[str]:
+    """The lines that git says; none where there is no git or no repository."""
+    try:
+        said = subprocess.run(["git", *arguments], cwd=paths.ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return []
+    return said.stdout.splitlines() if said.returncode == 0 else []
+
+
 def summary(run: params.Run) -> str:
     """A run and its provenance in one line, for a notebook's first output."""
     made = here()
     packages = ", ".join(f"{name} {made['packages'][name]}" for name in ("torch", "transformers", "peft"))
+    changed = f" and {made['git_changed']} changed files" if made["git_changed"] else ""
     parts = [
         ", ".join([run.profile, *run.item.values(), f"seed {run.seed}"]),
-        f"commit {(made['git_commit'] or 'none')[:10]}",
+        f"commit {(made['git_commit'] or 'unknown')[:10]}{changed}",
         f"Python {made['python']}, {packages}",
         made["machine"] + (f", {run.precision}" if isinstance(run, params.Model) else ""),
     ]
     return "; ".join(parts)
 
 
+# --- files ---
+
+
+class _Memory:
+    """What was found out about files, kept for other processes; forgotten where a file's size, times or inode change.
+
+    The time of the last change of its inode cannot be set by a program, so an edit is seen whatever the clock says.
+    """
+
+    def __init__(self) -> None:
+        self.file, self.known, self.new = paths.BUILD / ".digests.json", dict[str, Any](), dict[str, Any]()
+        with contextlib.suppress(OSError, ValueError):
+            self.known = dict(json.loads(self.file.read_text(encoding="utf-8")))
+        atexit.register(self.save)
+
+    def of(self, kind: str, file: Path, find: Any) -> Any:
+        """What `find(file)` says."""
+        state = file.stat()
+        signature = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        name = f"{kind}:{file.absolute()}"
+        if (known := self.known.get(name)) and known[0] == signature:
+            return known[1]
+        self.known[name] = self.new[name] = [signature, find(file)]
+        return self.known[name][1]
+
+    def save(self) -> None:
+        """Add what is new; a cache that cannot be written is done without."""
+        with contextlib.suppress(OSError, ValueError):
+            if not self.new or not self.file.parent.exists():
+                return
+            there = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else {}
+            aside = self.file.with_name(f"{self.file.name}.{os.getpid()}")
+            aside.write_text(json.dumps(there | self.new), encoding="utf-8")
+            aside.replace(self.file)
+
+
+@functools.cache
+def _memory(build: Path) -> _Memory:  # noqa: ARG001 - another folder, another memory
+    return _Memory()
+
+
+def digest(file: Path) -> str:
+    """SHA-256 of a file; read anew only where the file changed (see `content_digest`)."""
+    return str(_memory(paths.BUILD).of("sha256", file, content_digest))
+
+
+def content_digest(file: Path) -> str:
+    """SHA-256 of a file, read to its end."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- data and models ---
+
+
+def content(run: params.Run) -> dict[str, Any]:
+    """What a run's parameters name: digests of the data, the models and the logs, and the text of prefixes."""
+    named = {name: value for name, value in run if name not in run.idle}
+    found: dict[str, Any] = {}
+    if isinstance(run, params.Problems):
+        found["data"] = problems.fingerprint(run)
+    for role in ("teacher", "student"):
+        if role in named:
+            found[f"{role}_weights"] = weights(named[role], named[f"{role}_revision"])
+    if isinstance(run, params.GenerateRun | params.AttributionRun):
+        strategies = run.strategies if isinstance(run, params.AttributionRun) else [run.strategy]
+        found["prefixes"] = {name: arms.strategies()[name]["prefix"] for name in strategies}
+    if isinstance(run, params.AuditRun):
+        found["logs"] = logs(Path(run.logs_dir)) if run.logs_dir else None
+    return found
+
+
+def weights(name: str, revision: str | None) -> str:
+    """What identifies a model: a digest for `embedded`, one of all files of a folder, else the hub id and revision."""
+    if name == EMBEDDED:
+        return f"sha256:{GGUF_SHA256}"
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return f"{name}@{revision or 'main'}"
+    files = {str(file.relative_to(folder)): digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+    return f"folder:{hashlib.sha256(json.dumps(files).encode()).hexdigest()}"
+
+
+def hub_commit(name: str, revision: str | None) -> str | None:
+    """The commit of the hub that the files of a model in the cache are of; None where there are none."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def logs(folder: Path) -> dict[str, str]:
+    """Digests of the released response logs in a folder."""
+    return {file.name: digest(file)[:16] for file in sorted(folder.glob("*.csv"))}
+
+
+# --- code ---
+
+
 @functools.cache
 def code_digests(*modules: str) -> dict[str, str]:
-    """Digests of some of our modules, as `evaluate.answers`, and of those they import, themselves or through others."""
+    """Digests of some of our modules, as `evaluate.answers`, and of those they import, themselves or through others.
+
+    Comments, docstrings and layout do not count.
+    """
     found: dict[str, str] = {}
     pending = list(modules)
     while pending:
         name = pending.pop()
         if name in found or name.partition(".")[0] in PLUMBING:
             continue
-        file = module_file(name)
-        found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-        pending += imported_by(file.read_text(encoding="utf-8"), name if file.name == "__init__.py" else "")
+        found[name], references = _memory(paths.BUILD).of("code", module_file(name), _read_module)
+        pending += _modules(references)
     return dict(sorted(found.items()))
 
 
-def imported_by(source: str, face: str = "") -> list[str]:
+def _read_module(file: Path) -> tuple[str, list[tuple[str, list[str]]]]:
+    source = file.read_text(encoding="utf-8")
+    return code_digest(source), _references(source)
+
+
+def code_digest(source: str) -> str:
+    """Digest of what some code does: of its syntax tree without docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def imported_by(source: str) -> list[str]:
     """Those of our modules that some code imports, or takes something from, at its top or within a function.
 
-    Args:
-        face: the folder whose `__init__.py` this is; the files that it offers names of are imported, too.
+    Of a folder, those files that offer what the code takes from its face.
     """
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    return _modules(_references(source))
+
+
+def _references(source: str) -> list[tuple[str, list[str]]]:
+    """What some code imports of ours, as `generate` or `generate.store.read`, and what it takes of it."""
+    found, tree = [], ast.parse(source)
+    taken = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == __package__:
             within = str(node.module).partition(".")[2]
-            names = [f"{within}.{alias.name}".strip(".") for alias in node.names]
-            found += [name if module_file(name).exists() else within for name in names]
-        elif face and isinstance(node, ast.keyword) and node.arg == "submod_attrs":
-            found += [f"{face}.{file}" for file in ast.literal_eval(node.value)]
+            for alias in node.names:
+                called = alias.asname or alias.name
+                used = sorted({part.attr for part in taken if cast("ast.Name", part.value).id == called})
+                found.append((f"{within}.{alias.name}".strip("."), used))
     return found
+
+
+def _modules(references: Iterable[tuple[str, list[str]]]) -> list[str]:
+    found = []
+    for name, used in references:
+        within, _, last = name.rpartition(".")
+        if offered := _offered(name):
+            found += sorted({offered[attribute] for attribute in used if attribute in offered})
+        else:
+            found.append(name if module_file(name).exists() else _offered(within).get(last, within))
+    return found
+
+
+def _offered(name: str) -> dict[str, str]:
+    """What the face of a folder offers: attribute -> the module that has it; nothing where it is no such face."""
+    file = module_file(name)
+    if not name or file.name != "__init__.py":
+        return {}
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
+            files = ast.literal_eval(node.value)
+            return {attribute: f"{name}.{stem}" for stem, attributes in files.items() for attribute in attributes}
+    return {}
 
 
 def module_file(name: str) -> Path:

@@ -113,7 +113,7 @@ def kinds(make_run):
     pytest.importorskip("bitsandbytes")
     arms = {"undistilled": None, "none": "lora", "teacher": "full", "confidence": "qlora"}
     run = make_run("attention-visualize", arms=list(arms), seeds=[0, 1], attention_prompts=1, explorer_prompts=1)
-    for number, (arm, seed) in enumerate(capture.students(run)[1:]):
+    for number, (arm, seed) in enumerate(run.students[1:]):
         recipe = {"parameters": {"student": run.student, "adapter": arms[arm]}}
         with artifacts.writing(run.student_of(arm, seed), recipe) as aside:
             if arms[arm] == "full":
@@ -141,10 +141,10 @@ def test_students_on_the_same_weights_are_loaded_once_and_the_largest_group_come
 def test_every_kind_of_student_reads_as_it_does_alone(kinds):
     groups, _ = capture.load(kinds)
     found = []
-    capture.visit_groups(groups, capture.students(kinds), TOKENS, found.append, skip=0)
+    capture.visit_groups(groups, kinds.students, TOKENS, found.append, skip=0)
     assert len(found) == tiny.LAYERS
     folders = capture.folders_of(kinds)
-    for row, student in enumerate(capture.students(kinds)):
+    for row, student in enumerate(kinds.students):
         alone, _ = models.load_adapted(kinds.student, folders.get(student), dtype=kinds.dtype, device="cpu")
         expected = torch.cat(library_maps(alone, 1))
         assert torch.allclose(torch.stack(found)[:, row], expected, atol=1e-5), student
@@ -153,7 +153,7 @@ def test_every_kind_of_student_reads_as_it_does_alone(kinds):
 def test_the_stage_measures_every_kind_of_student(kinds):
     metrics = analysis.analyse(kinds).metrics
     entropies = metrics.groupby(["arm", "seed"])["entropy"].mean()
-    assert set(entropies.index) == set(capture.students(kinds))
+    assert set(entropies.index) == set(kinds.students)
     assert entropies.nunique() == len(entropies)
 
 

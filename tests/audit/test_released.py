@@ -1,7 +1,7 @@
 import made_logs
 import pytest
 
-from response_priming import artifacts
+from response_priming import provenance
 from response_priming.audit import released
 from response_priming.errors import InputError
 
@@ -103,7 +103,7 @@ def test_a_file_that_is_no_csv_is_named(tmp_path, content):
 
 def test_a_fingerprint_follows_the_content(tmp_path):
     folder = made_logs.write(tmp_path)
-    before = artifacts.logs(folder)
+    before = provenance.logs(folder)
     made_logs.write(tmp_path, {LOG: made_logs.tables()[LOG].assign(model_output_tokens=7)})
-    after = artifacts.logs(folder)
+    after = provenance.logs(folder)
     assert {name for name in before if before[name] != after[name]} == {LOG}

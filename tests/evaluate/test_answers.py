@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from response_priming import engines, params, paths
+from response_priming import artifacts, engines, params, paths
 from response_priming.errors import InputError
 from response_priming.evaluate import answers as evaluate
 from response_priming.extraction import RULES
@@ -58,10 +58,10 @@ def run(arm="undistilled", **values):
     return params.collect("evaluate", {**params.load("laptop").run("evaluate", arm=arm).model_dump(), **values})
 
 
-def make_student(root, arm):
+def make_student(root, arm, weights="some"):
     folder = root / "laptop" / "students" / arm / "seed-0"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"recipe": {}, "outputs": {"adapter_model.safetensors": arm}}))
+    with artifacts.writing(folder, {}) as aside:
+        (aside / "adapter_model.safetensors").write_text(weights)
     return folder
 
 
@@ -106,9 +106,9 @@ def test_second_call_loads_no_model_and_returns_the_same(loaded):
 
 
 def test_retrained_student_is_evaluated_again(loaded, tmp_path):
-    folder = make_student(tmp_path, "none")
+    make_student(tmp_path, "none")
     evaluate.answer(run("none"))
-    (folder / "manifest.json").write_text(json.dumps({"recipe": {}, "outputs": {"adapter_model.safetensors": "new"}}))
+    make_student(tmp_path, "none", "new")
     evaluate.answer(run("none"))
     assert len(loaded) == 2
 

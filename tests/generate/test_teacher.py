@@ -105,13 +105,48 @@ def test_the_batch_and_the_test_set_change_no_response(run, no_engine):
 
 @pytest.mark.parametrize(
     "change",
-    [{"response_tokens": 4}, {"seed": 1}, {"worked_examples": 1}, {"top_k": 2}, {"temperature": 0.5}, {"n_train": 7}],
+    [{"response_tokens": 4}, {"seed": 1}, {"worked_examples": 1}, {"top_k": 4}, {"temperature": 0.5}, {"n_train": 7}],
 )
 def test_other_parameters_generate_again(run, no_engine, change):
     teacher.respond(run)
     no_engine()
     with pytest.raises(pytest.fail.Exception, match="generated again"):
         teacher.respond(run.model_copy(update=change))
+
+
+@pytest.mark.parametrize("stored", [3, "all"])
+def test_fewer_tokens_of_the_signal_or_fewer_problems_are_taken_from_what_is_there(run, no_engine, stored):
+    teacher.respond(run.model_copy(update={"top_k": stored}))
+    wanted = run.model_copy(update={"top_k": 2, "n_train": 5})
+    signal = ["top_ids", "top_logprobs", "tail_logprobs"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "BUILD", paths.BUILD.with_name("anew"))
+        teacher.respond(wanted)
+        anew = store.read(store_of(wanted), columns=["problem_id", "key", "text", *signal])
+    no_engine()
+    teacher.respond(wanted)
+    taken = store.read(store_of(wanted), columns=["problem_id", "key", "text", *signal])
+    pd.testing.assert_frame_equal(taken.drop(columns=signal), anew.drop(columns=signal))
+    for name in signal:
+        for one, other in zip(taken[name], anew[name], strict=True):
+            np.testing.assert_allclose(one, other, atol=2e-3 if name == "tail_logprobs" else 0)
+
+
+def test_no_response_is_lost_whatever_changes_and_changes_back(run, asked):
+    changes = [{}, {"response_tokens": 4}, {"worked_examples": 1}, {"n_train": 2}, {"samples": 2, "temperature": 0.5}]
+    keys = [teacher.respond(run.model_copy(update=change))["key"] for change in changes]
+    done = sum(asked)
+    for change, before in zip(changes, keys, strict=True):
+        assert teacher.respond(run.model_copy(update=change))["key"].equals(before)
+    assert sum(asked) == done
+
+
+def test_with_the_teacher_away_another_setting_loses_nothing(run, no_engine):
+    before = teacher.respond(run)
+    no_engine()
+    with pytest.raises(pytest.fail.Exception, match="generated again"):
+        teacher.respond(run.model_copy(update={"response_tokens": 4}))
+    assert teacher.respond(run)["key"].equals(before["key"])
 
 
 def test_a_changed_prefix_generates_again(run, monkeypatch):
@@ -156,7 +191,8 @@ def outputs(run):
 def test_more_problems_generate_only_what_is_new(run, asked):
     first = teacher.respond(run)
     more = teacher.respond(run.model_copy(update={"n_train": 9}))
-    assert asked == [4, 2, 3]
+    assert asked[:2] == [4, 2]
+    assert sum(asked[2:]) == 3
     assert more["key"].tolist()[:6] == first["key"].tolist()
     assert more["problem_id"].tolist() == [f"train-{number}" for number in range(9)]
 
@@ -216,6 +252,7 @@ KILLED_AT = """
     import json, os, signal, sys
     from pathlib import Path
     from response_priming import artifacts, params, paths, progress
+    from response_priming.artifacts import making
     from response_priming.engines import transformers
     from response_priming.generate import store, teacher
 
@@ -239,11 +276,11 @@ KILLED_AT = """
     moments = {
         "first-batch": (progress.Bar, "answered", lambda n, *_: n == 1, False),
         "between-batches": (Engine, "respond", lambda n, *_: n == 2, False),
-        "shard-written-not-renamed": (artifacts, "_sync", lambda n, path: path.name == f".{second}", False),
+        "shard-written-not-renamed": (making, "_sync", lambda n, path: path.name == f".{second}", False),
         "shard-renamed-not-listed": (Partial, "record", lambda n, self, _: second in self.outputs, True),
         "manifest-written-not-renamed": (
-            artifacts, "_sync",
-            lambda n, path: path.name == ".manifest.json" and (path.parent / second).exists(), False,
+            Path, "replace",
+            lambda n, path, target: target.name == artifacts.FILE and (target.parent / second).exists(), True,
         ),
         "shard-listed": (Partial, "record", lambda n, self, _: second in self.outputs, False),
         "selection": (Partial, "put", lambda n, self, name, _: name == store.KEPT, True),
@@ -264,7 +301,7 @@ def test_a_killed_run_loses_at_most_the_batch_in_flight(make_run, tmp_path, monk
     run = make_run("generate", strategy="teacher", **SIZES | {"generate_batch": 2})
     script = [sys.executable, "-c", textwrap.dedent(KILLED_AT), tmp_path, json.dumps(run.model_dump())]
     subprocess.run(script, check=True, env=os.environ | {"TOKENIZERS_PARALLELISM": "false"})
-    stored = {path.name: sorted(path.glob("*/responses/.teacher.partial/shard-*")) for path in tmp_path.iterdir()}
+    stored = {path.name: sorted(path.glob("*/responses/.kept/teacher/*/shard-*")) for path in tmp_path.iterdir()}
     assert {len(shards) for shards in stored.values()} == {0, 1, 2, 3}
     redone = {}
     for moment in sorted(stored):
@@ -314,7 +351,7 @@ def test_a_full_disk_stops_cleanly_and_the_next_run_continues(make_run, small_di
     monkeypatch.setattr(paths, "BUILD", small_disk)
     with pytest.raises(InputError, match=r"responses/teacher: no space left on the disk; free some and run again: "):
         teacher.respond(run)
-    partial = small_disk / "laptop" / "responses" / ".teacher.partial"
+    (partial,) = (small_disk / "laptop" / "responses" / ".kept" / "teacher").iterdir()
     finished = artifacts.read(partial)["outputs"]
     assert 0 < len(finished) < 6
     assert not artifacts.damaged(partial)

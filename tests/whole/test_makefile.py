@@ -1,5 +1,6 @@
 """The graph, on a copy of the project with a tiny random model: every notebook runs, and only what is stale again."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,9 @@ NOTEBOOKS = {
     "evaluate-undistilled", "evaluate-fine-tuned", "evaluate-none", "evaluate-teacher",
     "attention-visualize", "compare", "audit", "claims",
 }  # fmt: skip
+
+
+READERS = {"attention-visualize", "compare", "claims", "report"}
 
 
 class Project:
@@ -61,6 +65,17 @@ class Project:
             command,
             cwd=self.root,
             env=tiny.ENVIRONMENT | settings | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def run(self, *arguments):
+        """The command line, for this profile."""
+        return subprocess.run(
+            [BIN / "response-priming", *arguments, "--profile", "tiny"],
+            cwd=self.root,
+            env=tiny.ENVIRONMENT | {"PYTHONPATH": str(self.root / "lib"), "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,
             check=False,
@@ -175,8 +190,7 @@ def test_one_arms_parameter_makes_only_that_arm_stale(project):
 def test_scoring_parameter_leaves_students_alone(project):
     project.write(evaluate={"answer_tokens": 9, "evaluate_batch": 4})
     try:
-        readers = {"attention-visualize", "compare", "claims", "report"}
-        assert project.stale() == {f"evaluate-{arm}" for arm in ARMS} | readers
+        assert project.stale() == {f"evaluate-{arm}" for arm in ARMS} | READERS
     finally:
         project.write(evaluate={"answer_tokens": 8, "evaluate_batch": 4})
 
@@ -190,18 +204,75 @@ def test_touched_file_with_the_same_content_makes_nothing_stale(project):
     assert project.stale() == set()
 
 
-def test_changed_module_makes_its_stages_stale(project):
+def test_a_comment_in_any_file_makes_nothing_stale(project):
+    modules = {file: file.read_text() for file in (project.root / "lib" / "response_priming").rglob("*.py")}
+    for file, source in modules.items():
+        file.write_text(source + "\n# A reason.\n")
+    try:
+        assert project.stale() == set()
+    finally:
+        for file, source in modules.items():
+            file.write_text(source)
+
+
+def test_changed_code_executes_the_notebooks_that_use_it_and_makes_no_student_again(project):
     module = project.root / "lib" / "response_priming" / "methods" / "losses.py"
     source = module.read_text()
-    module.write_text(source + "\n# changed\n")
+    module.write_text(source + "\nCHANGED = True\n")
     try:
         stale = project.stale()
+        said = project.run("why", "distill-none").stdout
     finally:
         module.write_text(source)
-    assert {name for name in stale if name.startswith("generate")} == set()
-    assert {name for name in stale if name.startswith("distill")} == {
-        name for name in NOTEBOOKS if name.startswith("distill")
-    }
+    assert stale == {name for name in NOTEBOOKS if name.startswith("distill")} | {"report"}
+    assert said == "distill-none: code: methods.losses changed\n"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason", "again"),
+    [
+        ("scores/none/seed-0/answers.parquet", "not as it was made", {"evaluate-none", *READERS}),
+        ("students/none/seed-0/adapter_model.safetensors", "not as it was made", {"evaluate-none", *READERS}),
+        ("notebooks/audit.ipynb", "changed by hand", {"report"}),
+        ("report/_site/index.html", "changed by hand", set()),
+    ],
+)
+def test_what_was_changed_or_removed_by_hand_is_made_again(project, damage, reason, again):
+    file = project.build / damage
+    kept = file.read_bytes()
+    node = "report" if "report" in damage else file.stem if "notebooks" in damage else None
+    node = node or f"{'evaluate' if 'scores' in damage else 'distill'}-none"
+    for change in (lambda: file.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1])), file.unlink):
+        change()
+        os.utime(file.parent, (0, 0))
+        try:
+            assert reason in project.run("why", node).stdout or not file.exists()
+            assert project.stale() == {node, *again}
+        finally:
+            file.write_bytes(kept)
+    assert project.stale() == set()
+
+
+def test_a_plan_that_was_cut_short_is_written_again(project):
+    plan = project.build / "plan" / "plan.mk"
+    text = plan.read_text()
+    for cut in ("", text[: len(text) // 2], text[:-3], "broken ( $(\n"):
+        plan.write_text(cut)
+        assert project.stale() == set()
+    (project.build / "plan" / "ready").write_text("")
+    assert project.make("paper").returncode == 0
+    assert "arms:" in (project.build / "plan" / "ready").read_text()
+
+
+def test_a_notebook_is_not_executed_on_what_is_stale(project):
+    project.write(overrides={"none": {"learning_rate": 2.0e-3}})
+    try:
+        done = project.run("run", "evaluate", "--arm", "none")
+    finally:
+        project.write(overrides={})
+    assert done.returncode == 2
+    said = "evaluate-none needs distill-none, which is stale: students/none/seed-0: learning_rate = 0.002, was 0.001;"
+    assert said in done.stderr
 
 
 def test_failed_notebook_stays_readable_and_is_named(project):

@@ -37,9 +37,9 @@ def analyse(run: params.AttentionRun) -> Analysis:
     Raises:
         InputError: a student is missing or of another model, or a text is longer than allowed.
     """
-    folder = run.output / "attention"
-    recipe = artifacts.recipe(run, list(maps.folders_of(run).values()), code=["attention.analysis"])
-    return read(artifacts.made(folder, recipe, functools.partial(_write, run)))
+    maps.folders_of(run)
+    folder = run.folders[0]
+    return read(artifacts.made(folder.path, artifacts.recipe(run, folder), functools.partial(_write, run)))
 
 
 def _write(run: params.AttentionRun, folder: Path) -> None:
@@ -49,7 +49,7 @@ def _write(run: params.AttentionRun, folder: Path) -> None:
     for text in progress.over(texts, "text"):
         # The first token is the attention sink.
         kept = [0, *range(max(1, len(text.tokens) - run.explorer_tokens + 1), len(text.tokens))]
-        reading = Reading(maps.students(run), text, kept if len(readings) < run.explorer_prompts else None)
+        reading = Reading(run.students, text, kept if len(readings) < run.explorer_prompts else None)
         maps.visit_groups(groups, reading.who, text.tokens, reading.take, skip=run.skip_layers)
         readings.append(reading)
     metrics = pd.concat([reading.metrics().assign(prompt=n) for n, reading in enumerate(readings)], ignore_index=True)

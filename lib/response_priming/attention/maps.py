@@ -30,14 +30,9 @@ class Group(NamedTuple):
     who: list[Student]
 
 
-def students(run: params.AttentionRun) -> list[Student]:
-    """Every student of the run, arm by arm."""
-    return [(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
-
-
 def folders_of(run: params.AttentionRun) -> dict[Student, Path]:
     """The folder of each trained student; `InputError` where one is missing or was trained on another model."""
-    found = {(arm, seed): run.student_of(arm, seed) for arm, seed in students(run) if arm != arms.UNDISTILLED}
+    found = {(arm, seed): run.student_of(arm, seed) for arm, seed in run.students if arm != arms.UNDISTILLED}
     for folder in found.values():
         trained = artifacts.read(folder)["recipe"]["parameters"]
         for key in ("student", "student_revision"):
@@ -59,7 +54,7 @@ def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase
     """
     folders, bare = folders_of(run), models.Base(run.student, run.student_revision)
     members: dict[models.Base, list[Student]] = {}
-    for student in students(run):
+    for student in run.students:
         members.setdefault(bare.of(folders.get(student)), []).append(student)
     groups = []
     for base, who in sorted(members.items(), key=lambda item: len(item[1])):

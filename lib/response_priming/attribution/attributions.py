@@ -65,10 +65,8 @@ def attribute(run: params.AttributionRun) -> Attributions:
     """
     if not run.strategies:
         raise InputError("strategies = []: must name one under which the teacher responded")
-    folder = run.output / "attribution"
-    inputs = [run.build / "responses" / strategy for strategy in run.strategies]
-    recipe = artifacts.recipe(run, inputs, code=["attribution.attributions"])
-    return read(artifacts.made(folder, recipe, functools.partial(_write, run)))
+    folder = run.folders[0]
+    return read(artifacts.made(folder.path, artifacts.recipe(run, folder), functools.partial(_write, run)))
 
 
 def read(folder: Path) -> Attributions:

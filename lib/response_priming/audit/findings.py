@@ -38,7 +38,7 @@ def audit(run: params.AuditRun) -> Audit:
     Raises:
         InputError: the folder is not one with the released logs (see `released.read`).
     """
-    folder, facts = run.output / "audit", arms.published()
+    folder, facts = run.folders[0], arms.published()
 
     def write(aside: Path) -> None:
         found = recount.count(released.read(Path(run.logs_dir))) if run.logs_dir else None
@@ -49,10 +49,10 @@ def audit(run: params.AuditRun) -> Audit:
             table.to_csv(aside / f"{name}.csv", index=False)
         (aside / "variables.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
-    artifacts.made(folder, artifacts.recipe(run, code=["audit.findings"], published=facts), write)
+    made = artifacts.made(folder.path, artifacts.recipe(run, folder), write)
     # Only empty fields are missing values: an arm is called "none".
-    read = {name: pd.read_csv(folder / f"{name}.csv", keep_default_na=False, na_values=[""]) for name in TABLES}
-    return Audit(**read, variables=json.loads((folder / "variables.json").read_text(encoding="utf-8")))
+    read = {name: pd.read_csv(made / f"{name}.csv", keep_default_na=False, na_values=[""]) for name in TABLES}
+    return Audit(**read, variables=json.loads((made / "variables.json").read_text(encoding="utf-8")))
 
 
 def source(found: recount.Counts | None, facts: Mapping[str, Any]) -> str:

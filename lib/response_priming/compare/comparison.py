@@ -42,13 +42,8 @@ def compare(run: params.CompareRun) -> Comparison:
     Raises:
         InputError: scores or responses are missing, were not made alike, or do not fit the run's parameters.
     """
-    folder = run.output / "comparison"
-    inputs = [run.scores_of(arm, seed) for arm in run.arms for seed in run.seeds_of(arm)]
-    inputs += [run.student_of(arm, seed) for arm, seed in _trained(run)]
-    inputs += [run.build / "responses" / strategy for strategy in run.strategies]
-    texts = {"published": arms.published()["arms"], "titles": [arms.title(arm) for arm in run.arms]}
-    recipe = artifacts.recipe(run, inputs, code=["compare.comparison"], **texts)
-    artifacts.made(folder, recipe, functools.partial(_write, run))
+    made = run.folders[0]
+    folder = artifacts.made(made.path, artifacts.recipe(run, made), functools.partial(_write, run))
     # Only empty fields are missing values: an arm is called "none", and a response may say "NaN".
     options: dict[str, Any] = {"keep_default_na": False, "na_values": [""], "dtype": {"answer": str}}
     read = {name: pd.read_csv(folder / f"{name}.csv", **options) for name in TABLES}
@@ -76,10 +71,6 @@ def _write(run: params.CompareRun, folder: Path) -> None:
     for name, table in made.items():
         table.to_csv(folder / f"{name}.csv", index=False)
     (folder / "variables.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-
-
-def _trained(run: params.CompareRun) -> list[tuple[str, int]]:
-    return [(arm, seed) for arm in run.arms if arm != arms.UNDISTILLED for seed in run.seeds]
 
 
 # --- reading what is alike ---
@@ -111,9 +102,10 @@ def _name(folder: Path) -> str:
 
 
 def _made_by(run: params.CompareRun, folder: Path) -> dict[str, Any]:
-    """Parameters and code that made a folder; refused where they contradict the run's parameters."""
-    name, recipe = _name(folder), artifacts.read(folder)["recipe"]
-    made = recipe["parameters"] | {f"{name.replace('.', '/')}.py": digest for name, digest in recipe["code"].items()}
+    """Parameters and code or version that made a folder; refused where they contradict the run's parameters."""
+    name, recipe = _name(folder), artifacts.decisive(artifacts.read(folder)["recipe"])
+    code = {f"{module.replace('.', '/')}.py": digest for module, digest in recipe.get("code", {}).items()}
+    made = recipe["parameters"] | code | {key: recipe[key] for key in ("version",) if key in recipe}
     wanted = run.model_dump(exclude={"rule"})
     _require_alike(name, made, "this run", {key: wanted.get(key, value) for key, value in made.items()})
     return dict(made)
@@ -151,6 +143,6 @@ def losses_table(run: params.CompareRun) -> pd.DataFrame:
     none = pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm", "seed"])
     tables = [
         pd.read_parquet(run.student_of(arm, seed) / "losses.parquet").assign(arm=arm, seed=seed)
-        for arm, seed in _trained(run)
+        for arm, seed in run.trained
     ]
     return pd.concat(tables or [none], ignore_index=True)

@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from response_priming import arms, artifacts, models, params, progress, provenance
 from response_priming.distill.trainer import DistillTrainer
@@ -74,40 +73,32 @@ def samples(run: params.DistillRun) -> pd.DataFrame:
 
 
 def _of_all_seeds(run: params.DistillRun, file: str) -> pd.DataFrame:
-    parts = [pd.read_parquet(_folder(run, seed) / file).assign(seed=seed) for seed in run.seeds]
+    parts = [pd.read_parquet(folder.path / file).assign(seed=folder.more["train_seed"]) for folder in run.folders]
     return pd.concat(parts, ignore_index=True)
-
-
-def _folder(run: params.DistillRun, seed: int) -> Path:
-    return run.output / "students" / run.arm / f"seed-{seed}"
 
 
 def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCallback] = ()) -> pd.DataFrame:
     """The loss curve of the student with this seed (see `train`); `callbacks` watch the training."""
-    folder, store = _folder(run, seed), Method(run).prepare()
-    recipe = artifacts.recipe(run, [store] if store else [], code=["distill.training"], train_seed=seed)
+    made = next(folder for folder in run.folders if folder.more["train_seed"] == seed)
+    folder, recipe = made.path, artifacts.recipe(run, made)
     if not artifacts.is_current(folder, recipe):
         processes = PartialState(cpu=params.device_of(run.device) == "cpu")
-        work = _workplace(folder, recipe, processes)
-        written = artifacts.writing(folder, recipe) if processes.is_main_process else contextlib.nullcontext(work)
-        with written as aside, progress.part("seed", seed, run.seeds):
-            _train(_Job(run, seed, work, aside, callbacks), processes)
-        if processes.is_main_process:
-            shutil.rmtree(work)
-        processes.wait_for_everyone()
+        # Checkpoints wait there until the student is complete; those of another recipe are not touched.
+        work = folder.with_name(f".{folder.name}.checkpoints-{artifacts.key(recipe)}")
+        first = processes.is_main_process
+        with artifacts.locked(folder) if first else contextlib.nullcontext():
+            if first:
+                artifacts.restored(folder, recipe)
+                work.mkdir(parents=True, exist_ok=True)
+            processes.wait_for_everyone()
+            if not artifacts.is_current(folder, recipe):
+                written = artifacts.writing(folder, recipe) if first else contextlib.nullcontext(work)
+                with written as aside, progress.part("seed", seed, run.seeds):
+                    _train(_Job(run, seed, work, aside, callbacks), processes)
+            if first:
+                shutil.rmtree(work)
+            processes.wait_for_everyone()
     return pd.read_parquet(folder / "losses.parquet")
-
-
-def _workplace(folder: Path, recipe: dict[str, Any], processes: PartialState) -> Path:
-    """Where checkpoints wait until the student is complete; emptied where they are of another recipe."""
-    work = folder.with_name(f".{folder.name}.checkpoints")
-    made_by = work / "recipe.json"
-    if processes.is_main_process and not (made_by.exists() and json.loads(made_by.read_text("utf-8")) == recipe):
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        made_by.write_text(json.dumps(recipe), encoding="utf-8")
-    processes.wait_for_everyone()
-    return work
 
 
 def _train(job: _Job, processes: PartialState) -> None:
@@ -144,9 +135,8 @@ def _attempt(job: _Job, micro_batch: int) -> None:
         data.validation.pop("response", None)
     checkpoints = sorted(job.work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for path in checkpoints:
-        # A kill cut it short: the trainer's state is written last.
-        if not (path / TRAINER_STATE_NAME).exists():
-            shutil.rmtree(path, ignore_errors=True)
+        if not artifacts.manifest(path) or artifacts.damaged(path):
+            shutil.rmtree(path, ignore_errors=True)  # a kill cut it short
     last = next((str(path) for path in reversed(checkpoints) if path.exists()), None)
     trainer = DistillTrainer(
         method,
@@ -157,13 +147,23 @@ def _attempt(job: _Job, micro_batch: int) -> None:
         micro_batch=micro_batch,
         folder=job.work,
         resumed=last is not None,
-        callbacks=job.callbacks,
+        callbacks=[_Sealed(), *job.callbacks],
     )
     with contextlib.closing(trainer.progress.bar):
         trainer.train(resume_from_checkpoint=last)
+    if not all(weight.isfinite().all() for weight in model.parameters() if weight.requires_grad):
+        raise InputError(f"distill, {job.run.arm}, seed {job.seed}: weights are not finite; lower learning_rate")
     trainer.save_model(str(job.folder))
     if trainer.is_world_process_zero():
         _finish(job, trainer, tokenizer)
+
+
+class _Sealed(TrainerCallback):
+    """Writes each checkpoint's manifest once all its files are on disk: without one, a kill cut it short."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if state.is_world_process_zero:
+            artifacts.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
 
 
 def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -176,6 +176,12 @@ def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBa
     curve.to_parquet(job.folder / "losses.parquet", index=False)
     trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)
     trainer.state.save_to_json(str(job.folder / "trainer_state.json"))
+    config = job.folder / "adapter_config.json"
+    if config.exists():
+        # peft lists modules in the order of a set, which is another one in every process.
+        content = json.loads(config.read_text(encoding="utf-8"))
+        content["target_modules"] = sorted(content["target_modules"])
+        config.write_text(json.dumps(content, indent=2), encoding="utf-8")
     if job.run.adapter == "full":
         tokenizer.save_pretrained(job.folder)
     (job.folder / "training_args.bin").unlink()
@@ -195,7 +201,7 @@ def card(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
     return environment.get_template("card.md.jinja").render(
         run=run,
         seed=seed,
-        base=models.PACKAGE if run.student == artifacts.EMBEDDED else run.student,
+        base=models.PACKAGE if run.student == provenance.EMBEDDED else run.student,
         teacher=arms.store_of(run.arm, run.repaired),
         loss=curve["loss"].iloc[-1],
         versions=provenance.summary(run),

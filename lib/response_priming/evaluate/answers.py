@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from response_priming import arms, artifacts, engines, params, problems, progress, prompts
+from response_priming import artifacts, engines, params, problems, progress, prompts
 from response_priming.scoring import grade
 
 
@@ -30,21 +30,23 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
 
 def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
     """The answers of the student with this seed (see `answer`)."""
-    folder = run.output / "scores" / run.arm / f"seed-{seed}"
-    student = None if run.arm == arms.UNDISTILLED else run.student_of(run.arm, seed)
-    code = ["evaluate.answers", f"engines.{run.evaluate_engine}"]
+    answers, scores = (folder for folder in run.folders if folder.path.name == f"seed-{seed}")
 
-    def write(aside: Path) -> None:
+    def respond(aside: Path) -> None:
         asked = problems.load(run, "test", run.n_test, seed=run.seed)
         with progress.part("seed", seed, run.seeds_of(run.arm)):
-            answers_to(asked, run, student).to_parquet(aside / "answers.parquet", index=False)
+            given = answers_to(asked, run, next(iter(answers.reads), None))
+        given.to_parquet(aside / "answers.parquet", index=False)
 
-    artifacts.made(folder, artifacts.recipe(run, [student] if student else [], code=code), write)
-    return pd.read_parquet(folder / "answers.parquet")
+    def score(aside: Path) -> None:
+        grade(pd.read_parquet(given / "answers.parquet")).to_parquet(aside / "answers.parquet", index=False)
+
+    given = artifacts.made(answers.path, artifacts.recipe(run, answers), respond)
+    return pd.read_parquet(artifacts.made(scores.path, artifacts.recipe(run, scores), score) / "answers.parquet")
 
 
 def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
-    """The graded answers of the student in a folder (see `answer`); without one, the undistilled student's."""
+    """What the student in a folder answers (see `answer`), not graded; without a folder, the undistilled student."""
     setup = engines.Setup(
         run.student, run.student_revision, run.dtype, run.device, student=student, batch=run.evaluate_batch
     )
@@ -52,7 +54,7 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: 
 
 
 def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: params.EvaluateRun) -> pd.DataFrame:
-    """The graded answers of whatever an engine runs (see `answer`)."""
+    """What an engine's model answers (see `answer`), not graded."""
     asked_as = [
         prompts.encode(engine.tokenizer, prompts.bare(problem.question, run.system_prompt)) for problem in asked
     ]
@@ -67,4 +69,4 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: param
         row = problem.id, problem.question, problem.answer, response.text, len(response.tokens), response.finished
         rows.append((*row, logprob))
     columns = ["problem_id", "question", "answer", "response", "tokens", "finished", "mean_logprob"]
-    return grade(pd.DataFrame(rows, columns=columns))
+    return pd.DataFrame(rows, columns=columns)

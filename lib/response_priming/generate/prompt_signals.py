@@ -20,9 +20,8 @@ def score(run: params.PromptSignalsRun) -> pd.DataFrame:
     The store is that of `responses`, in the order of the problems: `text` and `tokens` are prefix and question, and the
     signal at a token is the teacher's distribution over the next one.
     """
-    folder = run.output / "prompt-signals" / run.strategy
-    recipe = artifacts.recipe(run, code=["generate.prompt_signals", f"engines.{run.engine}"])
-    return read(artifacts.made(folder, recipe, functools.partial(_score, run)))
+    folder = run.folders[0]
+    return read(artifacts.made(folder.path, artifacts.recipe(run, folder), functools.partial(_score, run)))
 
 
 def _score(run: params.PromptSignalsRun, folder: Path) -> None:

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from response_priming import artifacts, paths
 from response_priming.engines import Response, Signal
+from response_priming.engines.base import LOWEST, pack
 from response_priming.errors import InputError
 
 # Tables are read without it, which takes seconds to import.
@@ -140,6 +141,59 @@ def summarise(signal: Signal) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in means.items()}
 
 
+# --- what is there already ---
+
+
+class Stored(NamedTuple):
+    """Where a response is: a row of a shard, with `top_k` tokens at each position (None: all)."""
+
+    shard: Path
+    row: int
+    top_k: int | None
+
+
+def stored(folders: Sequence[Path], top_k: int | None) -> dict[str, Stored]:
+    """The responses in some folders that have the `top_k` most likely tokens of each position, by their key.
+
+    Of several with one key, the first that has as many and no more.
+    """
+    found: dict[str, Stored] = {}
+    for shard in (folder / name for folder in folders for name in sorted(artifacts.intact(folder)) if is_shard(name)):
+        columns = ["tokens", "top_ids"] if "top_ids" in pq.read_schema(shard).names else []
+        table = pq.read_table(shard, columns=["key", *columns])
+        kept = len(table["top_ids"][0]) // len(table["tokens"][0]) if columns else None
+        if kept is None or (top_k is not None and kept >= top_k):
+            for row, key in enumerate(table["key"].to_pylist()):
+                if key not in found or kept == top_k:
+                    found[key] = Stored(shard, row, kept)
+    return found
+
+
+def taken(places: Sequence[Stored], top_k: int | None) -> list[Response]:
+    """The responses at these places, with the signal of their `top_k` most likely tokens.
+
+    Of one that was stored with more, the tail is the sum of what was rounded to fp16, not rounded from the sum.
+    """
+    tables = {place.shard: pq.read_table(place.shard) for place in places}
+    found = []
+    for shard, row, kept in places:
+        table = tables[shard]
+        tokens = table["tokens"][row].as_py()
+        logprobs = table["top_logprobs"][row].values.to_numpy(zero_copy_only=False).reshape(len(tokens), -1)
+        if kept is None:
+            ids = np.argsort(-logprobs, axis=-1, kind="stable")
+            logprobs, tail = np.take_along_axis(logprobs, ids, -1), np.full(len(tokens), LOWEST)
+        else:
+            ids = table["top_ids"][row].values.to_numpy(zero_copy_only=False).reshape(len(tokens), -1)
+            tail = table["tail_logprobs"][row].values.to_numpy(zero_copy_only=False)
+        if top_k is not None and top_k < logprobs.shape[1]:
+            dropped = np.logaddexp.reduce(logprobs[:, top_k:].astype(np.float64), axis=-1)
+            tail = np.logaddexp(dropped, tail.astype(np.float64))
+        signal = pack(ids[:, :top_k], logprobs[:, :top_k], tail)
+        found.append(Response(tokens, table["text"][row].as_py(), table["finished"][row].as_py(), signal))
+    return found
+
+
 # --- reading ---
 
 
@@ -184,9 +238,4 @@ def _shards(folder: Path) -> list[Path]:
     shards = [folder / name for name in artifacts.read(folder)["outputs"] if is_shard(name)]
     if not shards:
         raise InputError(f"{paths.shown(folder)}: no responses here; the generate stage writes them")
-    if damaged := sorted(artifacts.damaged(folder)):
-        raise InputError(
-            f"{paths.shown(folder / damaged[0])}: damaged; `response-priming run generate --strategy {folder.name}` "
-            "makes it again, and nothing else"
-        )
     return sorted(shards)

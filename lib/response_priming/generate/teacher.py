@@ -17,10 +17,21 @@ from transformers import AutoConfig
 from response_priming import artifacts, engines, models, params, problems, progress, prompts, provenance
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
-from response_priming.generate.store import KEPT, Answered, first_of, is_shard, read, shard_name, write_shard
+from response_priming.generate.store import (
+    KEPT,
+    Answered,
+    first_of,
+    is_shard,
+    read,
+    shard_name,
+    stored,
+    taken,
+    write_shard,
+)
 
-# Parameters of the section that change no response, or change it through the prompt, which is in the key.
-NOT_IN_KEY = {"worked_examples", "samples", "keep_finished", "keep_right", "answer_rule", *params.PLACEMENT}
+# Parameters of the section that change no response, or change it through the prompt, which is in the key. Of a signal
+# with more tokens at each position, fewer are taken.
+NOT_IN_KEY = {"worked_examples", "samples", "top_k", "keep_finished", "keep_right", "answer_rule", *params.PLACEMENT}
 
 
 def respond(run: params.GenerateRun) -> pd.DataFrame:
@@ -34,14 +45,14 @@ def respond(run: params.GenerateRun) -> pd.DataFrame:
             the disk is full.
     """
     check_tokens(run)
-    folder = run.output / "responses" / run.strategy
-    recipe = artifacts.recipe(run, code=["generate.teacher", f"engines.{run.engine}"])
-    if not artifacts.is_current(folder, recipe) or artifacts.damaged(folder):
+    folder = run.folders[0]
+
+    def write(partial: artifacts.Partial) -> None:
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
-        with artifacts.resuming(folder, recipe) as partial:
-            _generate(run, asked, partial)
-            _select(run, asked, partial)
-    return read(folder)
+        _generate(run, asked, partial)
+        _select(run, asked, partial)
+
+    return read(artifacts.resumed(folder.path, artifacts.recipe(run, folder), write))
 
 
 def check_tokens(run: params.GenerateRun) -> None:
@@ -72,10 +83,10 @@ class _Prompts:
         wanted = run.worked_examples
         self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
         settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
-            "model": artifacts.weights(run.teacher, run.teacher_revision),
+            "model": provenance.weights(run.teacher, run.teacher_revision),
             "dtype": run.precision,
             "seed": run.seed if run.temperature else None,
-            "code": provenance.code_digests("engines.base", f"engines.{run.engine}"),
+            "version": artifacts.version(run),
         }
         self.settings = json.dumps(settings, sort_keys=True)
 
@@ -93,37 +104,42 @@ class _Prompts:
 
 
 def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: artifacts.Partial) -> None:
-    """Write the shards that are missing, and remove those with other keys than this run's."""
-    wanted = _Prompts(run, asked)
-    stored: dict[int, int] = {}
+    """Write the shards that are missing; the teacher gives those responses that no earlier store has."""
+    wanted, top_k = _Prompts(run, asked), None if run.top_k == "all" else run.top_k
+    done: dict[int, int] = {}
     for name in filter(is_shard, partial.outputs):
         keys = pd.read_parquet(partial.folder / name, columns=["key"])["key"].tolist()
         first, count = first_of(name), len(keys) // run.samples
         if keys == [prompt.key for prompt in wanted.between(first, first + count)]:
-            stored[first] = count
-    partial.keep([shard_name(first) for first in stored])
-    missing = list(gaps(stored, len(asked), max(1, run.generate_batch // run.samples)))
+            done[first] = count
+    partial.keep([shard_name(first) for first in done])
+    missing = list(gaps(done, len(asked), max(1, run.generate_batch // run.samples)))
     if not missing:
         return
-    engine = engines.open_engine(run.engine, engines.teacher_of(run))
-    partial.notes["engine"] = engine.describe()
+    before = stored([folder for folder in artifacts.shelved(run.folders[0].path) if folder != partial.folder], top_k)
     config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
-    vocabulary = config.get_text_config().vocab_size
-    with progress.Bar(len(asked) * run.samples, "response", done=sum(stored.values()) * run.samples) as bar:
+    vocabulary, engine = config.get_text_config().vocab_size, None
+    with progress.Bar(len(asked) * run.samples, "response", done=sum(done.values()) * run.samples) as bar:
         for first, last in missing:
             batch = wanted.between(first, last)
-            given = engine.respond(
-                [prompt.tokens for prompt in batch],
-                max_tokens=run.response_tokens,
-                top_k=vocabulary if run.top_k == "all" else run.top_k,
-                temperature=run.temperature,
-                # Another seed for every batch, and the same one where the batch is made again.
-                seed=int(batch[0].key[:8], 16),
-            )
-            by_index = dict(engines.counted(given, bar))
+            there = [prompt.key for prompt in batch if prompt.key in before]
+            by_key = dict(zip(there, taken([before[key] for key in there], top_k), strict=True))
+            bar.update(len(there))
+            if lacking := [prompt for prompt in batch if prompt.key not in by_key]:
+                engine = engine or engines.open_engine(run.engine, engines.teacher_of(run))
+                partial.notes["engine"] = engine.describe()
+                given = engine.respond(
+                    [prompt.tokens for prompt in lacking],
+                    max_tokens=run.response_tokens,
+                    top_k=top_k or vocabulary,
+                    temperature=run.temperature,
+                    # Another seed for every batch, and the same one where the batch is made again.
+                    seed=int(lacking[0].key[:8], 16),
+                )
+                by_key |= {lacking[index].key: response for index, response in engines.counted(given, bar)}
             rows = [
-                Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_index[index])
-                for index, prompt in enumerate(batch)
+                Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_key[prompt.key])
+                for prompt in batch
             ]
             write = functools.partial(write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
             partial.notes["tokens_per_second"] = round(bar.speed, 1)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from response_priming import arms, params
+from response_priming import params
 from response_priming.methods import losses, student
 
 
@@ -22,8 +22,7 @@ class Method:
 
     def prepare(self) -> Path | None:
         """The store with what the arm's teacher gave: responses or signals over prompts; None without a teacher."""
-        found = arms.store_of(self.run.arm, self.run.repaired)
-        return self.run.build / found if found else None
+        return self.run.store
 
     def student(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student with what is to be trained, ready to return `loss`, and its tokenizer."""

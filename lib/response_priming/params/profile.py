@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any, Self
 
+import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from response_priming import arms, paths
@@ -65,6 +66,11 @@ class Profile(Section):
                 known = ", ".join(arms.strategies())
                 raise ValueError(f"{section}.{section}_strategy = {name!r}: unknown; known: {known}")
         return self
+
+    @property
+    def written(self) -> str:
+        """Every parameter, as YAML."""
+        return str(yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=120))
 
     @property
     def strategies(self) -> list[str]:

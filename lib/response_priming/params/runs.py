@@ -1,7 +1,7 @@
 """Runs: what each notebook is given, one stage's sections of the profile flattened, as papermill injects them."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -27,6 +27,20 @@ from response_priming.params.sections import (
     TeacherRevision,
     WorkedExamples,
 )
+
+
+class Folder(NamedTuple):
+    """A folder that a run writes, what it reads of other stages, and the modules that make it, as `compare.comparison`.
+
+    `more`: what decides its content beside the run's parameters. `by_model`: a model makes it, so that a change of the
+    code alone does not make it again (see `artifacts.VERSIONS`).
+    """
+
+    path: Path
+    code: list[str]
+    reads: list[Path]
+    more: dict[str, Any]
+    by_model: bool = True
 
 
 class Run(BaseModel):
@@ -77,6 +91,17 @@ class Run(BaseModel):
         """The strategy or arm this run is for."""
         return {}
 
+    @property
+    def folders(self) -> list[Folder]:
+        """What this run writes, each after those it reads; empty where its notebook keeps what it makes by itself."""
+        return []
+
+    @property
+    def reads(self) -> list[Path]:
+        """The folders of other stages that it reads."""
+        own = [folder.path for folder in self.folders]
+        return list(dict.fromkeys(path for folder in self.folders for path in folder.reads if path not in own))
+
 
 class GenerateRun(Signal, Generate, Model, Problems, Run):
     """Parameters of notebooks/generate.ipynb."""
@@ -90,6 +115,12 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
         """The strategy."""
         return {"strategy": self.strategy}
 
+    @property
+    def folders(self) -> list[Folder]:
+        """The strategy's store."""
+        code = ["generate.teacher", f"engines.{self.engine}"]
+        return [Folder(self.output / "responses" / self.strategy, code, [], {})]
+
 
 class PromptSignalsRun(GenerateRun):
     """Parameters of notebooks/prompt-signals.ipynb; the teacher reads the question alone, and answers nothing."""
@@ -100,6 +131,12 @@ class PromptSignalsRun(GenerateRun):
         | {"system_prompt"}
         | (Generate.model_fields.keys() - {"teacher", "teacher_revision", "engine", "teacher_quantization", "top_k"})
     )
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The strategy's store."""
+        code = ["generate.prompt_signals", f"engines.{self.engine}"]
+        return [Folder(self.output / "prompt-signals" / self.strategy, code, [], {})]
 
 
 class SeedsRun(Run):
@@ -138,6 +175,19 @@ class DistillRun(Distill, ArmRun):
     idle = Run.idle | {"seeds", "n_test", "micro_batch", "save_every"}
 
     @property
+    def store(self) -> Path | None:
+        """What the arm's teacher gave: responses or signals over prompts; None without a teacher."""
+        found = arms.store_of(self.arm, self.repaired)
+        return self.build / found if found else None
+
+    @property
+    def folders(self) -> list[Folder]:
+        """A student for each seed."""
+        place, reads = self.output / "students" / self.arm, [self.store] if self.store else []
+        code = ["distill.training"]
+        return [Folder(place / f"seed-{seed}", code, reads, {"train_seed": seed}) for seed in self.seeds]
+
+    @property
     def watched(self) -> bool:
         """Whether the notebook shows what became of the student."""
         return self._beside is None
@@ -148,6 +198,18 @@ class EvaluateRun(Evaluate, ArmRun):
 
     stage = "evaluate"
     idle = Run.idle | {"seeds", "rule", "n_train"}
+
+    @property
+    def folders(self) -> list[Folder]:
+        """For each student, what it answered, and then that by every rule."""
+        found = []
+        for seed in self.seeds_of(self.arm):
+            student = [] if self.arm == arms.UNDISTILLED else [self.student_of(self.arm, seed)]
+            answers = self.output / "answers" / self.arm / f"seed-{seed}"
+            scores = self.output / "scores" / self.arm / f"seed-{seed}"
+            found.append(Folder(answers, ["evaluate.answers", f"engines.{self.evaluate_engine}"], student, {}))
+            found.append(Folder(scores, ["scoring"], [answers], {}, by_model=False))
+        return found
 
 
 class ArmsRun(SeedsRun):
@@ -169,6 +231,20 @@ class CompareRun(Evaluate, Problems, TaughtRun, ArmsRun):
 
     stage = "compare"
 
+    @property
+    def trained(self) -> list[tuple[str, int]]:
+        """The students, arm by arm."""
+        return [(arm, seed) for arm in self.arms if arm != arms.UNDISTILLED for seed in self.seeds]
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The tables of all arms."""
+        reads = [self.scores_of(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
+        reads += [self.student_of(arm, seed) for arm, seed in self.trained]
+        reads += [self.build / "responses" / strategy for strategy in self.strategies]
+        texts = {"published": arms.published()["arms"], "titles": [arms.title(arm) for arm in self.arms]}
+        return [Folder(self.output / "comparison", ["compare.comparison"], reads, texts, by_model=False)]
+
 
 class AttentionRun(Attention, Model, Problems, ArmsRun):
     """Parameters of notebooks/attention-visualize.ipynb."""
@@ -177,6 +253,17 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
     idle = Run.idle | {"n_train", "n_test", "heatmaps", "heatmap_tokens", "chosen_heads", "rule"}
     rule: Rule
 
+    @property
+    def students(self) -> list[tuple[str, int]]:
+        """Every student, arm by arm."""
+        return [(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The numbers of every head."""
+        reads = [self.student_of(arm, seed) for arm, seed in self.students if arm != arms.UNDISTILLED]
+        return [Folder(self.output / "attention", ["attention.analysis"], reads, {})]
+
 
 class AuditRun(Audit, Run):
     """Parameters of notebooks/audit.ipynb."""
@@ -184,17 +271,42 @@ class AuditRun(Audit, Run):
     stage = "audit"
     idle = Run.idle | {"seed", "logs_dir"}
 
+    @property
+    def folders(self) -> list[Folder]:
+        """The tables of the recount."""
+        facts = {"published": arms.published()}
+        return [Folder(self.output / "audit", ["audit.findings"], [], facts, by_model=False)]
+
 
 class ClaimsRun(CompareRun):
     """Parameters of notebooks/claims.ipynb: those of the comparison, which it reads."""
 
     stage = "claims"
 
+    @property
+    def compared(self) -> CompareRun:
+        """The comparison that it reads."""
+        run = CompareRun.of(self.model_dump())
+        return run.exploring(self.output) if self.output != self.build else run
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The verdicts; what is missing makes a claim not testable, but for the audit."""
+        reads = [self.build / name for name in ("audit", "comparison", "attention")]
+        reads += [self.build / "responses" / strategy for strategy in (arms.UNPRIMED, "confidence")]
+        there = [path for path in reads if path.name == "audit" or path.exists()]
+        return [Folder(self.output / "claims", ["claims"], there, {}, by_model=False)]
+
 
 class LadderRun(Ladder, Evaluate, Distill, Model, Problems, Run):
     """Parameters of notebooks/ladder.ipynb."""
 
     stage = "ladder"
+
+    @property
+    def reads(self) -> list[Path]:
+        """Both stores of the strategy."""
+        return [self.build / store / self.ladder_strategy for store in ("responses", "prompt-signals")]
 
 
 class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
@@ -206,6 +318,12 @@ class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
     }  # fmt: skip
     worked_examples: WorkedExamples
 
+    @property
+    def reads(self) -> list[Path]:
+        """The store that trials learn from."""
+        store = arms.store_of(self.search_strategy, self.repaired)
+        return [self.build / store] if store else []
+
 
 class AttributionRun(Attribution, Model, Problems, TaughtRun):
     """Parameters of notebooks/attribution.ipynb."""
@@ -215,6 +333,12 @@ class AttributionRun(Attribution, Model, Problems, TaughtRun):
     teacher: Teacher
     teacher_revision: TeacherRevision
     worked_examples: WorkedExamples
+
+    @property
+    def folders(self) -> list[Folder]:
+        """The attributions of all strategies."""
+        reads = [self.build / "responses" / strategy for strategy in self.strategies]
+        return [Folder(self.output / "attribution", ["attribution.attributions"], reads, {})]
 
 
 RUNS: dict[str, type[Run]] = {

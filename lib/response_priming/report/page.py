@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from response_priming import arms, artifacts, attention, notebooks, params, paths
+from response_priming import arms, artifacts, attention, notebooks, params, paths, provenance
 from response_priming.errors import InputError
 from response_priming.report import downloads, preview, variables
 from response_priming.report.check import check_sources
@@ -42,20 +42,17 @@ def stage(profile: params.Profile) -> Path:
 def render(profile: params.Profile) -> Path:
     """Render the staged manuscript, unless that is done: build/PROFILE/report/_site/index.html."""
     folder = stage(profile)
-    site, aside = folder / "_site", folder / "_site.partial"
-    if not site.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir()
+
+    def write(site: Path) -> None:
         if command := quarto():
-            _run_quarto(command, folder, aside)
+            _run_quarto(command, folder, site)
         else:
-            preview.write(folder, aside, notebook_titles(profile))
+            preview.write(folder, site, notebook_titles(profile))
         analysis = attention.read(paths.BUILD / profile.name / "attention")
-        (aside / "explorer.html").write_text(attention.html(analysis), encoding="utf-8")
-        aside.rename(site)
-    page = site / "index.html"
-    page.touch()  # `make` must see that it is up to date, even where nothing had to be rendered
-    return page
+        (site / "explorer.html").write_text(attention.html(analysis), encoding="utf-8")
+
+    recipe = artifacts.decided_by("site", {}, [folder], code=[])
+    return artifacts.made(folder / "_site", recipe, write) / "index.html"
 
 
 def quarto() -> str | None:
@@ -63,12 +60,16 @@ def quarto() -> str | None:
     return shutil.which("quarto") or shutil.which("quarto", path=str(Path(sys.executable).parent))
 
 
-def _run_quarto(command: str, folder: Path, output: Path) -> None:
+def _run_quarto(command: str, folder: Path, site: Path) -> None:
+    output = folder / "_site.partial"
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir()
     arguments = [command, "render", str(folder), "--output-dir", output.name]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode or not (output / "index.html").exists():
         message = (done.stderr.strip() or "no index.html").splitlines()[-1]
         raise InputError(f"{paths.shown(folder)}: quarto render failed: {message}")
+    output.replace(site)
 
 
 def _recipe(profile: params.Profile) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def _recipe(profile: params.Profile) -> dict[str, Any]:
     parameters = {
         "profile": profile.model_dump(),
         "quarto": quarto(),
-        "files": {paths.shown(path): artifacts.digest(path) for path in [*sources, *_notebooks(profile)]},
+        "files": {paths.shown(path): provenance.digest(path) for path in [*sources, *_notebooks(profile)]},
     }
     return artifacts.decided_by("report", parameters, [build / name for name in variables.STAGES], code=["report.page"])
 

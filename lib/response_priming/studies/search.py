@@ -13,8 +13,9 @@ import pandas as pd
 from optuna.trial import TrialState
 from transformers import TrainerCallback
 
-from response_priming import arms, artifacts, distill, evaluate, params, paths, problems, progress
+from response_priming import artifacts, distill, evaluate, params, paths, problems, progress, provenance
 from response_priming.errors import InputError
+from response_priming.scoring import grade
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -79,9 +80,8 @@ def trials(study: optuna.Study) -> pd.DataFrame:
 
 def _made_by(run: params.SearchRun) -> dict[str, Any]:
     """What decides the value of a trial, but for what is searched."""
-    made_by = run.model_dump(exclude=params.SEARCHED.keys() | run.idle) | artifacts.content(run)
-    store = arms.store_of(run.search_strategy, run.repaired)
-    return made_by | ({store.parent.name: artifacts.read(run.build / store)["outputs"]} if store else {})
+    made_by = run.model_dump(exclude=params.SEARCHED.keys() | run.idle) | provenance.content(run)
+    return made_by | {store.parent.name: artifacts.read(store)["outputs"] for store in run.reads}
 
 
 def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
@@ -111,7 +111,7 @@ def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.P
         place = Path(scratch)
         distill.train_one(params.DistillRun.of(values).placed(place), seed, callbacks=[_Pruning(trial)])
         scored = params.EvaluateRun.of(values).placed(place)
-        graded = evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, seed))
+        graded = grade(evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, seed)))
     trial.set_user_attr("n", len(graded))
     return float(graded[f"{run.rule}-correct"].mean())
 

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
 
-from response_priming import arms, artifacts, params, paths, scoring, stats
+from response_priming import arms, artifacts, params, paths, provenance, scoring, stats
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 
@@ -79,7 +79,8 @@ class FinishedRun:
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for part, made in self.manifests.items():
             item = part.split("/")[1] if "/" in part else ""
-            found.setdefault((made["recipe"]["stage"], item), made["recipe"])
+            recipe = found.setdefault((made["recipe"]["stage"], item), made["recipe"] | {"code": {}})
+            recipe["code"] = recipe["code"] | made["recipe"]["code"]  # of what was answered, and of how it was scored
         return found
 
 
@@ -124,7 +125,7 @@ def _answers(places: dict[str, Path], compared: Path, seen: dict[str, dict[str, 
     blocks: dict[str, list[pd.DataFrame]] = {}
     for part in (part for part in places | seen if part.startswith("scores/")):
         file = places.get(part, compared.parent / part) / "answers.parquet"
-        if part in seen and not (file.exists() and artifacts.digest(file) == seen[part][file.name]):
+        if part in seen and not (file.exists() and provenance.digest(file) == seen[part][file.name]):
             raise InputError(
                 f"{paths.shown(file)}: {'changed since' if file.exists() else 'missing, but read by'} "
                 f"{paths.shown(compared)}; `make paper` makes both again"

@@ -1,0 +1,44 @@
+"""Artefacts: stage folders that are either complete or absent, each with a `manifest.json` that says how it was made.
+
+`manifests` reads them, `recipes` says what decides their content, `making` writes them. A manifest holds the recipe
+(stage, parameters, what it reads, and a version or the code), the outputs with their SHA-256, and provenance.
+"""
+
+from response_priming.artifacts.making import (
+    Partial,
+    key,
+    locked,
+    made,
+    restored,
+    resumed,
+    resuming,
+    seal,
+    shelved,
+    writing,
+)
+from response_priming.artifacts.manifests import FILE, damaged, intact, manifest, read
+from response_priming.artifacts.recipes import VERSIONS, decided_by, decisive, is_current, recipe, version
+
+__all__ = [
+    "FILE",
+    "VERSIONS",
+    "Partial",
+    "damaged",
+    "decided_by",
+    "decisive",
+    "intact",
+    "is_current",
+    "key",
+    "locked",
+    "made",
+    "manifest",
+    "read",
+    "recipe",
+    "restored",
+    "resumed",
+    "resuming",
+    "seal",
+    "shelved",
+    "version",
+    "writing",
+]

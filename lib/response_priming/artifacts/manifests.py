@@ -1,0 +1,58 @@
+"""Manifests: what a complete stage folder says of itself, and whether it is as it was made."""
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from response_priming import paths, provenance
+from response_priming.errors import InputError
+
+FILE = "manifest.json"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The manifest of a complete stage folder, which is as it was made: every file by its digest.
+
+    Raises:
+        InputError: there is none, it cannot be read, it is another arm's or seed's, or a file changed since.
+    """
+    where = paths.shown(folder)
+    if not (folder / FILE).exists():
+        raise InputError(f"{where}: not made yet; `make paper` makes every stage in order")
+    made = manifest(folder)
+    if made is None:
+        raise InputError(f"{where}/{FILE}: damaged; `make paper` makes the folder again")
+    parameters = made["recipe"].get("parameters", {}) if "recipe" in made else {}
+    places = (folder.parent.name, folder.name) if folder.name.startswith("seed-") else (folder.name, "")
+    item = parameters.get("arm", parameters.get("strategy"))
+    seed = f"seed-{parameters['train_seed']}" if "train_seed" in parameters else None
+    for found, place in ((item, places[0]), (seed, places[1])):
+        if found is not None and found != place:
+            raise InputError(f"{where}: holds what was made for {found}; `make paper` makes it again")
+    if changed := sorted(damaged(folder)):
+        raise InputError(f"{where}/{changed[0]}: not as it was made; `make paper` makes it again")
+    return made
+
+
+def manifest(folder: Path) -> dict[str, Any] | None:
+    """What a folder's manifest says; None where there is none that can be read."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return cast("dict[str, Any]", found) if isinstance(found["outputs"], dict) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def intact(folder: Path) -> set[str]:
+    """The files of a manifest that are as they were made."""
+    return set((manifest(folder) or {"outputs": {}})["outputs"]) - damaged(folder)
+
+
+def damaged(folder: Path) -> set[str]:
+    """The files of a manifest that are missing or whose digest differs."""
+    outputs = (manifest(folder) or {"outputs": {}})["outputs"]
+    return {
+        name
+        for name, made in outputs.items()
+        if not (folder / name).is_file() or provenance.digest(folder / name) != made
+    }
