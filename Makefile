@@ -33,7 +33,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper ladder search attribution compare plan lab test test-engines test-harness times lint lock clean FORCE
+.PHONY: help paper ladder search attribution compare plan lab test test-engines test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -121,5 +121,8 @@ lint: $(SETUP)
 lock: ## resolve pyproject.toml again into requirements.lock
 	./setup.sh --lock $(PYTHON) requirements.lock
 
-clean: ## remove the profile's results
-	rm -rf $(BUILD)
+clean: $(SETUP) ## remove the profile's results, but for the teacher's responses
+	@$(BIN)/response-priming clean $(PROFILE)
+
+clean-responses: $(SETUP) ## remove the teacher's responses, too; asks before
+	@$(BIN)/response-priming clean $(PROFILE) --responses

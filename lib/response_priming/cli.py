@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +10,7 @@ from typing import Annotated, cast
 
 import typer
 
-from response_priming import arms, notebooks, params, paths, progress
+from response_priming import arms, artifacts, notebooks, params, paths, progress
 from response_priming.errors import InputError
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -70,6 +71,49 @@ def why(
     if node not in found:
         raise InputError(f"node {node!r}: unknown; allowed: {', '.join(found)}")
     typer.echo(f"{node}: {found[node].reason or 'up to date'}")
+
+
+@app.command()
+def clean(
+    profile: ProfileName,
+    responses: Annotated[bool, typer.Option("--responses", help="What the teacher gave, too; asks before.")] = False,
+) -> None:
+    """Remove a profile's results, and say what goes and how long it took to make; the teacher's responses stay."""
+    folders = [path for path in sorted((paths.BUILD / profile).glob("*")) if path.is_dir()]
+    going = [path for path in folders if responses or path.name not in ("responses", "prompt-signals")]
+    for path in going:
+        made = [found for file in path.rglob(artifacts.FILE) if (found := artifacts.manifest(file.parent))]
+        took = progress.duration(sum(one.get("wall_seconds", 0) for one in made))
+        typer.echo(f"{paths.shown(path)}: {len(made)} results, {took} to make")
+    if responses and going:
+        typer.confirm("Remove them?", abort=True)
+    for path in going:
+        shutil.rmtree(path)
+    with contextlib.suppress(OSError):
+        (paths.BUILD / profile).rmdir()
+
+
+@app.command()
+def verify(
+    run: Annotated[str, typer.Argument(metavar="BUILD", help="A profile, or its folder, as build/laptop.")] = "laptop",
+) -> None:
+    """Check a finished run: every digest, every recipe, and the page's numbers computed anew from the stored answers.
+
+    Exit code 1 where something differs; each such thing is one line, with what would heal it.
+    """
+    from response_priming import report
+
+    folder = paths.BUILD / run if run in params.profiles() else Path(run).expanduser().resolve()
+    if not folder.is_dir():
+        raise InputError(f"{run}: neither a profile that was run ({', '.join(params.profiles())}) nor a folder")
+    paths.BUILD = folder.parent
+    differing = 0
+    for line in report.verify(params.load(folder.name)):
+        typer.echo(line)
+        differing += 1
+    if differing:
+        raise typer.Exit(1)
+    typer.echo(f"{paths.shown(folder)}: every file, recipe and number is as it was made")
 
 
 @app.command()

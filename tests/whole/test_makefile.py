@@ -1,6 +1,7 @@
 """The graph, on a copy of the project with a tiny random model: every notebook runs, and only what is stale again."""
 
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -52,7 +53,7 @@ class Project:
         content = yaml.safe_load(file.read_text()) if file.exists() else {}
         file.write_text(yaml.safe_dump(content | changes))
 
-    def make(self, *goals, profile="tiny", **environment):
+    def make(self, *goals, profile="tiny", answer="", **environment):
         command = ["make", f"PROFILE={profile}", f"BIN={BIN}", *goals]
         settings = {
             "PYTHONPATH": str(self.root / "lib"),
@@ -65,6 +66,7 @@ class Project:
             command,
             cwd=self.root,
             env=tiny.ENVIRONMENT | settings | environment,
+            input=answer,
             capture_output=True,
             text=True,
             check=False,
@@ -79,6 +81,14 @@ class Project:
             capture_output=True,
             text=True,
             check=False,
+        )
+
+    def verify(self):
+        """What `verify` says of this profile."""
+        command = [BIN / "response-priming", "verify", "tiny"]
+        settings = {"PYTHONPATH": str(self.root / "lib"), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            command, cwd=self.root, env=tiny.ENVIRONMENT | settings, capture_output=True, text=True, check=False
         )
 
     def stale(self):
@@ -253,6 +263,33 @@ def test_what_was_changed_or_removed_by_hand_is_made_again(project, damage, reas
     assert project.stale() == set()
 
 
+def flipped(file, at):
+    """The file with one bit changed at a share of its length; returns what it was."""
+    before = file.read_bytes()
+    place = min(len(before) - 1, int(at * len(before)))
+    file.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+    return before
+
+
+def test_a_whole_run_is_verified_and_a_flipped_bit_in_any_artefact_is_named(project):
+    done = project.verify()
+    assert (done.returncode, done.stdout) == (0, "build/tiny: every file, recipe and number is as it was made\n")
+    files = [
+        file
+        for file in sorted(project.build.rglob("*"))
+        if file.is_file() and not {"plan"} & {*file.relative_to(project.build).parts} and file.stat().st_size
+    ]
+    for file in random.Random(0).sample(files, 6):
+        before = flipped(file, random.Random(str(file)).random())
+        try:
+            done = project.verify()
+        finally:
+            file.write_bytes(before)
+        assert done.returncode == 1, file
+        assert file.relative_to(project.root).as_posix() in done.stdout or f"{file.stem}: " in done.stdout, done.stdout
+        assert done.stderr == ""
+
+
 def test_a_plan_that_was_cut_short_is_written_again(project):
     plan = project.build / "plan" / "plan.mk"
     text = plan.read_text()
@@ -345,7 +382,13 @@ def test_help_names_every_goal_and_profile(project):
 
 def test_make_clean_removes_only_the_profiles_results(project):
     other = project.root / "build" / "other"
-    other.mkdir(parents=True)
-    assert project.make("clean", profile="other").returncode == 0
+    shutil.copytree(project.build, other)
+    done = project.make("clean", profile="other")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^build/other/students: 3 results, \d+ s to make$", done.stdout, flags=re.MULTILINE)
+    assert {path.name for path in other.iterdir()} == {"responses"}
+    assert project.make("clean-responses", profile="other").returncode == 2  # nobody said yes
+    assert len(list((other / "responses").glob("*/manifest.json"))) == 2
+    assert project.make("clean-responses", profile="other", answer="y\n").returncode == 0
     assert not other.exists()
-    assert project.build.exists()
+    assert project.stale() == set()

@@ -16,7 +16,7 @@ from response_priming.artifacts.making import (
     shelved,
     writing,
 )
-from response_priming.artifacts.manifests import FILE, damaged, intact, manifest, read
+from response_priming.artifacts.manifests import FILE, damaged, intact, is_whole, manifest, read
 from response_priming.artifacts.recipes import VERSIONS, decided_by, decisive, is_current, recipe, version
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "decisive",
     "intact",
     "is_current",
+    "is_whole",
     "key",
     "locked",
     "made",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from response_priming import paths, progress, provenance
-from response_priming.artifacts.manifests import FILE, damaged, intact, manifest
+from response_priming.artifacts.manifests import FILE, damaged, intact, manifest, text_of
 from response_priming.artifacts.recipes import decisive, is_current
 from response_priming.errors import InputError
 
@@ -265,7 +265,7 @@ class Stopwatch:
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
-    paths.write(folder / FILE, json.dumps(content, indent=1))
+    paths.write(folder / FILE, text_of(content))
     _sync(folder)
 
 

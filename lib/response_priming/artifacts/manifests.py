@@ -1,5 +1,6 @@
 """Manifests: what a complete stage folder says of itself, and whether it is as it was made."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +42,19 @@ def manifest(folder: Path) -> dict[str, Any] | None:
         return cast("dict[str, Any]", found) if isinstance(found["outputs"], dict) else None
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def text_of(content: dict[str, Any]) -> str:
+    """A manifest as it is written: with a digest of itself, so that not a byte of it can change unseen."""
+    said = {key: value for key, value in content.items() if key != "sha256"}
+    said = json.loads(json.dumps(said))
+    return json.dumps({**said, "sha256": hashlib.sha256(json.dumps(said).encode()).hexdigest()}, indent=1)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder's manifest is, to the byte, as it was written."""
+    content = manifest(folder)
+    return content is not None and (folder / FILE).read_bytes() == text_of(content).encode()
 
 
 def intact(folder: Path) -> set[str]:

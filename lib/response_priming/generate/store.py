@@ -26,6 +26,7 @@ the dense one; `benchmarks/results/truncation.md` measures by how much. The defa
 agree; `top_k: all` keeps dense rows for those who want high T.
 """
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -216,8 +217,8 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
 def dataset(folder: Path) -> "Dataset":
     """The responses that train, memory-mapped: one row a problem, all columns, arrays as numpy.
 
-    Rows are read from disk as they are asked for: `dataset(folder)[number]`. The Arrow file that is mapped is made
-    beside the shards the first time.
+    Rows are read from disk as they are asked for: `dataset(folder)[number]`. The Arrow file that is mapped is made of
+    the shards each time, on their disk, and has no name any more once it is mapped: nobody can change it.
 
     Raises:
         InputError: there are no responses, none is kept, or a shard is damaged.
@@ -227,7 +228,8 @@ def dataset(folder: Path) -> "Dataset":
     # A bar of a second for mapping the shards says nothing in an executed notebook.
     disable_progress_bars()
     shards = [str(shard) for shard in _shards(folder)]
-    data = Dataset.from_parquet(shards, cache_dir=str(folder / ".arrow"))
+    with tempfile.TemporaryDirectory(prefix=".arrow-", dir=folder.parent) as cache:
+        data = Dataset.from_parquet(shards, cache_dir=cache)
     kept = np.flatnonzero(pd.read_parquet(folder / KEPT)["kept"])
     if not len(kept):
         raise InputError(f"{paths.shown(folder)}: all {len(data)} responses are dropped by the filters; nothing trains")

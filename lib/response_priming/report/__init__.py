@@ -11,5 +11,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "check": ["check_sources"],
         "page": ["render"],
+        "verify": ["verify"],
     },
 )

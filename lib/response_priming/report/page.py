@@ -31,7 +31,7 @@ def stage(profile: params.Profile) -> Path:
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
         (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
         downloads.write(profile, folder)
-        texts = variables.texts(variables.values(profile, renderer="Quarto" if quarto() else "pandoc preview"))
+        texts = variables.texts(variables.values(profile, renderer=renderer()))
         _write_yaml(folder / "_variables.yml", texts)
         _write_yaml(folder / "_quarto.yml", _quarto_config(profile))
         check_sources(folder, folder, texts)
@@ -53,6 +53,11 @@ def render(profile: params.Profile) -> Path:
 
     recipe = artifacts.decided_by("site", {}, [folder], code=[])
     return artifacts.made(folder / "_site", recipe, write) / "index.html"
+
+
+def renderer() -> str:
+    """What renders the page here, as the page says it."""
+    return "Quarto" if quarto() else "pandoc preview"
 
 
 def quarto() -> str | None:

@@ -1,0 +1,70 @@
+"""Verification: every file of a finished run by its digest, every recipe, and the page's numbers from the answers."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from response_priming import artifacts, audit, claims, compare, notebooks, params, paths, provenance, scoring
+from response_priming.errors import InputError
+from response_priming.report import page, variables
+
+
+def verify(profile: params.Profile) -> Iterator[str]:
+    """What differs in build/PROFILE/, a sentence each; nothing is written, and the network is not asked.
+
+    Digests are those of the files as they are now, read to their end. Where all are right, answers are scored anew, and
+    audit, comparison, claims and the page's sentences are computed anew and compared.
+    """
+    build, heals = paths.BUILD / profile.name, f"`make paper PROFILE={profile.name}` makes it again"
+    wrong = [f"{paths.shown(file)}: {what}; {heals}" for file, what in _differing_files(build)]
+    for name, state in notebooks.states(profile).items():
+        if state.reason and (state.executed or name == "report"):
+            wrong.append(f"{name}: {state.reason}; {heals}")
+    yield from wrong
+    if not wrong:
+        yield from (f"{what}; {heals}" for what in _derived_anew(profile))
+
+
+def _differing_files(build: Path) -> Iterator[tuple[Path, str]]:
+    for file in sorted(build.rglob(artifacts.FILE)):
+        folder, made = file.parent, artifacts.manifest(file.parent)
+        if made is None or not artifacts.is_whole(folder):
+            yield file, "not as it was written"
+            continue
+        for name, digest in made["outputs"].items():
+            if not (folder / name).is_file():
+                yield folder / name, "missing"
+            elif provenance.content_digest(folder / name) != digest:
+                yield folder / name, "not as it was made"
+
+
+def _derived_anew(profile: params.Profile) -> Iterator[str]:
+    """What comes out otherwise when it is computed again from what the models made."""
+    for arm in profile.arms:
+        for answers, scores in zip(*[iter(profile.run("evaluate", arm=arm).folders)] * 2, strict=True):
+            given, graded = (pd.read_parquet(folder.path / "answers.parquet") for folder in (answers, scores))
+            if not scoring.grade(given).equals(graded):
+                yield f"{paths.shown(scores.path)}: scored anew, the answers have other verdicts"
+    with tempfile.TemporaryDirectory() as scratch:
+        stages: dict[str, Any] = {"audit": audit.audit, "compare": compare.compare, "claims": claims.claims}
+        for stage, again in stages.items():
+            run = profile.run(stage)
+            again(run.exploring(Path(scratch)))
+            for there, anew in zip(run.folders, run.exploring(Path(scratch)).folders, strict=True):
+                before, after = (artifacts.read(folder.path)["outputs"] for folder in (there, anew))
+                for name in [name for name in before if before[name] != after.get(name)]:
+                    yield f"{paths.shown(there.path)}/{name}: computed anew, it is another"
+    staged = paths.BUILD / profile.name / "report"
+    try:
+        texts = variables.texts(variables.values(profile, renderer=page.renderer()))
+    except InputError as error:
+        yield f"{paths.shown(staged)}: {error}"
+        return
+    there = yaml.safe_load((staged / "_variables.yml").read_text(encoding="utf-8"))
+    for name, text in texts.items():
+        if there.get(name) != text:
+            yield f"{paths.shown(staged)}: {name} = {there.get(name)!r}, computed anew {text!r}"
