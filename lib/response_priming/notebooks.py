@@ -5,6 +5,7 @@ what is there. `write` tells make what is stale, and make runs it in order.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -287,14 +288,27 @@ def execute(
         SystemExit: it failed otherwise, and the line has said how.
     """
     import papermill
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from nbclient.exceptions import DeadKernelError
+    from traitlets import default
     from traitlets.config import Config
 
+    class OwnKernel(AsyncKernelManager):
+        """The kernel of this Python, whatever others are installed under its name."""
+
+        @default("kernel_spec_manager")
+        def _own(self) -> KernelSpecManager:
+            return KernelSpecManager(parent=self, kernel_dirs=[])
+
     partial = target.with_suffix(".partial.ipynb")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as sockets:
+    # The path of a socket has at most 107 bytes.
+    place = None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"
+    with artifacts.locked(target), tempfile.TemporaryDirectory(dir=place) as sockets:
         arguments: dict[str, Any] = {
             "parameters": values,
             "kernel_name": "python3",
+            "kernel_manager_class": OwnKernel,
             "cwd": folder,
             "start_timeout": 300,
             # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
@@ -313,7 +327,12 @@ def execute(
                 raise InputError(f"{error.evalue} ({where})") from None
             line.say(f"{line.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}")
             raise SystemExit(1) from None
-    partial.replace(target)
+        except DeadKernelError:
+            raise InputError(
+                f"{line.name}: its kernel was killed, perhaps for the memory it took; the notebook up to there: "
+                f"{paths.shown(partial)}; run it again, and it goes on from what is finished"
+            ) from None
+        partial.replace(target)
 
 
 def page(executed: Path, title: str) -> str:
