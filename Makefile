@@ -33,7 +33,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .SECONDARY:
-.PHONY: help paper ladder search attribution compare plan lab test test-engines test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper ladder search attribution compare plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -81,6 +81,9 @@ lab: $(SETUP) ## JupyterLab, opened at notebooks/start.ipynb
 # A file's tests share what took long to make, so they stay in one process; files go out in the order of tests/conftest.py.
 test: $(SETUP) lint ## all tests and static checks
 	$(BIN)/pytest -n logical --maxprocesses 6 --dist loadfile --no-loadscope-reorder
+
+test-faults: $(SETUP) ## kills, damage, edits, two at once, odd profiles, a full disk, on a tiny model; SEED=0 TIMES=1
+	$(BIN)/python tests/faults/faults.py --seed $(or $(SEED),0) --times $(or $(TIMES),1)
 
 test-engines: .venv-engines/installed ## the real vLLM engine and server on the embedded model (CPU)
 	.venv-engines/bin/pytest -s tests/real/test_engines.py

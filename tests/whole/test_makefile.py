@@ -4,18 +4,12 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 import tiny
-import yaml
+from project import ARMS, Project
 
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-ARMS = ["undistilled", "fine-tuned", "none", "teacher"]
 NOTEBOOKS = {
     "generate-none", "generate-teacher",
     "distill-fine-tuned", "distill-none", "distill-teacher",
@@ -25,81 +19,6 @@ NOTEBOOKS = {
 
 
 READERS = {"attention-visualize", "compare", "claims", "report"}
-
-
-class Project:
-    """A copy of the project with a profile `tiny`, and make to run in it."""
-
-    def __init__(self, root: Path, model: Path) -> None:
-        self.root = root
-        for name in ("Makefile", "setup.sh", "pyproject.toml", "requirements.lock", "CITATION.cff"):
-            shutil.copy(ROOT / name, root / name)
-        for name in ("lib", "notebooks", "params", "report"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        self.write(
-            arms=ARMS,
-            problems={"n_train": 6, "n_test": 6},
-            model={"student": str(model), "dtype": "float32", "device": "cpu"},
-            generate={"teacher": str(model), "worked_examples": 1, "response_tokens": 8, "generate_batch": 4},
-            distill={"train_steps": 2, "train_batch": 2, "micro_batch": 2},
-            evaluate={"answer_tokens": 8, "evaluate_batch": 4},
-            attention={"attention_prompts": 2, "heatmaps": 1},
-            attribution={"attribution_problems": 2, "gradient_steps": 2, "random_orders": 1},
-        )
-
-    def write(self, **changes):
-        """Change sections of params/tiny.yaml."""
-        file = self.root / "params" / "tiny.yaml"
-        content = yaml.safe_load(file.read_text()) if file.exists() else {}
-        file.write_text(yaml.safe_dump(content | changes))
-
-    def make(self, *goals, profile="tiny", answer="", **environment):
-        command = ["make", f"PROFILE={profile}", f"BIN={BIN}", *goals]
-        settings = {
-            "PYTHONPATH": str(self.root / "lib"),
-            "HF_HUB_OFFLINE": "1",
-            "GSM8K_DIR": "",
-            "PUBLISHED_LOGS": "",
-            "OMP_NUM_THREADS": "1",
-        }
-        return subprocess.run(
-            command,
-            cwd=self.root,
-            env=tiny.ENVIRONMENT | settings | environment,
-            input=answer,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def run(self, *arguments):
-        """The command line, for this profile."""
-        return subprocess.run(
-            [BIN / "response-priming", *arguments, "--profile", "tiny"],
-            cwd=self.root,
-            env=tiny.ENVIRONMENT | {"PYTHONPATH": str(self.root / "lib"), "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def verify(self):
-        """What `verify` says of this profile."""
-        command = [BIN / "response-priming", "verify", "tiny"]
-        settings = {"PYTHONPATH": str(self.root / "lib"), "HF_HUB_OFFLINE": "1"}
-        return subprocess.run(
-            command, cwd=self.root, env=tiny.ENVIRONMENT | settings, capture_output=True, text=True, check=False
-        )
-
-    def stale(self):
-        """Names of what `make paper` would run now."""
-        done = self.make("plan")
-        assert done.returncode == 0, done.stderr
-        return {line.split()[0] for line in done.stdout.splitlines()}
-
-    @property
-    def build(self):
-        return self.root / "build" / "tiny"
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +150,7 @@ def test_changed_code_executes_the_notebooks_that_use_it_and_makes_no_student_ag
     module.write_text(source + "\nCHANGED = True\n")
     try:
         stale = project.stale()
-        said = project.run("why", "distill-none").stdout
+        said = project.run("why", "distill-none", "--profile", "tiny").stdout
     finally:
         module.write_text(source)
     assert stale == {name for name in NOTEBOOKS if name.startswith("distill")} | {"report"}
@@ -256,7 +175,7 @@ def test_what_was_changed_or_removed_by_hand_is_made_again(project, damage, reas
         change()
         os.utime(file.parent, (0, 0))
         try:
-            assert reason in project.run("why", node).stdout or not file.exists()
+            assert reason in project.run("why", node, "--profile", "tiny").stdout or not file.exists()
             assert project.stale() == {node, *again}
         finally:
             file.write_bytes(kept)
@@ -272,7 +191,7 @@ def flipped(file, at):
 
 
 def test_a_whole_run_is_verified_and_a_flipped_bit_in_any_artefact_is_named(project):
-    done = project.verify()
+    done = project.run("verify", "tiny")
     assert (done.returncode, done.stdout) == (0, "build/tiny: every file, recipe and number is as it was made\n")
     files = [
         file
@@ -282,7 +201,7 @@ def test_a_whole_run_is_verified_and_a_flipped_bit_in_any_artefact_is_named(proj
     for file in random.Random(0).sample(files, 6):
         before = flipped(file, random.Random(str(file)).random())
         try:
-            done = project.verify()
+            done = project.run("verify", "tiny")
         finally:
             file.write_bytes(before)
         assert done.returncode == 1, file
@@ -304,7 +223,7 @@ def test_a_plan_that_was_cut_short_is_written_again(project):
 def test_a_notebook_is_not_executed_on_what_is_stale(project):
     project.write(overrides={"none": {"learning_rate": 2.0e-3}})
     try:
-        done = project.run("run", "evaluate", "--arm", "none")
+        done = project.run("run", "evaluate", "--arm", "none", "--profile", "tiny")
     finally:
         project.write(overrides={})
     assert done.returncode == 2
