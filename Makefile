@@ -32,7 +32,6 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.SECONDARY:
 .PHONY: help paper ladder search attribution compare plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make

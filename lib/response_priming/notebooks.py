@@ -221,8 +221,9 @@ def write(profile: params.Profile) -> None:
     ready = profile.run("generate", strategy=arms.UNPRIMED).build / "plan" / "ready"
     if not ready.exists() or ready.read_text(encoding="utf-8") != profile.written:
         stale.append("$(READY)")
-    needs = [(files[node.name], " ".join(files[name] for name in node.needs)) for node in all_nodes if node.needs]
-    lines = [f"{' '.join(stale)}: FORCE"] * bool(stale) + [f"{file}: | {needed}" for file, needed in needs]
+    # Every notebook is named, or make would take it for a file between two others, which it does without.
+    needs = [f"{files[node.name]}: | {' '.join(files[name] for name in node.needs)}".strip() for node in all_nodes]
+    lines = [f"{' '.join(stale)}: FORCE"] * bool(stale) + needs
     # The Makefile drops a file without its last line, which a kill or a full disk cut short.
     text = "\n".join([*lines, "# complete", ""])
     plan = ready.with_name("plan.mk")
