@@ -19,15 +19,6 @@ from response_priming.errors import InputError
 Head = tuple[int, int]  # layer, head
 REGION_TITLES = {"prompt": "Prompt", "solution": "Solution"}
 REGION_MARKERS = {"prompt": ("o", "0.25"), "solution": ("s", "#d55e00")}
-TESTS: style.Columns = {
-    "region": ("region", None),
-    "metric": ("number", None),
-    "unprimed": ("unprimed", "{:.4f}"),
-    "difference": ("difference", "{:+.4f}"),
-    "interval": ("95 % interval", "{}"),
-    "p_holm": ("p (prompts)", style.p_value),
-    "p_students": ("p (students)", style.p_value),
-}
 
 
 def shown_means(table: pd.DataFrame) -> Styler:
@@ -45,8 +36,8 @@ def shown_tests(tests: pd.DataFrame) -> Styler:
         "metric": tests["metric"].map(EVERY),
         "interval": ["" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}" for low, high in ends],
     }
-    columns = {name: look for name, look in TESTS.items() if name != "p_students" or tests[name].notna().any()}
-    return style.printed(tests.assign(**words), "attention-test", columns)
+    shown = tests.assign(**words).drop(columns=[] if tests["p_students"].notna().any() else "p_students")
+    return style.printed(shown, "attention-test")
 
 
 def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:

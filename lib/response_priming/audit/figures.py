@@ -11,60 +11,15 @@ from response_priming import arms, style
 from response_priming.audit.findings import Audit
 from response_priming.extraction import RULES
 
-# For each table as the paper prints it: column -> heading and format.
-COLUMNS: dict[str, style.Columns] = {
-    "published": {
-        "title": ("student", None),
-        "readme": ("README", "{:.2%}"),
-        "readme_count": ("its count", "{:.0f}"),
-        "readme_share": ("count / n", "{:.2%}"),
-        "graded": ("marked in the log", "{:.0f}"),
-        "correct": ("recount", "{:.0f}"),
-        "accuracy": ("recount / n", "{:.1%}"),
-        ("low", "high"): ("95 % interval", 100),
-        "boxed": ("boxed", "{:.0f}"),
-    },
-    "rules": {"title": ("student", None)} | {
-        rule: (style.wrapping(rule), "{:.1%}") for rule in ("readme", "graded", *RULES)
-    },
-    "decomposition": {
-        "title": ("student", None),
-        "accuracy": ("accuracy", "{:.1%}"),
-        "boxed_share": ("boxed", "{:.1%}"),
-        "boxed_right": ("if boxed", "{:.1%}"),
-        "unboxed_right": ("if not", "{:.1%}"),
-        "cap": ("cap", "{:.0f}"),
-        "capped_share": ("capped", "{:.1%}"),
-        "finished": ("finished", "{:.0f}"),
-        "finished_right": ("if finished", "{:.1%}"),
-        "gain": ("gain (points)", "{:+.1f}"),
-        "boxing_points": ("by boxing", "{:+.1f}"),
-    },
-    "tests": {
-        "title": ("student", None),
-        "baseline_title": ("compared with", None),
-        "points": ("gain (points)", "{:+.1f}"),
-        ("low", "high"): ("95 % interval", 1),
-        "relative": ("relative gain", "{:+.1%}"),
-        "wins": ("wins", "{:.0f}"),
-        "losses": ("losses", "{:.0f}"),
-        "p": ("p", style.p_value),
-        "p_holm": ("p (Holm)", style.p_value),
-    },
-    "discrepancies": {
-        key: (key, None) for key in ("no.", "published", "found", "how to check", "what follows")
-    },
-}  # fmt: skip
-
 
 def shown(found: Audit, name: str) -> Styler:
     """One table as the paper prints it."""
     table: pd.DataFrame = getattr(found, name)
     if name == "rules":
-        table = table.pivot(index="title", columns="rule", values="accuracy").loc[table["title"].unique()].reset_index()
+        return style.by_rule(table)
     if name == "discrepancies":
         table = table.replace("`", "", regex=True)  # code in Markdown, which a table's cell is not
-    return style.printed(table, name, COLUMNS[name])
+    return style.printed(table, name)
 
 
 def figure(found: Audit) -> Figure:

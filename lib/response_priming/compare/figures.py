@@ -11,57 +11,19 @@ from pandas.io.formats.style import Styler
 
 from response_priming import style
 from response_priming.compare.comparison import Comparison
-from response_priming.extraction import RULES
-
-SHARE, WORDS = "{:.1%}", None  # a format is of numbers, aligned right; words have none
-ACCURACY: style.Columns = {
-    "n": ("n", "{:.0f}"),
-    "seeds": ("seeds", "{:.0f}"),
-    "correct": ("correct", "{:.0f}"),
-    "accuracy": ("accuracy", SHARE),
-    ("low", "high"): ("95 % interval", 100),
-    "covers": ("interval covers", WORDS),
-    "spread": ("spread", SHARE),
-    "answered": ("answered", SHARE),
-    "accuracy_answered": ("if answered", SHARE),
-    "finished": ("finished", SHARE),
-    "mean_tokens": ("tokens", "{:.1f}"),
-}
-# For each table as the paper prints it: column -> heading and format.
-COLUMNS: dict[str, style.Columns] = {
-    "accuracy": {"title": ("student", WORDS), **ACCURACY, "published": ("published", SHARE)},
-    "gains": {
-        "title": ("student", WORDS),
-        "baseline_title": ("compared with", WORDS),
-        "points": ("gain (points)", "{:+.1f}"),
-        ("low", "high"): ("95 % interval", 1),
-        "relative": ("relative gain", "{:+.1%}"),
-        ("relative_low", "relative_high"): ("95 % interval", 100),
-        "wins": ("wins", "{:.0f}"),
-        "losses": ("losses", "{:.0f}"),
-        "p": ("p", style.p_value),
-        "p_holm": ("p (Holm)", style.p_value),
-    },
-    "rules": {"title": ("student", WORDS)} | {rule: (style.wrapping(rule), SHARE) for rule in RULES},
-    "teacher": {"title": ("strategy", WORDS), **ACCURACY},
-    "samples": {key: (key, WORDS) for key in ("question", "answer")}
-    | {"title": ("student", WORDS), "response": ("response", WORDS), "correct": ("correct", WORDS)},
-}
 
 
 def shown(found: Comparison, name: str) -> Styler:
     """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
     table: pd.DataFrame = getattr(found, name)
-    columns = COLUMNS[name]
-    if "covers" in table and (table["seeds"] == 1).all():
-        columns = {key: column for key, column in columns.items() if key not in ("seeds", "spread", "covers")}
     if name == "rules":
-        arms = table["title"].unique()
-        table = table.pivot(index="title", columns="rule", values="accuracy").loc[arms].reset_index()
+        return style.by_rule(table)
+    if "covers" in table and (table["seeds"] == 1).all():
+        table = table.drop(columns=["seeds", "spread", "covers"])
     if name == "samples":
         table = table.assign(correct=table["correct"].map({True: "yes", False: "no"}))
         table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
-    return style.printed(table, name, columns)
+    return style.printed(table, name)
 
 
 def accuracy_figure(found: Comparison) -> Figure:

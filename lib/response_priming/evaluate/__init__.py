@@ -15,6 +15,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "answers": ["answer", "answers_to"],
         "calculations": ["calculations_table"],
         "calibration": ["calibration_table", "separation"],
-        "figures": ["browse", "confidence_figure", "reliability_figure", "shown_calculations", "shown_calibration"],
+        "figures": ["browse", "confidence_figure", "reliability_figure"],
     },
 )

@@ -1,4 +1,4 @@
-"""The figures and printed tables of evaluate, and a way to leaf through the answers.
+"""The figures of evaluate, and a way to leaf through the answers.
 
 No figure is made by pyplot, which would show it a second time in a notebook. `scores` is arm -> its graded answers (see
 `evaluate.answer`); answers of several seeds are taken together.
@@ -11,32 +11,11 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 
 from response_priming import arms, style
 from response_priming.errors import InputError
 from response_priming.evaluate.calibration import KINDS, reliability
 from response_priming.extraction import RULES
-
-CALCULATIONS: style.Columns = {
-    "title": ("student", None),
-    "responses": ("responses", "{:.0f}"),
-    "with_steps": ("with steps", "{:.1%}"),
-    "steps": ("steps", "{:.0f}"),
-    "right": ("steps right", "{:.1%}"),
-    ("low", "high"): ("95 % interval", 100),
-    "right_despite": ("answer right, a step wrong", "{:.1%}"),
-    "wrong_though": ("answer wrong, steps right", "{:.1%}"),
-}
-CALIBRATION: style.Columns = {
-    "title": ("student", None),
-    "logprob_correct": ("right (nats)", "{:.3f}"),
-    "logprob_incorrect": ("wrong (nats)", "{:.3f}"),
-    "auroc": ("AUROC", "{:.1%}"),
-    ("auroc_low", "auroc_high"): ("95 % interval", 100),
-    "p": ("p", style.p_value),
-    "calibration_error": ("calibration error", "{:.1%}"),
-}
 
 
 def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
@@ -75,16 +54,6 @@ def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
         control.observe(show, names="value")
     show()
     return ipywidgets.VBox([ipywidgets.HBox([which, number]), text])
-
-
-def shown_calculations(found: pd.DataFrame) -> Styler:
-    """`calculations_table` as the paper prints it."""
-    return style.printed(found, "steps", CALCULATIONS)
-
-
-def shown_calibration(found: pd.DataFrame) -> Styler:
-    """`calibration_table` as the paper prints it."""
-    return style.printed(found, "calibration", CALIBRATION)
 
 
 def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:

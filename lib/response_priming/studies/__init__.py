@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "search": ["optimize", "trials"],
         "ladder": ["climb"],
-        "two_runs": ["accuracies", "read_run"],
+        "two_runs": ["accuracies", "origins", "read_run"],
         "figures": [
             "accuracies_figure",
             "describe_accuracies",
@@ -20,7 +20,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "shown_accuracies",
             "shown_claims",
             "shown_ladder",
-            "shown_origins",
             "shown_parameters",
             "surface_figure",
         ],

@@ -1,8 +1,6 @@
 """The figures, printed tables and sentences of the studies: of the search, of the ladder, and of two runs."""
 
-import os
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 import optuna
@@ -14,13 +12,12 @@ from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import stats, style
+from response_priming import paths, stats, style
 from response_priming.studies import two_runs
 from response_priming.studies.search import trials
 from response_priming.studies.two_runs import ABSENT, FinishedRun
 
 DONE, PRUNED = sns.color_palette("colorblind")[0], "0.5"
-SIDES: style.Columns = {"a": ("A", None), "b": ("B", None)}
 
 
 # --- the search ---
@@ -85,98 +82,54 @@ def ladder_figure(table: pd.DataFrame) -> Figure:
 
 def shown_ladder(table: pd.DataFrame) -> Styler:
     """The rungs as the notebook prints them: per cent, and one column for an interval."""
-    columns: style.Columns = {"title": ("rung", None), "n": ("n", "{}")}
-    for name in ("accuracy", "finished"):
-        columns |= {
-            name: (f"{name} (%)", lambda share: f"{100 * share:.1f}"),
-            (f"{name}_low", f"{name}_high"): (f"{name}, 95 % interval", 100),
-        }
-    columns |= {"mean_tokens": ("mean tokens", "{:.1f}"), "seconds": ("seconds", "{:.0f}")}
-    return style.printed(table, "ladder", columns)
+    return style.printed(table.assign(accuracy=100 * table["accuracy"], finished=100 * table["finished"]), "ladder")
 
 
 # --- two runs; sentences are Markdown ---
 
 
+def _said(part: str, a: FinishedRun, b: FinishedRun, **values: Any) -> str:
+    """A part of report/two-runs.md.jinja, filled."""
+    words = (paths.REPORT / "two-runs.md.jinja").read_text(encoding="utf-8")
+    return style.filled(words, {"part": part, "a": a, "b": b} | values).strip()
+
+
 def describe_runs(a: FinishedRun, b: FinishedRun) -> str:
     """What is compared, with links to the runs' own pages, from the folder that this runs in."""
-    links = [
-        f"[{side}, profile {run.profile}]({quote(os.path.relpath(run.page))})"
-        for side, run in (("A", a), ("B", b))
-        if run.page
-    ]
-    return f"A is `{a.name}` and B is `{b.name}`." + (f" Their own pages: {', '.join(links)}." if links else "")
-
-
-def shown_origins(a: FinishedRun, b: FinishedRun) -> Styler:
-    """Where both come from, as the notebook prints it."""
-    return style.printed(two_runs.origins(a, b), "origins", {"what": ("", None)} | SIDES)
+    return _said("runs", a, b)
 
 
 def describe_parameters(a: FinishedRun, b: FinishedRun) -> str:
     """Whether any differ, and what else may make a difference: other code, and what cannot be looked at."""
-    said = ["None: the manifests record the same."] if two_runs.differing(a, b).empty else []
-    if code := ", ".join(f"`{name}`" for name in two_runs.differing_code(a, b)):
-        said.append(f"The code that made the answers differs as well, and may be what makes a difference: {code}.")
-    if lost := ", ".join(f"{side}'s `{part}`" for side, run in (("A", a), ("B", b)) for part in run.lost):
-        said.append(f"Without a manifest, and so not looked at: {lost}.")
-    return "\n\n".join(said)
+    lost = [f"{side}'s `{part}`" for side, run in (("A", a), ("B", b)) for part in run.lost]
+    same, code = two_runs.differing(a, b).empty, two_runs.differing_code(a, b)
+    return _said("parameters", a, b, same=same, code=code, lost=lost)
 
 
 def shown_parameters(a: FinishedRun, b: FinishedRun) -> Styler | None:
     """The parameters that differ, as the notebook prints them; None where none does."""
     found = two_runs.differing(a, b)
-    columns = {"parameter": ("parameter", None), "where": ("stage", None)} | SIDES
-    return style.printed(found, "parameters", columns) if len(found) else None
+    return style.printed(found, "parameters") if len(found) else None
 
 
 def describe_accuracies(found: pd.DataFrame, a: FinishedRun, b: FinishedRun) -> str:
     """What the two accuracies of an arm rest on (see `two_runs.accuracies`), and which arms differ."""
-    sizes = [
-        f"{side}: n = {len(run.problems):,} test problems, {run.seeds} training seed{'s' if run.seeds > 1 else ''}"
-        for side, run in (("A", a), ("B", b))
-    ]
-    said = ["; ".join(sizes), f"Right is what rule `{a.rule}` says"]
-    if a.rule != b.rule:
-        said[-1] += f", also for B; to see both by B's own rule, `{b.rule}`, exchange A and B"
-    if two_runs.same_problems(a, b):
-        unless = " unless the numbers of its students do not match" if found["paired"].eq(False).any() else ""
-        said.append(f"Both asked the same problems, so an arm is compared in pairs, problem by problem{unless}")
-    else:
-        shared = len(a.problems.merge(b.problems))
-        also = f"; {shared} are in both, which makes the intervals rather too wide" if shared else ""
-        said.append(f"They asked different problems, so the accuracies of an arm are of independent samples{also}")
-    tested = found.dropna(subset="p")
+    tested = found.dropna(subset="p").set_index("title")
     clear = tested[(tested["p_holm"] < stats.SIGNIFICANT) & (tested["low"] * tested["high"] > 0)]
-    named = "; ".join(f"{row['title']} {row['points']:+.1f} points" for _, row in clear.iterrows())
-    if tested.empty:
-        said.append("No arm is in both")
-    else:
-        points = tested.set_index("title")["points"].astype(float)
-        differing = _count("arm", len(tested), len(clear))
-        said += [
-            f"{differing} by interval and corrected p{f': {named}' if named else ''}",
-            f"B minus A lies between {points.min():+.1f} points ({points.idxmin()}) and {points.max():+.1f} points "
-            f"({points.idxmax()})",
-        ]
-    return "\n".join(f"- {sentence}." for sentence in said)
-
-
-def _count(what: str, both: int, differ: int) -> str:
-    """`Both have 6 arms, of which 1 differs`."""
-    several, verb = "s" if both != 1 else "", "differ" if differ > 1 else "differs"
-    return f"Both have {both} {what}{several}, of which {differ or 'none'} {verb}"
+    values = {
+        "same": two_runs.same_problems(a, b),
+        "shared": len(a.problems.merge(b.problems)),
+        "unpaired": found["paired"].eq(False).any(),
+        "points": tested["points"].astype(float),
+        "clear": clear["points"].astype(float),
+    }
+    return _said("accuracies", a, b, **values)
 
 
 def shown_accuracies(found: pd.DataFrame) -> Styler:
     """Both accuracies of every arm and their difference, as the notebook prints them."""
-    columns: style.Columns = {"title": ("student", None)}
-    for side in "ab":
-        columns |= {side: (side.upper(), "{:.1%}"), (f"{side}_low", f"{side}_high"): ("95 % interval", 100)}
-    columns |= {"points": ("B minus A (points)", "{:+.1f}"), ("low", "high"): ("95 % interval", 1)}
-    if found["paired"].eq(True).any():
-        columns |= {"only_a": ("only A", "{:.0f}"), "only_b": ("only B", "{:.0f}")}
-    return style.printed(found, "accuracies", columns | {"p_holm": ("p (Holm)", style.p_value)})
+    paired = found["paired"].eq(True).any()
+    return style.printed(found if paired else found.drop(columns=["only_a", "only_b"]), "accuracies")
 
 
 def accuracies_figure(found: pd.DataFrame) -> Figure:
@@ -202,16 +155,10 @@ def accuracies_figure(found: pd.DataFrame) -> Figure:
 def describe_claims(a: FinishedRun, b: FinishedRun) -> str:
     """How many verdicts on claims of the paper both have, and how many differ."""
     found = two_runs.claims(a, b)
-    both = found.dropna()
-    if found.empty:
-        return "Neither run has verdicts on them; `make paper` makes them."
-    if both.empty:
-        return "Only one of them has verdicts."
-    return f"{_count('verdict', len(both), int((both['a'] != both['b']).sum()))}."
+    return _said("claims", a, b, verdicts=found, both=found.dropna())
 
 
 def shown_claims(a: FinishedRun, b: FinishedRun) -> Styler | None:
     """The verdict on each claim in both runs, as the notebook prints it; None where there are none."""
     found = two_runs.claims(a, b).fillna(ABSENT)
-    columns: style.Columns = {"claim": ("claim of the paper", None)} | SIDES
-    return style.printed(found, "claims", columns) if len(found) else None
+    return style.printed(found, "claims") if len(found) else None

@@ -6,10 +6,12 @@ side by side; else the two accuracies are of independent samples.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from statsmodels.stats.multitest import multipletests
@@ -53,10 +55,10 @@ class FinishedRun:
         return re.sub(r"[^\w.]+", "-", str(self.folder.relative_to(self.home.parent)))
 
     @property
-    def page(self) -> Path | None:
-        """The page of the run's profile, where it was rendered."""
+    def link(self) -> str | None:
+        """A link to the page of the run's profile, from the folder that this runs in; None where there is no page."""
         page = self.home / "report" / "_site" / "index.html"
-        return page if page.exists() else None
+        return quote(os.path.relpath(page)) if page.exists() else None
 
     @property
     def problems(self) -> pd.DataFrame:
