@@ -21,9 +21,8 @@ from typing import Any
 
 import pandas as pd
 import scipy.stats
-from statsmodels.stats.multitest import multipletests
 
-from response_priming import arms, artifacts, compare, generate, params, scoring, stats, style
+from response_priming import arms, artifacts, compare, generate, params, stats, style
 
 SUPPORTED, UNSUPPORTED, UNTESTABLE = ("supported", "not supported", "not testable here")
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
@@ -93,14 +92,9 @@ def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
 
 def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
     """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
-    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    primed = [arm for arm in right if arms.is_primed(arm) and arms.FINE_TUNED in right]
-    baseline = {"baseline": arms.FINE_TUNED, "baseline_title": arms.title(arms.FINE_TUNED)}
-    rows = [
-        {"arm": arm, "title": arms.title(arm), **baseline} | stats.paired(right[arm], right[arms.FINE_TUNED], seed=seed)
-        for arm in primed
-    ]
-    return pd.DataFrame(rows).assign(p_holm=multipletests([row["p"] for row in rows], method="holm")[1] if rows else [])
+    pairs = [(arm, arms.FINE_TUNED) for arm in scores if arms.is_primed(arm)]
+    found: pd.DataFrame = compare.gains_of(pairs, scores, rule, seed=seed)
+    return found
 
 
 def gain(rows: pd.DataFrame) -> Found:

@@ -16,6 +16,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+import psutil
 from tqdm import tqdm
 
 from response_priming import paths
@@ -180,7 +181,7 @@ class Line:
         with self.shared.open("r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             height, lines = json.loads(file.readline() or "[0, {}]")
-            dead = {process: lines.pop(process) for process in list(lines) if not _runs(int(process))}
+            dead = {process: lines.pop(process) for process in list(lines) if not psutil.pid_exists(int(process))}
             # Where all that drew are dead, what they drew may be on another terminal, or far above.
             if lines:
                 killed = "".join(f"{line} (killed)\n" for line in dead.values())
@@ -191,16 +192,6 @@ class Line:
             print(block, end="", file=self.stream, flush=True)
             file.seek(0)
             file.write(json.dumps([block.count("\n"), lines]) + "\n")  # over the old line, at once: never half a file
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def shared(profile: str) -> Path:

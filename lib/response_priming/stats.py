@@ -9,6 +9,7 @@ import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint, test_proportions_2indep
 
 # What `paired` and `difference` give.
@@ -84,6 +85,15 @@ def paired_counts(n: int, both: int, wins: int, losses: int, *, seed: int) -> di
     outcomes = [(True, True), (True, False), (False, True), (False, False)]
     new, old = np.repeat(outcomes, [both, wins, losses, n - both - wins - losses], axis=0).T
     return paired(new[None], old[None], seed=seed)
+
+
+def holm(p: Any) -> NDArray[np.float64]:
+    """Each p corrected for all of them (Holm 1979); NaN stays NaN and counts for none."""
+    corrected = np.array(p, np.float64)
+    known = ~np.isnan(corrected)
+    if known.any():
+        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    return corrected
 
 
 def t_interval(values: Any) -> tuple[float, float]:

@@ -8,7 +8,6 @@ Reads: all students. Writes: `attention/`, numbers of every head, the most diver
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

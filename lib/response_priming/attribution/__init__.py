@@ -5,11 +5,7 @@ Reads: `responses/STRATEGY/`. Writes: `attribution/`, the share of each part of 
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={
-        "attributions": ["attribute"],
-        "figures": ["deletion_figure", "shares_figure", "table"],
-    },
+    submod_attrs={"attributions": ["attribute"], "figures": ["deletion_figure", "shares_figure", "table"]},
 )

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from response_priming import arms, stats
 from response_priming.extraction import RULES, boxed_number
@@ -118,10 +117,7 @@ def _published_table(counts: Counts, facts: Mapping[str, Any], every: pd.DataFra
             "readme_count": facts["arms"][arm]["readme_count"],
             "readme_share": facts["arms"][arm]["readme_count"] / facts["n"],
             "graded": found["graded"],
-            "correct": recount.loc[arm, "correct"],
-            "accuracy": recount.loc[arm, "accuracy"],
-            "low": recount.loc[arm, "low"],
-            "high": recount.loc[arm, "high"],
+            **recount.loc[arm, ["correct", "accuracy", "low", "high"]],
             "boxed": found["boxed"],
         }
         for arm, found in counts["arms"].items()
@@ -180,4 +176,4 @@ def _tests(counts: Counts) -> pd.DataFrame:
             names = {"arm": arm, "title": arms.title(arm), "baseline": baseline}
             names["baseline_title"] = arms.title(baseline)
             made.append(names | stats.paired_counts(n, both, wins, losses, seed=0))
-    return pd.DataFrame(made).assign(p_holm=lambda table: multipletests(table["p"], method="holm")[1])
+    return pd.DataFrame(made).assign(p_holm=lambda table: stats.holm(table["p"]))

@@ -4,16 +4,6 @@ A file an engine, found by its name: `transformers` (in process, with `cascade`)
 OpenAI-compatible one). `base` is what they have in common. A new one is a file and its name in `params.sections`.
 """
 
-from response_priming.engines.base import (
-    Engine,
-    Response,
-    Setup,
-    Signal,
-    counted,
-    open_engine,
-    pack,
-    require,
-    teacher_of,
-)
+from response_priming.engines.base import Engine, Response, Setup, Signal, counted, open_engine, require, teacher_of
 
-__all__ = ["Engine", "Response", "Setup", "Signal", "counted", "open_engine", "pack", "require", "teacher_of"]
+__all__ = ["Engine", "Response", "Setup", "Signal", "counted", "open_engine", "require", "teacher_of"]

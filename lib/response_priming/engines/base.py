@@ -90,8 +90,13 @@ class Setup:
 
 
 class Engine(abc.ABC):
-    """What the stages need of an engine; `context` is its model's (tokens), None where it is not known."""
+    """What the stages need of an engine; `context` is its model's (tokens), None where it is not known.
 
+    `package` is what it needs beside the library's own, and `extra` that of pyproject.toml which installs it.
+    """
+
+    package: str | None = None
+    extra: str | None = None
     tokenizer: "PreTrainedTokenizerBase"
     context: int | None
 
@@ -158,23 +163,15 @@ def require(name: str) -> type[Engine]:
     """The engine of that name; `InputError` where there is none, or the package that it needs is not installed."""
     if name not in get_args(params.Engine):
         raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(get_args(params.Engine))}")
-    module = importlib.import_module(f"{__package__}.{name}")
-    needed: Needs | None = getattr(module, "NEEDS", None)
-    if needed and importlib.util.find_spec(needed.package) is None:
-        raise InputError(f"engine = {name!r}: {needed.package} is not installed: pip install '.[{needed.extra}]'")
-    return cast("type[Engine]", module.ENGINE)
+    engine = cast("type[Engine]", importlib.import_module(f"{__package__}.{name}").ENGINE)
+    if engine.package and importlib.util.find_spec(engine.package) is None:
+        raise InputError(f"engine = {name!r}: {engine.package} is not installed: pip install '.[{engine.extra}]'")
+    return engine
 
 
 def open_engine(name: str, setup: Setup) -> Engine:
     """The engine of that name with its model loaded; `InputError` where it cannot be."""
     return require(name).open(setup)
-
-
-class Needs(NamedTuple):
-    """The package that an engine needs beside the library's own, and the extra of pyproject.toml that installs it."""
-
-    package: str
-    extra: str
 
 
 def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:

@@ -6,10 +6,4 @@
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "examples": ["prepare"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"examples": ["prepare"]})

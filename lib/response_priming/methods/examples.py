@@ -35,6 +35,7 @@ import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
@@ -262,23 +263,15 @@ class Items(Dataset[Item]):
         ]
 
 
-class Stream(Dataset[Item]):
+def stream(items: Items, *, count: int, seed: int) -> Subset[Item]:
     """What all steps of a training are made of, in order: pass after pass over the items, each in an order of its own.
 
     The order hangs on the seed alone. So a step has the same items whatever the micro-batch and the number of processes
     are, and no step is cut short where a pass ends.
     """
-
-    def __init__(self, items: Items, *, count: int, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        passes = [random.permutation(len(items)) for _ in range(math.ceil(count / len(items)))]
-        self.items, self.order = items, np.concatenate(passes)[:count]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> Item:
-        return self.items[int(self.order[index])]
+    random = np.random.default_rng(seed)
+    passes = [random.permutation(len(items)) for _ in range(math.ceil(count / len(items)))]
+    return Subset(items, np.concatenate(passes)[:count].tolist())
 
 
 def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
@@ -293,10 +286,6 @@ def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
     fills = {"input_ids": pad, "labels": IGNORED}
     for key, kind in KINDS.items():
         if key in rows[0]:
-            arrays: list[NDArray[Any]] = [np.asarray(row[key], kind) for row in rows]
-            shape = (len(arrays), max(map(len, arrays)), *arrays[0].shape[1:])
-            filled = np.full(shape, fills.get(key, 0), kind)
-            for target, array in zip(filled, arrays, strict=True):
-                target[: len(array)] = array
-            padded[key] = torch.from_numpy(filled)
+            tensors = [torch.from_numpy(np.asarray(row[key], kind)) for row in rows]
+            padded[key] = pad_sequence(tensors, batch_first=True, padding_value=fills.get(key, 0))
     return padded

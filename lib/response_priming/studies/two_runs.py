@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from response_priming import arms, artifacts, params, paths, provenance, scoring, stats
 from response_priming.errors import InputError
@@ -238,9 +237,7 @@ def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
         rows.append(row | (stats.difference(right["a"], right["b"], same=same) if len(right) == 2 else {}))
     sides = [f"{side}{end}" for side in "ab" for end in ("", "_low", "_high")]
     table = pd.DataFrame(rows, columns=["arm", "title", *sides, *stats.DIFFERENCE])
-    tested = table["p"].notna()
-    corrected = multipletests(table.loc[tested, "p"].astype(float), method="holm")[1] if tested.any() else []
-    return table.assign(p_holm=pd.Series(corrected, index=table.index[tested], dtype=float))
+    return table.assign(p_holm=stats.holm(table["p"]))
 
 
 def claims(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
