@@ -6,6 +6,7 @@ said for good. They stand in a file: whoever has something new to say locks it a
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -98,7 +99,7 @@ BAR = re.compile(r"\r([^\r\n]*?(?:\b(\d+)/(\d+) \w+, [^\r\n]*?(?=\x1b\[K)|\b(\d+
 CONTROL = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 
-class Line:
+class Line(io.TextIOBase):
     """The line of a notebook, or of another goal of make: a file to which its standard error is written."""
 
     def __init__(self, name: str, shared: Path, *, place: str = "", stream: TextIO | None = None) -> None:
@@ -110,12 +111,9 @@ class Line:
             stream: where the line is shown, by default standard output.
         """
         self.name, self.place, self.shared = name, place, shared
-        self.stream, self.errors = stream or sys.stdout, sys.stderr
+        self.stream, self.standard_error = stream or sys.stdout, sys.stderr
         self.moves = self.stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
         self.begun, self._rest, self._tenth = time.monotonic(), "", 0
-
-    def __enter__(self) -> "Line":
-        return self
 
     def __exit__(self, failed: object, *_: object) -> None:
         if self._rest:
@@ -138,7 +136,7 @@ class Line:
 
     def say(self, text: str) -> None:
         """Say something for good, on standard error."""
-        self._print(text, self.errors)
+        self._print(text, self.standard_error)
 
     def write(self, text: str) -> int:
         """Take what was written to standard error: bars become the line, any other text is said as it is."""
@@ -150,9 +148,6 @@ class Line:
             if said := CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2]).strip():
                 self.say(f"{self.name}: {said}")
         return len(text)
-
-    def flush(self) -> None:
-        """Nothing waits."""
 
     def _move(self, bar: re.Match[str]) -> None:
         state, done, total, percent = bar.groups()

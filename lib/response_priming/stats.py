@@ -106,17 +106,12 @@ def permuted(samples: tuple[NDArray[Any], ...], how: str, seed: int) -> float:
     """The p of a difference in means; of one sample, of paired differences, whose signs are what is exchanged."""
     if min(map(len, samples)) < 2:
         return float("nan")
-    rng = np.random.default_rng(seed)
-    return float(
-        scipy.stats.permutation_test(
-            samples, difference_of_means, permutation_type=how, vectorized=True, rng=rng
-        ).pvalue
-    )
 
+    def difference_of_means(new: NDArray[Any], old: NDArray[Any] | float = 0.0, axis: int = -1) -> Any:
+        return np.mean(new, axis=axis) - np.mean(old, axis=axis if np.ndim(old) else None)
 
-def difference_of_means(new: NDArray[Any], old: NDArray[Any] | float = 0.0, axis: int = -1) -> Any:
-    """The mean of `new` minus that of `old`, along the axis."""
-    return np.mean(new, axis=axis) - np.mean(old, axis=axis if np.ndim(old) else None)
+    options = {"permutation_type": how, "vectorized": True, "rng": np.random.default_rng(seed)}
+    return float(scipy.stats.permutation_test(samples, difference_of_means, **options).pvalue)
 
 
 def significant(gain: Any) -> bool:

@@ -8,6 +8,7 @@ import jinja2
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
@@ -56,6 +57,15 @@ def _place(arm: str) -> int:
     known = arms.known()
     # An earlier run may have a strategy that has gone since.
     return known.index(arm) if arm in known else len(known)
+
+
+def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure of a size in inches, and its axes as `Figure.subplots` gives them.
+
+    It is not made by pyplot, which would show it a second time in a notebook.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def dots(axes: Any, table: pd.DataFrame, looks: Any, *, value: str, low: str = "low", high: str = "high") -> None:

@@ -26,8 +26,7 @@ def figure(found: Audit) -> Figure:
     """Accuracy of every arm by every rule, with the README's values as hollow markers in a row of their own."""
     table, names = found.rules, list(found.rules["arm"].unique())
     rules = ["readme", "graded", *RULES]
-    chart = Figure(figsize=(7, 0.8 + 0.4 * len(rules)), layout="constrained")
-    axes = chart.subplots()
+    chart, axes = style.panels(7, 0.8 + 0.4 * len(rules))
     for offset, arm in zip(np.linspace(-0.25, 0.25, len(names)), names, strict=True):
         points = table[table["arm"] == arm].set_index("rule").loc[rules]
         at = np.arange(len(rules)) + offset

@@ -1,6 +1,4 @@
-"""The figures and printed tables of stage compare.
-
-No figure is made by pyplot, which would show it a second time in a notebook."""
+"""The figures and printed tables of stage compare."""
 
 from typing import Any
 
@@ -29,8 +27,7 @@ def shown(found: Comparison, name: str) -> Styler:
 def accuracy_figure(found: Comparison) -> Figure:
     """Accuracy of every arm with its interval, and the paper's printed value as a hollow marker."""
     table = found.accuracy
-    figure = Figure(figsize=(7, 0.8 + 0.55 * len(table)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = style.panels(7, 0.8 + 0.55 * len(table))
     looks: Any = [{"color": style.color(arm), "marker": style.marker(arm), "markersize": 7} for arm in table["arm"]]
     style.dots(axes, table, looks, value="accuracy")
     for y, (x, printed) in enumerate((100 * table[["accuracy", "published"]]).itertuples(index=False)):
@@ -47,9 +44,9 @@ def accuracy_figure(found: Comparison) -> Figure:
 def loss_figure(found: Comparison) -> Figure:
     """Hard and soft loss of every trained arm by optimiser step: means over seeds, and bands from the lowest to the
     highest of them; a panel is left out where no arm has that loss."""
-    panels = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
-    figure = Figure(figsize=(7, 2.7 * len(panels) + 0.3), layout="constrained")
-    for axes, name in zip(figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels, strict=True):
+    names = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
+    figure, panels = style.panels(7, 2.7 * len(names) + 0.3, len(names), squeeze=False, sharex=True)
+    for axes, name in zip(panels[:, 0], names, strict=True):
         steps = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False)[name].agg(["mean", "min", "max"])
         ends = {}
         for arm, curve in steps.groupby("arm", sort=False):

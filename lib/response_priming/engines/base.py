@@ -146,17 +146,9 @@ class Engine(abc.ABC):
 
 def teacher_of(run: params.GenerateRun) -> Setup:
     """How a run's teacher answers."""
-    return Setup(
-        run.teacher,
-        run.teacher_revision,
-        run.dtype,
-        run.device,
-        quantization=run.teacher_quantization,
-        batch=run.generate_batch,
-        tensor_parallel=run.tensor_parallel,
-        pipeline_parallel=run.pipeline_parallel,
-        server_url=run.server_url,
-    )
+    how = run.model_dump(include={"dtype", "device", "tensor_parallel", "pipeline_parallel", "server_url"})
+    how |= {"quantization": run.teacher_quantization, "batch": run.generate_batch}
+    return Setup(run.teacher, run.teacher_revision, **how)
 
 
 def require(name: str) -> type[Engine]:

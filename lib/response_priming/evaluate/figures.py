@@ -1,9 +1,10 @@
 """The figures of evaluate, and a way to leaf through the answers.
 
-No figure is made by pyplot, which would show it a second time in a notebook. `scores` is arm -> its graded answers (see
+`scores` is arm -> its graded answers (see
 `evaluate.answer`); answers of several seeds are taken together.
 """
 
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -58,9 +59,9 @@ def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
 
 def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
     """Accuracy against confidence, a panel an arm: on the diagonal, a student knows how often it is right."""
-    names = list(scores)
-    figure = Figure(figsize=(2.6 * min(len(names), 3) + 0.6, 2.7 * -(-len(names) // 3)), layout="constrained")
-    panels = figure.subplots(-(-len(names) // 3), min(len(names), 3), squeeze=False, sharex=True, sharey=True)
+    names, columns = list(scores), min(len(scores), 3)
+    rows, shared = math.ceil(len(names) / 3), {"sharex": True, "sharey": True}
+    figure, panels = style.panels(2.6 * columns + 0.6, 2.7 * rows, rows, columns, squeeze=False, **shared)
     for axes, arm in zip(panels.flat, names, strict=False):
         found = reliability(scores[arm], rule)
         errors = [100 * (found["accuracy"] - found["low"]), 100 * (found["high"] - found["accuracy"])]
@@ -78,8 +79,7 @@ def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
 
 def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
     """Mean log-probability of right and of wrong answers of every arm, as boxes."""
-    figure = Figure(figsize=(7, 0.9 + 0.6 * len(scores)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = style.panels(7, 0.9 + 0.6 * len(scores))
     for y, answers in enumerate(scores.values()):
         right = answers[f"{rule}-correct"].to_numpy(bool)
         for kind, rows, offset, hatch in zip(KINDS, (right, ~right), (-0.18, 0.18), ("", "///"), strict=True):

@@ -25,8 +25,7 @@ DONE, PRUNED = sns.color_palette("colorblind")[0], "0.5"
 
 def history_figure(study: optuna.Study) -> Figure:
     """Accuracy of every trial in the order they ran, with its 95 % Wilson interval, and the best so far."""
-    table, figure = trials(study), Figure(figsize=(7, 3.2), layout="constrained")
-    axes = figure.subplots()
+    table, (figure, axes) = trials(study), style.panels(7, 3.2)
     done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
     asked = done["n"].to_numpy(float)
     low, high = proportion_confint(done["accuracy"] * asked, asked, method="wilson")
@@ -45,8 +44,7 @@ def history_figure(study: optuna.Study) -> Figure:
 def surface_figure(study: optuna.Study) -> Figure:
     """Accuracy over alpha and temperature, interpolated between the trials that ran to their end (see `history_figure`
     for how sure each is); crosses are pruned trials."""
-    table, figure = trials(study), Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
+    table, (figure, axes) = trials(study), style.panels(6, 4)
     done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
     x, y, color = done["alpha"], done["kd_temperature"], 100 * done["accuracy"]
     between = Normalize(color.min(), color.max())
@@ -70,8 +68,7 @@ def _accuracy_label(done: pd.DataFrame) -> str:
 
 def ladder_figure(table: pd.DataFrame) -> Figure:
     """Accuracy and share of finished answers of every rung, the undistilled student at the top."""
-    drawn = Figure(figsize=(9, 0.9 + 0.36 * len(table)), layout="constrained")
-    panels = drawn.subplots(1, 2, sharey=True)
+    drawn, panels = style.panels(9, 0.9 + 0.36 * len(table), 1, 2, sharey=True)
     for axes, name, color in zip(panels, ("accuracy", "finished"), ("C0", "C1"), strict=True):
         looks = [{"color": color, "marker": "o"}] * len(table)
         style.dots(axes, table, looks, value=name, low=f"{name}_low", high=f"{name}_high")
@@ -145,8 +142,7 @@ def accuracies_figure(found: pd.DataFrame) -> Figure:
         | ({"markerfacecolor": "white"} if side == "b" else {})
         for arm, side in zip(table["arm"], table["side"], strict=True)
     ]
-    figure = Figure(figsize=(7, 0.8 + 0.35 * len(table)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = style.panels(7, 0.8 + 0.35 * len(table))
     style.dots(axes, table, looks, value="accuracy")
     axes.set(xlim=(0, 100), xlabel="Accuracy on test problems (%)")
     return figure
