@@ -98,41 +98,37 @@ def _row(arm: str, rule: str, n: int, answered: int | None, correct: int | None)
 
 
 def tabulate(counts: Counts, facts: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """The tables `published`, `rules`, `decomposition` and `tests`."""
+    """The tables that follow from the counts.
+
+    `published`: an arm's printed figures beside its recount by `RULE`. `rules`: see `rows`. `decomposition`: an arm's
+    `shares`, and of a primed one its `gain` over the unprimed one and what of it `boxing` explains. `tests`: every pair
+    of arms, the columns of `stats.paired`, and `p_holm`, corrected for all pairs.
+    """
     every = pd.DataFrame(rows(counts, facts)).assign(title=lambda table: table["arm"].map(arms.title))
-    return {
-        "published": _published_table(counts, facts, every),
-        "rules": every,
-        "decomposition": _decomposition(counts),
-        "tests": _tests(counts),
-    }
-
-
-def _published_table(counts: Counts, facts: Mapping[str, Any], every: pd.DataFrame) -> pd.DataFrame:
-    recount = every[every["rule"] == RULE].set_index("arm")
-    return pd.DataFrame(
-        {
+    recount, unprimed = every[every["rule"] == RULE].set_index("arm"), shares(counts, arms.UNPRIMED)
+    published, decomposition = [], []
+    for arm, found in counts["arms"].items():
+        printed, share = facts["arms"][arm], shares(counts, arm)
+        row = {
             "title": arms.title(arm),
-            "readme": facts["arms"][arm]["readme_accuracy"],
-            "readme_count": facts["arms"][arm]["readme_count"],
-            "readme_share": facts["arms"][arm]["readme_count"] / facts["n"],
+            "readme": printed["readme_accuracy"],
+            "readme_count": printed["readme_count"],
+            "readme_share": printed["readme_count"] / facts["n"],
             "graded": found["graded"],
             **recount.loc[arm, ["correct", "accuracy", "low", "high"]],
             "boxed": found["boxed"],
         }
-        for arm, found in counts["arms"].items()
-    ).astype({"graded": "Int64"})
-
-
-def _decomposition(counts: Counts) -> pd.DataFrame:
-    """One row an arm: `shares`; for a primed one its `gain` over the unprimed one and what of it `boxing` explains."""
-    unprimed, made = shares(counts, arms.UNPRIMED), []
-    for arm in counts["arms"]:
-        share, gain = shares(counts, arm), {"gain": np.nan, "boxing_points": np.nan}
+        published.append(row)
+        gain = {"gain": np.nan, "boxing_points": np.nan}
         if arm not in (*arms.CONTROLS, arms.UNPRIMED):
             gain = {"gain": 100 * (share["accuracy"] - unprimed["accuracy"]), "boxing_points": boxing(share, unprimed)}
-        made.append({"arm": arm, "title": arms.title(arm), **share, **gain})
-    return pd.DataFrame(made)
+        decomposition.append({"arm": arm, "title": arms.title(arm), **share, **gain})
+    return {
+        "published": pd.DataFrame(published).astype({"graded": "Int64"}),
+        "rules": every,
+        "decomposition": pd.DataFrame(decomposition),
+        "tests": _tests(counts),
+    }
 
 
 def boxing(arm: Mapping[str, float], other: Mapping[str, float]) -> float:
@@ -166,7 +162,6 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _tests(counts: Counts) -> pd.DataFrame:
-    """Every pair of arms: the columns of `stats.paired`, and `p_holm`, corrected for all pairs."""
     n, chosen, only = counts["n"], list(counts["arms"]), counts["only_right"]
     made = []
     for place, arm in enumerate(chosen):

@@ -224,7 +224,6 @@ def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path
         eval_steps=run.evaluate_every,
         save_steps=run.save_every,
         save_total_limit=2,
-        report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,

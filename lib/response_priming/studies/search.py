@@ -30,8 +30,7 @@ def optimize(run: params.SearchRun) -> optuna.Study:
             trials with other parameters.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked, made_by = validation(run), _made_by(run)
-    study = _open(run, made_by)
+    asked, study = validation(run), _open(run)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
@@ -78,13 +77,10 @@ def trials(study: optuna.Study) -> pd.DataFrame:
     return table.assign(accuracy=accuracy, n=table["n"].astype("Int64"))
 
 
-def _made_by(run: params.SearchRun) -> dict[str, Any]:
-    """What decides the value of a trial, but for what is searched."""
+def _open(run: params.SearchRun) -> optuna.Study:
+    # What decides the value of a trial, but for what is searched.
     made_by = run.model_dump(exclude=params.SEARCHED.keys() | run.idle) | provenance.content(run)
-    return made_by | {store.parent.name: artifacts.read(store)["outputs"] for store in run.reads}
-
-
-def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
+    made_by |= {store.parent.name: artifacts.read(store)["outputs"] for store in run.reads}
     file = run.output / "search" / "study.sqlite3"
     file.parent.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
