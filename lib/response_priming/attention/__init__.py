@@ -17,14 +17,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "differences": ["against", "means", "summary", "with_accuracy"],
         "explorer": ["explore", "html"],
         "figures": [
-            "accuracy_figure",
-            "heatmaps_figure",
-            "layers_figure",
-            "ranking_figure",
-            "shown_heads",
-            "shown_means",
-            "shown_pair",
-            "shown_tests",
+            "accuracy_figure", "heatmaps_figure", "layers_figure", "ranking_figure", "shown_heads", "shown_means",
+            "shown_pair", "shown_tests",
         ],
     },
-)
+)  # fmt: skip

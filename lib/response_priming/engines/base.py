@@ -110,13 +110,7 @@ class Engine(abc.ABC):
         """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""
 
     def respond(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        max_tokens: int,
-        top_k: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
+        self, prompts: Sequence[list[int]], *, max_tokens: int, top_k: int = 0, temperature: float = 0.0, seed: int = 0
     ) -> Iterator[tuple[int, Response]]:
         """Answer every prompt; yields (index of the prompt, its response) in the order they finish.
 

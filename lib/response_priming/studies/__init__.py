@@ -9,18 +9,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "ladder": ["climb"],
         "two_runs": ["accuracies", "origins", "read_run"],
         "figures": [
-            "accuracies_figure",
-            "describe_accuracies",
-            "describe_claims",
-            "describe_parameters",
-            "describe_runs",
-            "history_figure",
-            "ladder_figure",
-            "shown_accuracies",
-            "shown_claims",
-            "shown_ladder",
-            "shown_parameters",
-            "surface_figure",
+            "accuracies_figure", "describe", "history_figure", "ladder_figure", "shown_accuracies", "shown_claims",
+            "shown_ladder", "shown_parameters", "surface_figure",
         ],
     },
-)
+)  # fmt: skip

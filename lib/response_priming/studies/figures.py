@@ -85,42 +85,37 @@ def shown_ladder(table: pd.DataFrame) -> Styler:
 # --- two runs; sentences are Markdown ---
 
 
-def _said(part: str, a: FinishedRun, b: FinishedRun, **values: Any) -> str:
-    """A part of report/two-runs.md.jinja, filled."""
+def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, str]:
+    """What report/two-runs.md.jinja says of two runs and their accuracies (see `two_runs.accuracies`), in Markdown.
+
+    `runs`: what is compared, with links to the runs' own pages from the folder that this runs in. `parameters`: whether
+    any differ, and what else may make a difference: other code, and what cannot be looked at. `accuracies`: what the
+    two of an arm rest on, and which arms differ. `claims`: how many verdicts both have, and how many differ.
+    """
+    tested = found.dropna(subset="p").set_index("title")
+    clear = tested[(tested["p_holm"] < stats.SIGNIFICANT) & (tested["low"] * tested["high"] > 0)]
+    values = {
+        "a": a,
+        "b": b,
+        "differing": two_runs.differing(a, b),
+        "code": two_runs.differing_code(a, b),
+        "lost": [f"{side}'s `{part}`" for side, run in (("A", a), ("B", b)) for part in run.lost],
+        "same": two_runs.same_problems(a, b),
+        "shared": len(a.problems.merge(b.problems)),
+        "unpaired": found["paired"].eq(False).any(),
+        "points": tested["points"].astype(float),
+        "clear": clear["points"].astype(float),
+        "verdicts": two_runs.claims(a, b),
+    }
     words = (paths.REPORT / "two-runs.md.jinja").read_text(encoding="utf-8")
-    return style.filled(words, {"part": part, "a": a, "b": b} | values).strip()
-
-
-def describe_runs(a: FinishedRun, b: FinishedRun) -> str:
-    """What is compared, with links to the runs' own pages, from the folder that this runs in."""
-    return _said("runs", a, b)
-
-
-def describe_parameters(a: FinishedRun, b: FinishedRun) -> str:
-    """Whether any differ, and what else may make a difference: other code, and what cannot be looked at."""
-    lost = [f"{side}'s `{part}`" for side, run in (("A", a), ("B", b)) for part in run.lost]
-    same, code = two_runs.differing(a, b).empty, two_runs.differing_code(a, b)
-    return _said("parameters", a, b, same=same, code=code, lost=lost)
+    parts = ("runs", "parameters", "accuracies", "claims")
+    return {part: style.filled(words, values | {"part": part}).strip() for part in parts}
 
 
 def shown_parameters(a: FinishedRun, b: FinishedRun) -> Styler | None:
     """The parameters that differ, as the notebook prints them; None where none does."""
     found = two_runs.differing(a, b)
     return style.printed(found, "parameters") if len(found) else None
-
-
-def describe_accuracies(found: pd.DataFrame, a: FinishedRun, b: FinishedRun) -> str:
-    """What the two accuracies of an arm rest on (see `two_runs.accuracies`), and which arms differ."""
-    tested = found.dropna(subset="p").set_index("title")
-    clear = tested[(tested["p_holm"] < stats.SIGNIFICANT) & (tested["low"] * tested["high"] > 0)]
-    values = {
-        "same": two_runs.same_problems(a, b),
-        "shared": len(a.problems.merge(b.problems)),
-        "unpaired": found["paired"].eq(False).any(),
-        "points": tested["points"].astype(float),
-        "clear": clear["points"].astype(float),
-    }
-    return _said("accuracies", a, b, **values)
 
 
 def shown_accuracies(found: pd.DataFrame) -> Styler:
@@ -146,12 +141,6 @@ def accuracies_figure(found: pd.DataFrame) -> Figure:
     style.dots(axes, table, looks, value="accuracy")
     axes.set(xlim=(0, 100), xlabel="Accuracy on test problems (%)")
     return figure
-
-
-def describe_claims(a: FinishedRun, b: FinishedRun) -> str:
-    """How many verdicts on claims of the paper both have, and how many differ."""
-    found = two_runs.claims(a, b)
-    return _said("claims", a, b, verdicts=found, both=found.dropna())
 
 
 def shown_claims(a: FinishedRun, b: FinishedRun) -> Styler | None:

@@ -13,17 +13,11 @@ from response_priming import arms, artifacts, distill, evaluate, params, progres
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
     "optimiser": (
-        "optimizer",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
-        "train_batch",
-        "micro_batch",
-        "train_steps",
+        "optimizer", "learning_rate", "momentum", "weight_decay", "train_batch", "micro_batch", "train_steps",
     ),
     "schedule": ("schedule", "warmup_steps"),
     "settings": ("alpha", "kd_temperature", "divergence", "lora_r", "lora_alpha", "lora_dropout", "held_out"),
-}
+}  # fmt: skip
 TITLES = {
     "undistilled": "Undistilled student",
     "released": "As released",
