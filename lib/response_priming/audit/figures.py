@@ -38,7 +38,6 @@ def figure(found: Audit) -> Figure:
         name: dict[str, Any] = {"rotation": 40, "va": "bottom", "fontsize": 8, "color": look["color"]}
         axes.annotate(arms.title(arm), top, (0, 2), textcoords="offset points", **name)
     axes.set_yticks(range(len(rules)), labels=["README", "marked in the log", *RULES])
-    axes.set_ylim(len(rules) - 0.5, -0.5)
-    axes.set_xlim(-1, 60)
-    axes.set_xlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%)")
+    label = f"Accuracy on {table['n'].iloc[0]} test problems (%)"
+    axes.set(xlim=(-1, 60), ylim=(len(rules) - 0.5, -0.5), xlabel=label)
     return chart

@@ -36,8 +36,8 @@ def accuracy_figure(found: Comparison) -> Figure:
             axes.plot(printed, y, linestyle="", markerfacecolor="none", **looks[y])
             label = f"paper {printed:.1f}"
             axes.annotate(label, (printed, y), (0, -14), textcoords="offset points", ha="center", fontsize="small")
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}")
+    label = f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}"
+    axes.set(xlim=(0, 100), xlabel=label)
     return figure
 
 
@@ -55,8 +55,7 @@ def loss_figure(found: Comparison) -> Figure:
             axes.fill_between(curve.index, curve["min"], curve["max"], alpha=0.15, linewidth=0, **look)
             axes.plot(curve["mean"], marker=style.marker(str(arm)), markersize=4, markevery=0.1, **look)
             ends[str(arm)] = (float(curve.index[-1]), float(curve["mean"].iloc[-1]))
-        axes.set_title(f"{name.capitalize()} loss")
-        axes.set_ylabel("Nats per response token")
+        axes.set(title=f"{name.capitalize()} loss", ylabel="Nats per response token")
         style.name_points(axes, ends, gap=0.1)
     figure.axes[-1].set_xlabel("Optimiser step")
     return figure

@@ -90,13 +90,10 @@ class Setup:
 
 
 class Engine(abc.ABC):
-    """What the stages need of an engine; `context` is its model's (tokens), None where it is not known.
+    """What the stages need of an engine; `context` is its model's (tokens), None where it is not known."""
 
-    `package` is what it needs beside the library's own, and `extra` that of pyproject.toml which installs it.
-    """
-
-    package: str | None = None
-    extra: str | None = None
+    package: str | None = None  # what it needs beside the library's own
+    extra: str | None = None  # of pyproject.toml, which installs that
     tokenizer: "PreTrainedTokenizerBase"
     context: int | None
 

@@ -68,8 +68,7 @@ def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
         look: dict[str, Any] = {"color": style.color(arm), "marker": style.marker(arm)}
         axes.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
         axes.errorbar(100 * found["confidence"], 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
-        axes.set_title(arms.title(arm))
-        axes.set(xlim=(0, 100), ylim=(0, 100))
+        axes.set(title=arms.title(arm), xlim=(0, 100), ylim=(0, 100))
     for axes in panels.flat[len(names) :]:
         axes.remove()
     figure.supxlabel("Confidence: geometric mean of the tokens' probabilities (%)", fontsize="medium")
@@ -84,14 +83,12 @@ def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
         right = answers[f"{rule}-correct"].to_numpy(bool)
         for kind, rows, offset, hatch in zip(KINDS, (right, ~right), (-0.18, 0.18), ("", "///"), strict=True):
             values = answers.loc[rows, "mean_logprob"].dropna()
-            look = {"facecolor": "white" if hatch else "lightgrey", "hatch": hatch}
-            box: dict[str, Any] = {"orientation": "horizontal", "widths": 0.3, "patch_artist": True, "boxprops": look}
-            drawn = axes.boxplot(
-                values, positions=[y + offset], manage_ticks=False, medianprops={"color": "black"}, **box
+            look: dict[str, Any] = {"boxprops": {"facecolor": "white" if hatch else "lightgrey", "hatch": hatch}}
+            look |= {"medianprops": {"color": "black"}, "patch_artist": True, "label": kind if y == 0 else None}
+            axes.boxplot(
+                values, orientation="horizontal", positions=[y + offset], widths=0.3, manage_ticks=False, **look
             )
-            drawn["boxes"][0].set_label(kind if y == 0 else None)
     axes.set_yticks(range(len(scores)), labels=[arms.title(arm) for arm in scores])
-    axes.set_ylim(len(scores) - 0.5, -0.5)
-    axes.set_xlabel("Mean log-probability of a response's tokens (nats)")
+    axes.set(ylim=(len(scores) - 0.5, -0.5), xlabel="Mean log-probability of a response's tokens (nats)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
     return figure

@@ -28,7 +28,6 @@ With all repairs `published` is `response`, so one code serves both.
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -76,7 +75,17 @@ def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> Train
     folder = Method(run).prepare()
     answered = generate.dataset(folder) if folder else None
     if folder and answered is not None:
-        _refuse_foreign(run, tokenizer, folder, answered[0])
+        name, made = f"{folder.parent.name}/{folder.name}", artifacts.read(folder)["recipe"].get("parameters", {})
+        wanted, row = run.model_dump() | {"data": problems.fingerprint(run)}, answered[0]
+        for key in SHARED:
+            if key in made and made[key] != wanted[key]:
+                raise InputError(
+                    f"{name}: made with {key} = {made[key]!r}, this run has {wanted[key]!r}: generate them anew"
+                )
+        # Engines differ in how they write the end of a response that was cut within a character.
+        decoded = str(tokenizer.decode(row["tokens"].tolist(), skip_special_tokens=True))
+        if "text" in row and run.signal == "tokens" and decoded.strip()[:20] != str(row["text"]).strip()[:20]:
+            raise InputError(f"{name}: tokens of another tokenizer than that of the student {run.student!r}")
     examples = Examples(run, tokenizer, answered)
     gold = Examples(run.model_copy(update={"alignment": "response", "repairs": []}), tokenizer, None)
     asked = list(examples.asked.values())
@@ -92,23 +101,6 @@ def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> Train
     }
     items = Items(examples, training, gold if folder and run.hard_labels == "gold" else None)
     return TrainingData(items, held_out, {curve: some for curve, some in aside.items() if len(some)})
-
-
-def _refuse_foreign(
-    run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, folder: Path, row: dict[str, Any]
-) -> None:
-    name = f"{folder.parent.name}/{folder.name}"
-    made = artifacts.read(folder)["recipe"].get("parameters", {})
-    wanted = run.model_dump() | {"data": problems.fingerprint(run)}
-    for key in SHARED:
-        if key in made and made[key] != wanted[key]:
-            raise InputError(
-                f"{name}: made with {key} = {made[key]!r}, this run has {wanted[key]!r}: generate them anew"
-            )
-    # Engines differ in how they write the end of a response that was cut within a character.
-    decoded = str(tokenizer.decode(row["tokens"].tolist(), skip_special_tokens=True))
-    if "text" in row and run.signal == "tokens" and decoded.strip()[:20] != str(row["text"]).strip()[:20]:
-        raise InputError(f"{name}: tokens of another tokenizer than that of the student {run.student!r}")
 
 
 class Examples(Dataset[Example]):

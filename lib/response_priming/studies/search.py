@@ -61,7 +61,7 @@ def validation(run: params.SearchRun) -> list[problems.Problem]:
 def trials(study: optuna.Study) -> pd.DataFrame:
     """One row a finished trial: `trial`, `state`, `accuracy` of `n` answers (NaN where pruned), its values, its last
     `loss`."""
-    rows = [
+    table = pd.DataFrame(
         {
             "trial": trial.number,
             "state": trial.state.name.lower(),
@@ -71,8 +71,7 @@ def trials(study: optuna.Study) -> pd.DataFrame:
             "loss": -list(trial.intermediate_values.values())[-1] if trial.intermediate_values else None,
         }
         for trial in study.get_trials(states=FINISHED)
-    ]
-    table = pd.DataFrame(rows)
+    )
     accuracy = table["accuracy"].where(table["state"] == "complete").astype(float)
     return table.assign(accuracy=accuracy, n=table["n"].astype("Int64"))
 
