@@ -52,8 +52,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it wraps no iterable
 
     def close(self) -> None:
         """Show the last state, then nothing."""
-        if not self.disable:
-            self.refresh()
+        self.refresh()
         super().close()
 
     @property

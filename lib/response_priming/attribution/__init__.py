@@ -1,6 +1,8 @@
 """Study attribution: which tokens of its prompt drive the teacher's responses.
 
-Reads: `responses/STRATEGY/`. Writes: `attribution/`, the share of each part of the prompt, by method and problem.
+Reads: `responses/STRATEGY/`. Writes: `attribution/`, Parquet tables, among them a row a token of each prompt:
+
+    strategy  problem  token  text  region  segment  gradient  occlusion
 """
 
 import lazy_loader

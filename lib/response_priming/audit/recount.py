@@ -21,39 +21,35 @@ Counts = dict[str, Any]
 def count(logs: Mapping[str, pd.DataFrame]) -> Counts:
     """All that the audit takes from the logs (see `released.read`).
 
-    `n`, problems; `arms`, the counts of each (see `_count_arm`); `only_right`: for each arm and each other one, the
-    problems that the arm gets right by `RULE` and the other does not.
+    `n`, problems. `arms`, of each: the longest response (`cap`, tokens), and numbers of responses: that ran into the
+    cap, that have a boxed number, those of either that are right by `RULE`; that the released grading marks correct,
+    and on which it contradicts `RULE` (None: not graded); for which the cascade's slip changes the number; answered and
+    correct by each rule. `only_right`: for each arm and each other one, the problems that the arm gets right by `RULE`
+    and the other does not.
     """
-    graded = {arm: grade(log) for arm, log in logs.items()}
-    right = {arm: table[f"{RULE}-correct"].to_numpy(bool) for arm, table in graded.items()}
-    return {
-        "n": len(next(iter(logs.values()))),
-        "arms": {arm: _count_arm(table) for arm, table in graded.items()},
-        "only_right": {
-            arm: {other: int((right[arm] & ~right[other]).sum()) for other in logs if other != arm} for arm in logs
-        },
+    chosen, verdicts = {}, {}
+    for arm, log in logs.items():
+        graded = grade(log)
+        verdicts[arm] = right = graded[f"{RULE}-correct"]
+        boxed, capped = graded["response"].map(boxed_number), graded["capped"]
+        marked = graded["graded"].astype(bool) if "graded" in graded else None
+        chosen[arm] = {
+            "cap": int(graded["tokens"].max()),
+            "capped": int(capped.sum()),
+            "capped_correct": int((capped & right).sum()),
+            "boxed": int(boxed.sum()),
+            "boxed_correct": int((boxed & right).sum()),
+            "graded": None if marked is None else int(marked.sum()),
+            "graded_otherwise": None if marked is None else int((marked != right).sum()),
+            "slipped": int((graded["published"].fillna("") != graded["published-corrected"].fillna("")).sum()),
+            "answered": {rule: int(graded[rule].notna().sum()) for rule in RULES},
+            "correct": {rule: int(graded[f"{rule}-correct"].sum()) for rule in RULES},
+        }
+    only_right = {
+        arm: {other: int((right & ~verdicts[other]).sum()) for other in logs if other != arm}
+        for arm, right in verdicts.items()
     }
-
-
-def _count_arm(graded: pd.DataFrame) -> dict[str, Any]:
-    """The longest response (`cap`, tokens), and numbers of responses: that ran into the cap, that have a boxed number,
-    those of either that are right by `RULE`; that the released grading marks correct, and on which it contradicts
-    `RULE` (None: not graded); for which the cascade's slip changes the number; answered and correct by each rule."""
-    right, capped = graded[f"{RULE}-correct"], graded["capped"]
-    boxed = graded["response"].map(boxed_number)
-    marked = graded["graded"].astype(bool) if "graded" in graded else None
-    return {
-        "cap": int(graded["tokens"].max()),
-        "capped": int(capped.sum()),
-        "capped_correct": int((capped & right).sum()),
-        "boxed": int(boxed.sum()),
-        "boxed_correct": int((boxed & right).sum()),
-        "graded": None if marked is None else int(marked.sum()),
-        "graded_otherwise": None if marked is None else int((marked != right).sum()),
-        "slipped": int((graded["published"].fillna("") != graded["published-corrected"].fillna("")).sum()),
-        "answered": {rule: int(graded[rule].notna().sum()) for rule in RULES},
-        "correct": {rule: int(graded[f"{rule}-correct"].sum()) for rule in RULES},
-    }
+    return {"n": len(next(iter(logs.values()))), "arms": chosen, "only_right": only_right}
 
 
 def differences(found: Any, recorded: Any, name: str = "") -> list[str]:

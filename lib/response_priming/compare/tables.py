@@ -54,13 +54,12 @@ def gains_of(
 
 def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row an arm and extraction rule: the counts and the accuracy of `scoring.summary`, with its interval."""
-    kept = ("n", "seeds", "correct", "accuracy", "low", "high")
     rows = (
         {"arm": arm, "title": arms.title(arm), "rule": rule, **scoring.summary(answers, rule)}
         for arm, answers in scores.items()
         for rule in RULES
     )
-    return pd.DataFrame(rows)[["arm", "title", "rule", *kept]]
+    return pd.DataFrame(rows)[["arm", "title", "rule", "n", "seeds", "correct", "accuracy", "low", "high"]]
 
 
 def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:

@@ -99,9 +99,8 @@ class ServerEngine(Engine):
 
         extra = {"return_token_ids": True, "return_tokens_as_token_ids": True} | dict(extra_body or {})
         try:
-            return self.client.completions.create(
-                model=self.model.id, prompt=prompt, extra_body=extra, **options
-            ).choices[0]
+            made = self.client.completions.create(model=self.model.id, prompt=prompt, extra_body=extra, **options)
+            return made.choices[0]
         except OpenAIError as error:
             raise InputError(f"server_url = {str(self.client.base_url)!r}: {_reason(error)}") from None
 

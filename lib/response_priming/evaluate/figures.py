@@ -1,7 +1,6 @@
 """The figures of evaluate, and a way to leaf through the answers.
 
-`scores` is arm -> its graded answers (see
-`evaluate.answer`); answers of several seeds are taken together.
+`scores` is arm -> its graded answers (see `evaluate.answer`); answers of several seeds are taken together.
 """
 
 import math

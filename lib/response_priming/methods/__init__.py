@@ -1,7 +1,10 @@
 """Methods: what a student learns from, and what it is asked to minimise.
 
-`base` has the steps of a method, `examples` what is trained on and which positions of teacher and student meet,
-`losses` the objective, `student` the model whose forward pass returns it; `packing` reads a batch without padding.
+base      the steps of a method
+examples  what is trained on, and which positions of teacher and student meet
+losses    the objective
+student   the model whose forward pass returns it
+packing   a batch read without padding
 """
 
 import lazy_loader

@@ -98,15 +98,14 @@ def _open(run: params.SearchRun) -> optuna.Study:
 
 def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.Problem]) -> float:
     """Train a student with the trial's values; the share of validation problems it gets right by the run's rule."""
-    seed = run.seed
     every = max(1, run.trial_steps // (run.trial_checks + 1))
     values = run.model_dump() | _draw(run, trial) | {"train_steps": run.trial_steps, "evaluate_every": every}
-    values |= {"arm": run.search_strategy, "seeds": [seed]}
+    values |= {"arm": run.search_strategy, "seeds": [run.seed]}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        distill.train_one(params.DistillRun.of(values).placed(place), seed, callbacks=[_Pruning(trial)])
+        distill.train_one(params.DistillRun.of(values).placed(place), run.seed, callbacks=[_Pruning(trial)])
         scored = params.EvaluateRun.of(values).placed(place)
-        graded = grade(evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, seed)))
+        graded = grade(evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, run.seed)))
     trial.set_user_attr("n", len(graded))
     return float(graded[f"{run.rule}-correct"].mean())
 
