@@ -13,7 +13,6 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
 from response_priming import arms, paths
-from response_priming.extraction import RULES
 
 # Seaborn's colour-blind palette with a dark grey for its yellow and pink, which are hardly visible on white, and
 # distinct markers, so that no figure relies on colour alone. Nine and ten: 90 arms differ in at least one of the two.
@@ -152,13 +151,13 @@ def printed(table: pd.DataFrame, name: str, columns: Columns | None = None) -> S
     return style.set_table_styles(look).set_uuid(name)
 
 
-def by_rule(accuracies: pd.DataFrame) -> Styler:
-    """`title`, `rule` and `accuracy` of arms, a row an arm and rule, as a table for the page with a column a rule."""
+def by_rule(accuracies: pd.DataFrame, rules: Iterable[str]) -> Styler:
+    """`title`, `rule` and `accuracy` of arms, a row an arm and rule, for the page: a column for each of `rules`."""
     titles = accuracies["title"].unique()
     wide = accuracies.pivot(index="title", columns="rule", values="accuracy").loc[titles].reset_index()
     # A heading may break after each hyphen, in every browser and in PDF.
-    rules = {rule: (rule.replace("-", "-\u200b"), "{:.1%}") for rule in ("readme", "graded", *RULES)}
-    return printed(wide, "rules", {"title": ("student", None)} | rules)
+    columns: Columns = {rule: (rule.replace("-", "-\u200b"), "{:.1%}") for rule in rules}
+    return printed(wide, "rules", {"title": ("student", None)} | columns)
 
 
 def interval_column(table: pd.DataFrame, ends: list[str], scale: float) -> list[str]:

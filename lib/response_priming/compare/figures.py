@@ -15,7 +15,7 @@ def shown(found: Comparison, name: str) -> Styler:
     """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
     table: pd.DataFrame = getattr(found, name)
     if name == "rules":
-        return style.by_rule(table)
+        return style.by_rule(table, table["rule"].unique())
     if "covers" in table and (table["seeds"] == 1).all():
         table = table.drop(columns=["seeds", "spread", "covers"])
     if name == "samples":
