@@ -29,6 +29,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from response_priming import artifacts, engines, models, params, paths, problems
 from response_priming.distill.trainer import DistillTrainer
+from response_priming.engines.base import pack
 from response_priming.generate import store
 from response_priming.methods import examples, student
 from response_priming.methods.base import Method
@@ -192,7 +193,7 @@ def write(run: params.DistillRun, tokenizer: Any) -> None:
 def answered(problem: problems.Problem, tokenizer: Any) -> store.Answered:
     row = example()
     tokens = tokenizer(problem.worked)["input_ids"][:RESPONSE]
-    signal = engines.pack(*(row[key][: len(tokens)] for key in engines.Signal._fields))
+    signal = pack(*(row[key][: len(tokens)] for key in engines.Signal._fields))
     response = engines.Response(tokens, tokenizer.decode(tokens), True, signal)
     return store.Answered(problem.id, 0, problem.id, PROMPT, response)
 

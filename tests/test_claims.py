@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import arms, artifacts, claims, params, paths
+from response_priming import arms, artifacts, claims, params, paths, style
 from response_priming.audit import findings
 from response_priming.claims import SUPPORTED, UNSUPPORTED, UNTESTABLE
 from response_priming.errors import InputError
@@ -129,11 +129,11 @@ def audited(tmp_path_factory):
 def test_without_any_run_every_claim_is_shown_and_none_is_testable(audited, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", audited)
     found = claims.claims(params.ClaimsRun())
-    assert set(found.table["verdict"]) == {UNTESTABLE}
-    assert len(found.table) == len(arms.published()["claims"])
-    html = found.shown().to_html()
+    assert set(found["verdict"]) == {UNTESTABLE}
+    assert len(found) == len(arms.published()["claims"])
+    html = style.printed(found, "claims").to_html()
     assert "55.0 % by the recount" in html
-    assert "{" not in "".join(found.table["claim"] + found.table["audit"])
+    assert "{" not in "".join(found["claim"] + found["audit"])
 
 
 def test_without_the_audit_the_stage_says_what_is_missing(tmp_path, monkeypatch):
@@ -146,4 +146,4 @@ def test_attention_without_a_comparison_decides_nothing(audited, monkeypatch):
     monkeypatch.setattr(paths, "BUILD", audited)
     with artifacts.writing(audited / "laptop" / "attention", {}) as folder:
         (folder / "metrics.parquet").touch()
-    assert set(claims.claims(params.ClaimsRun()).table["verdict"]) == {UNTESTABLE}
+    assert set(claims.claims(params.ClaimsRun())["verdict"]) == {UNTESTABLE}

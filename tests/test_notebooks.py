@@ -42,7 +42,7 @@ def test_content_has_the_parameters_that_papermill_injects():
 
 def test_code_follows_imports_and_stops_at_the_stage():
     generate = notebooks.notebook_code(paths.NOTEBOOKS / "generate.ipynb")
-    shared = {"engines.base", "models", "prompts", "problems", "style"}
+    shared = {"engines.base", "models", "prompts", "problems", "style", "tables"}
     assert shared | {"generate.teacher", "generate.store", "generate.figures"} <= generate.keys()
     assert {"distill.training", "methods.losses", "attention.analysis"} & generate.keys() == set()
 

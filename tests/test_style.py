@@ -89,6 +89,14 @@ def test_a_printed_table_aligns_numbers_right_and_words_left():
     assert left < right
 
 
+def test_a_table_has_the_headings_of_the_report_and_what_it_lacks_is_left_out():
+    found = pd.DataFrame({"title": ["A", "B"], "low": [0.1, np.nan], "high": [0.25, 0.5], "p": [0.0001, np.nan]})
+    lines = style.printed(found, "calibration").to_string(delimiter="|").splitlines()
+    assert lines == ["student|p", "A|< 0.001", "B|"]
+    lines = style.printed(found, "gains").to_string(delimiter="|").splitlines()
+    assert lines == ["student|95 % interval|p", "A|0.1 to 0.2|< 0.001", "B||"]
+
+
 def test_a_range_of_equal_numbers_is_one_number():
     assert style.span([9, 2, 5]) == "2 to 9"
     assert style.span([97.81, 97.79], ".1f") == "97.8"

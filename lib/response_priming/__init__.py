@@ -17,6 +17,9 @@
     arms                     what each line of the results table is
     progress, paths, errors  the ground
 
+A room's `__init__.py` is its face: what other rooms and notebooks take. It is imported when it is used, since some of
+it takes seconds.
+
 The spine, about an hour's reading, in order: arms, params/sections, problems, prompts, engines/base, generate/teacher,
 generate/store, methods/examples, methods/losses, methods/student, distill/training, distill/trainer, evaluate/answers,
 extraction, scoring, stats, compare/comparison, compare/tables.

@@ -16,44 +16,26 @@ was not run or no outcome could have satisfied it; not supported, which is every
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import scipy.stats
-from pandas.io.formats.style import Styler
-from statsmodels.stats.multitest import multipletests
 
-from response_priming import arms, artifacts, compare, generate, params, scoring, stats, style
+from response_priming import arms, artifacts, compare, generate, params, stats, style
 
 SUPPORTED, UNSUPPORTED, UNTESTABLE = ("supported", "not supported", "not testable here")
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
 BEST = "ground-truth"
 METRICS = ("entropy", "diagonal")
-COLUMNS: style.Columns = {
-    "claim": ("claim of the paper", None),
-    "audit": ("what its logs say", None),
-    "here": ("measured here", None),
-    "verdict": ("verdict", None),
-}
 Found = tuple[str, str]  # what was measured, in words, and the verdict
 ABSENT: Found = ("not run", UNTESTABLE)
 
 
-@dataclass(frozen=True)
-class Claims:
-    """`table`: a row a claim, with the columns of `COLUMNS`."""
+def claims(run: params.ClaimsRun) -> pd.DataFrame:
+    """The verdicts on all claims, a row a claim; computed unless they are there already.
 
-    table: pd.DataFrame
-
-    def shown(self) -> Styler:
-        """The table as the paper prints it."""
-        return style.printed(self.table, "claims", COLUMNS)
-
-
-def claims(run: params.ClaimsRun) -> Claims:
-    """The verdicts on all claims; computed unless they are there already.
+    Columns: `claim`; `audit`, what the released logs say of it; `here`, what was measured; `verdict`.
 
     Raises:
         InputError: the audit was not made yet. What else is missing makes a claim not testable.
@@ -64,7 +46,7 @@ def claims(run: params.ClaimsRun) -> Claims:
         _table(run, {path.name for path in folder.reads}).to_csv(aside / "claims.csv", index=False)
 
     made = artifacts.made(folder.path, artifacts.recipe(run, folder), write)
-    return Claims(pd.read_csv(made / "claims.csv", keep_default_na=False))
+    return pd.read_csv(made / "claims.csv", keep_default_na=False)
 
 
 def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
@@ -110,14 +92,9 @@ def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
 
 def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
     """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
-    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    primed = [arm for arm in right if arms.is_primed(arm) and arms.FINE_TUNED in right]
-    baseline = {"baseline": arms.FINE_TUNED, "baseline_title": arms.title(arms.FINE_TUNED)}
-    rows = [
-        {"arm": arm, "title": arms.title(arm), **baseline} | stats.paired(right[arm], right[arms.FINE_TUNED], seed=seed)
-        for arm in primed
-    ]
-    return pd.DataFrame(rows).assign(p_holm=multipletests([row["p"] for row in rows], method="holm")[1] if rows else [])
+    pairs = [(arm, arms.FINE_TUNED) for arm in scores if arms.is_primed(arm)]
+    found: pd.DataFrame = compare.gains_of(pairs, scores, rule, seed=seed)
+    return found
 
 
 def gain(rows: pd.DataFrame) -> Found:

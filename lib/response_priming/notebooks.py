@@ -240,12 +240,13 @@ def require(profile: params.Profile, node: Node) -> None:
 
 
 def notebook_code(notebook: Path) -> dict[str, str]:
-    """Digests of our modules that a notebook imports, itself or through others; `style` counts here."""
+    """Digests of our modules that a notebook imports, itself or through others; here `style` and its tables count."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     digests = provenance.code_digests(*provenance.imported_by(source))
     style = provenance.module_file("style").read_text(encoding="utf-8")
-    return digests | {"style": provenance.code_digest(style)}
+    tables = provenance.digest(paths.REPORT / "tables.yaml")
+    return digests | {"style": provenance.code_digest(style), "tables": tables}
 
 
 def page_of(profile: params.Profile) -> tuple[Path, Path]:

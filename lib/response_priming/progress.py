@@ -6,6 +6,7 @@ said for good. They stand in a file: whoever has something new to say locks it a
 
 import contextlib
 import fcntl
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
+import psutil
 from tqdm import tqdm
 
 from response_priming import paths
@@ -50,8 +52,7 @@ class Bar(tqdm):  # type: ignore[type-arg]  # it wraps no iterable
 
     def close(self) -> None:
         """Show the last state, then nothing."""
-        if not self.disable:
-            self.refresh()
+        self.refresh()
         super().close()
 
     @property
@@ -97,7 +98,7 @@ BAR = re.compile(r"\r([^\r\n]*?(?:\b(\d+)/(\d+) \w+, [^\r\n]*?(?=\x1b\[K)|\b(\d+
 CONTROL = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 
 
-class Line:
+class Line(io.TextIOBase):
     """The line of a notebook, or of another goal of make: a file to which its standard error is written."""
 
     def __init__(self, name: str, shared: Path, *, place: str = "", stream: TextIO | None = None) -> None:
@@ -109,12 +110,9 @@ class Line:
             stream: where the line is shown, by default standard output.
         """
         self.name, self.place, self.shared = name, place, shared
-        self.stream, self.errors = stream or sys.stdout, sys.stderr
+        self.stream, self.standard_error = stream or sys.stdout, sys.stderr
         self.moves = self.stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
         self.begun, self._rest, self._tenth = time.monotonic(), "", 0
-
-    def __enter__(self) -> "Line":
-        return self
 
     def __exit__(self, failed: object, *_: object) -> None:
         if self._rest:
@@ -137,7 +135,7 @@ class Line:
 
     def say(self, text: str) -> None:
         """Say something for good, on standard error."""
-        self._print(text, self.errors)
+        self._print(text, self.standard_error)
 
     def write(self, text: str) -> int:
         """Take what was written to standard error: bars become the line, any other text is said as it is."""
@@ -149,9 +147,6 @@ class Line:
             if said := CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2]).strip():
                 self.say(f"{self.name}: {said}")
         return len(text)
-
-    def flush(self) -> None:
-        """Nothing waits."""
 
     def _move(self, bar: re.Match[str]) -> None:
         state, done, total, percent = bar.groups()
@@ -180,7 +175,7 @@ class Line:
         with self.shared.open("r+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             height, lines = json.loads(file.readline() or "[0, {}]")
-            dead = {process: lines.pop(process) for process in list(lines) if not _runs(int(process))}
+            dead = {process: lines.pop(process) for process in list(lines) if not psutil.pid_exists(int(process))}
             # Where all that drew are dead, what they drew may be on another terminal, or far above.
             if lines:
                 killed = "".join(f"{line} (killed)\n" for line in dead.values())
@@ -191,16 +186,6 @@ class Line:
             print(block, end="", file=self.stream, flush=True)
             file.seek(0)
             file.write(json.dumps([block.count("\n"), lines]) + "\n")  # over the old line, at once: never half a file
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def shared(profile: str) -> Path:

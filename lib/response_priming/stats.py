@@ -9,6 +9,7 @@ import statsmodels.api as sm
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint, test_proportions_2indep
 
 # What `paired` and `difference` give.
@@ -86,6 +87,15 @@ def paired_counts(n: int, both: int, wins: int, losses: int, *, seed: int) -> di
     return paired(new[None], old[None], seed=seed)
 
 
+def holm(p: Any) -> NDArray[np.float64]:
+    """Each p corrected for all of them (Holm 1979); NaN stays NaN and counts for none."""
+    corrected = np.array(p, np.float64)
+    known = ~np.isnan(corrected)
+    if known.any():
+        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    return corrected
+
+
 def t_interval(values: Any) -> tuple[float, float]:
     """95 % t-interval of the mean; NaN for a single value."""
     half = scipy.stats.sem(values) * scipy.stats.t.ppf(0.975, len(values) - 1) if len(values) > 1 else np.nan
@@ -96,17 +106,12 @@ def permuted(samples: tuple[NDArray[Any], ...], how: str, seed: int) -> float:
     """The p of a difference in means; of one sample, of paired differences, whose signs are what is exchanged."""
     if min(map(len, samples)) < 2:
         return float("nan")
-    rng = np.random.default_rng(seed)
-    return float(
-        scipy.stats.permutation_test(
-            samples, difference_of_means, permutation_type=how, vectorized=True, rng=rng
-        ).pvalue
-    )
 
+    def difference_of_means(new: NDArray[Any], old: NDArray[Any] | float = 0.0, axis: int = -1) -> Any:
+        return np.mean(new, axis=axis) - np.mean(old, axis=axis if np.ndim(old) else None)
 
-def difference_of_means(new: NDArray[Any], old: NDArray[Any] | float = 0.0, axis: int = -1) -> Any:
-    """The mean of `new` minus that of `old`, along the axis."""
-    return np.mean(new, axis=axis) - np.mean(old, axis=axis if np.ndim(old) else None)
+    options = {"permutation_type": how, "vectorized": True, "rng": np.random.default_rng(seed)}
+    return float(scipy.stats.permutation_test(samples, difference_of_means, **options).pvalue)
 
 
 def significant(gain: Any) -> bool:

@@ -1,5 +1,6 @@
 """One style for every figure, one colour and marker for every arm."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,18 +8,19 @@ import jinja2
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
-from response_priming import arms
+from response_priming import arms, paths
 
 # Seaborn's colour-blind palette with a dark grey for its yellow and pink, which are hardly visible on white, and
 # distinct markers, so that no figure relies on colour alone. Nine and ten: 90 arms differ in at least one of the two.
 _PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 
-# Of a table: column -> heading, and format (None: words); an interval's ends, a pair of columns -> heading, and scale.
-Columns = dict[Any, tuple[str, Any]]
+# Of a table: column -> heading, and format (None: words); an interval's ends, `LOW..HIGH` -> heading, and scale.
+Columns = dict[str, tuple[str, Any]]
 
 
 def apply_style() -> None:
@@ -54,6 +56,15 @@ def _place(arm: str) -> int:
     known = arms.known()
     # An earlier run may have a strategy that has gone since.
     return known.index(arm) if arm in known else len(known)
+
+
+def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure of a size in inches, and its axes as `Figure.subplots` gives them.
+
+    It is not made by pyplot, which would show it a second time in a notebook.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def dots(axes: Any, table: pd.DataFrame, looks: Any, *, value: str, low: str = "low", high: str = "high") -> None:
@@ -105,23 +116,33 @@ def apart(wanted: list[float], gap: float) -> list[float]:
     return [place - shift for place in places]
 
 
-def printed(table: pd.DataFrame, name: str, columns: Columns) -> Styler:
-    """A table for the page: its `columns` (column -> heading and format), in that order, without an index.
+@functools.cache
+def columns_of(name: str) -> Columns:
+    """The columns of a printed table: those of report/tables.yaml."""
+    entry = arms.read_yaml(paths.REPORT / "tables.yaml")[name]
+    looks = {key: look if isinstance(look, list) else [look, None] for key, look in entry.items()}
+    return {key: (heading, p_value if form == "p" else form) for key, (heading, form) in looks.items()}
 
-    A column with a format holds numbers and is aligned right; one without holds words. A pair of columns, low and high
-    end of an interval, is one column of text, empty where an end is missing; instead of a format it has a scale, as 100
-    for shares in per cent.
+
+def printed(table: pd.DataFrame, name: str, columns: Columns | None = None) -> Styler:
+    """A table for the page: its `columns`, by default those that report/tables.yaml has under its name, as far as they
+    are there, in that order, without an index.
+
+    A column with a format holds numbers and is aligned right; one without holds words. An interval, `LOW..HIGH`, is
+    one column of text, empty where an end is missing; instead of a format it has a scale, as 100 for shares in per
+    cent.
     """
+    columns = columns or columns_of(name)
+    columns = {key: column for key, column in columns.items() if {*key.split("..")} <= {*table}}
     shown = pd.DataFrame(
         {
-            str(key): table[key] if isinstance(key, str) else interval_column(table, key, form)
+            key: interval_column(table, key.split(".."), form) if ".." in key else table[key]
             for key, (_, form) in columns.items()
         }
     )
-    formats = {key: form for key, (_, form) in columns.items() if form and isinstance(key, str)}
-    headings = {str(key): heading for key, (heading, _) in columns.items()}
+    formats = {key: form for key, (_, form) in columns.items() if form and ".." not in key}
     style = shown.style.hide(axis="index").format(formats, na_rep="", escape="html")
-    style = style.format_index(lambda key: headings[str(key)], axis=1)
+    style = style.format_index(lambda key: columns[str(key)][0], axis=1)
     look: Any = [
         {"selector": f".col{place}", "props": f"text-align: {'right' if form else 'left'}; vertical-align: top"}
         for place, (_, form) in enumerate(columns.values())
@@ -130,15 +151,19 @@ def printed(table: pd.DataFrame, name: str, columns: Columns) -> Styler:
     return style.set_table_styles(look).set_uuid(name)
 
 
-def interval_column(table: pd.DataFrame, ends: tuple[str, str], scale: float) -> list[str]:
+def by_rule(accuracies: pd.DataFrame, rules: Iterable[str]) -> Styler:
+    """`title`, `rule` and `accuracy` of arms, a row an arm and rule, for the page: a column for each of `rules`."""
+    titles = accuracies["title"].unique()
+    wide = accuracies.pivot(index="title", columns="rule", values="accuracy").loc[titles].reset_index()
+    # A heading may break after each hyphen, in every browser and in PDF.
+    columns: Columns = {rule: (rule.replace("-", "-\u200b"), "{:.1%}") for rule in rules}
+    return printed(wide, "rules", {"title": ("student", None)} | columns)
+
+
+def interval_column(table: pd.DataFrame, ends: list[str], scale: float) -> list[str]:
     """Two columns as one of text (see `interval`), empty where an end is missing."""
-    pairs = (scale * table[list(ends)]).itertuples(index=False)
+    pairs = (scale * table[ends]).itertuples(index=False)
     return ["" if pd.isna([low, high]).any() else interval(low, high) for low, high in pairs]
-
-
-def wrapping(name: str) -> str:
-    """A hyphenated name as a heading that may break after each hyphen, in every browser and in PDF."""
-    return name.replace("-", "-\u200b")
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from response_priming import artifacts, engines, models, params, paths
 from response_priming.distill import training
 from response_priming.distill.trainer import DistillTrainer
+from response_priming.engines.base import pack
 from response_priming.errors import InputError
 from response_priming.generate import store as responses
 from response_priming.methods.examples import Examples
@@ -52,7 +53,7 @@ def random_response(number, seed=0, text=None):
     tokens = random.integers(1, 257, length).tolist()
     tail = np.log(np.exp(logprobs[:, K:]).sum(-1))
     text = tiny.tokenizer().decode(tokens) if text is None else text
-    return engines.Response([*tokens, 0], text, True, engines.pack(ids, logprobs[:, :K], tail))
+    return engines.Response([*tokens, 0], text, True, pack(ids, logprobs[:, :K], tail))
 
 
 def write_store(run, ids=None, seed=0, text=None, recipe=None):

@@ -75,7 +75,7 @@ def test_what_the_top_tokens_leave_is_in_the_tail(logits, k):
     logprobs = np.sort(np.array(logits) - np.logaddexp.reduce(logits))[::-1]
     k = min(k, len(logits))
     tail = base.tail_of(logprobs[None, :k], len(logits))
-    signal = engines.pack(np.arange(k)[None], logprobs[None, :k], tail)
+    signal = base.pack(np.arange(k)[None], logprobs[None, :k], tail)
     assert all(np.isfinite(array).all() for array in signal)
     if k == len(logits):
         assert signal.tail_logprobs[0] == base.LOWEST
@@ -85,6 +85,6 @@ def test_what_the_top_tokens_leave_is_in_the_tail(logits, k):
 
 
 def test_a_signal_of_impossible_tokens_stays_finite():
-    signal = engines.pack([[0, 1]], [[0.0, -np.inf]], [-np.inf])
+    signal = base.pack([[0, 1]], [[0.0, -np.inf]], [-np.inf])
     assert signal.top_logprobs.tolist() == [[0, base.LOWEST]]
     assert signal.tail_logprobs.tolist() == [base.LOWEST]

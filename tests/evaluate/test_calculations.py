@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from response_priming.evaluate import calculations, figures
+from response_priming import style
+from response_priming.evaluate import calculations
 
 NUMBERS = st.integers(0, 10**6)
 
@@ -128,7 +129,7 @@ def test_problems_are_resampled_whole():
 def test_too_few_steps_leave_blanks(rows):
     found = calculations.calculations_table(graded(*rows), "hash")
     assert found[["low", "high"]].isna().all(axis=None)
-    assert "nan" not in figures.shown_calculations(found).to_html()
+    assert "nan" not in style.printed(found, "steps").to_html()
 
 
 def test_the_character_that_stands_for_a_mark_says_nothing_in_a_response():

@@ -9,7 +9,7 @@ from tests.distill.test_training import train_ids, write_store
 from response_priming import problems, prompts
 from response_priming.engines import Signal
 from response_priming.errors import InputError
-from response_priming.methods.examples import Examples, Stream, collate, deal, prepare, released_pairing
+from response_priming.methods.examples import Examples, collate, deal, prepare, released_pairing, stream
 from response_priming.methods.losses import IGNORED
 from response_priming.params import sections
 
@@ -372,18 +372,18 @@ def test_with_gold_labels_the_response_teaches_by_its_distributions_and_the_solu
 
 @given(items=st.integers(1, 20), count=st.integers(1, 60), seed=st.integers(0, 9))
 def test_every_pass_takes_every_item_once_in_an_order_of_its_own(items, count, seed):
-    stream = Stream(list(range(items)), count=count, seed=seed)
-    taken = [stream[place] for place in range(len(stream))]
+    once = stream(list(range(items)), count=count, seed=seed)
+    taken = [once[place] for place in range(len(once))]
     assert len(taken) == count
     for start in range(0, count, items):
         part = taken[start : start + items]
         assert len(set(part)) == len(part)
-    again = Stream(list(range(items)), count=count, seed=seed)
+    again = stream(list(range(items)), count=count, seed=seed)
     assert taken == [again[place] for place in range(count)]
 
 
 def test_another_seed_is_another_order():
-    orders = [Stream(list(range(50)), count=50, seed=seed).order for seed in (0, 1)]
+    orders = [stream(list(range(50)), count=50, seed=seed).indices for seed in (0, 1)]
     assert not np.array_equal(*orders)
 
 

@@ -59,8 +59,12 @@ def test_few_trials_have_a_surface_of_points(study, count):
 # --- two runs ---
 
 
+def said_of(part, a, b):
+    return figures.describe(a, b, two_runs.accuracies(a, b))[part]
+
+
 def accuracies_said(a, b):
-    return figures.describe_accuracies(two_runs.accuracies(a, b), a, b)
+    return said_of("accuracies", a, b)
 
 
 def test_the_figure_names_both_accuracies_of_every_arm(runs):
@@ -82,11 +86,11 @@ def test_links_lead_from_here_to_the_pages_that_there_are(runs, tmp_path, monkey
     here = tmp_path / "compare-runs" / "a-b"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
-    assert figures.describe_runs(a, b) == f"A is `{a.folder}` and B is `{b.folder}`."
+    assert said_of("runs", a, b) == f"A is `{a.folder}` and B is `{b.folder}`."
     page = b.home / "report" / "_site" / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("The page of B.")
-    said = figures.describe_runs(a, b)
+    said = said_of("runs", a, b)
     (link,) = re.findall(r"Their own pages: \[B, profile laptop\]\((.+)\)\.$", said)
     assert not Path(link).is_absolute()
     assert (here / link).resolve() == page
@@ -98,14 +102,14 @@ def test_a_link_may_hold_no_blank(build, tmp_path, monkeypatch):
     page = tmp_path / "before this" / "laptop" / "report" / "_site" / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("The page of B.")
-    said = figures.describe_runs(two_runs.read_run("laptop"), two_runs.read_run("before this/laptop"))
+    said = said_of("runs", two_runs.read_run("laptop"), two_runs.read_run("before this/laptop"))
     assert said.startswith("A is `laptop` and B is ")
     assert "(before%20this/laptop/report/_site/index.html)" in said
 
 
 def test_nothing_differs(runs):
     a, b = runs(ARMS, ARMS)
-    assert figures.describe_parameters(a, b) == "None: the manifests record the same."
+    assert said_of("parameters", a, b) == "None: the manifests record the same."
     assert figures.shown_parameters(a, b) is None
     assert "- Both have 3 arms, of which none differs by interval and corrected p." in accuracies_said(a, b)
 
@@ -170,18 +174,18 @@ def test_code_that_differs_and_manifests_that_are_lost_are_named(runs):
     shutil.rmtree(b.folder / "students")
     file = b.folder / "scores" / "none" / "seed-0" / "manifest.json"
     file.write_text(file.read_text().replace('"engines": "', '"engines": "changed '))
-    said = figures.describe_parameters(a, two_runs.read_run(str(b.folder)))
+    said = said_of("parameters", a, two_runs.read_run(str(b.folder)))
     assert "The code that made the answers differs as well, and may be what makes a difference: `engines.py`." in said
     assert "not looked at: B's `students/fine-tuned/seed-0`, B's `students/none/seed-0`." in said
 
 
 def test_verdicts_that_differ_are_counted(runs):
     a, b = runs(ARMS, BETTER)
-    assert figures.describe_claims(a, b) == "Neither run has verdicts on them; `make paper` makes them."
+    assert said_of("claims", a, b) == "Neither run has verdicts on them; `make paper` makes them."
     assert figures.shown_claims(a, b) is None
     write_claims(a, {"It helps.": "supported", "Much.": "supported", "Old.": "supported"})
-    assert figures.describe_claims(a, b) == "Only one of them has verdicts."
+    assert said_of("claims", a, b) == "Only one of them has verdicts."
     write_claims(b, {"It helps.": "supported", "Much.": "not supported"})
-    assert figures.describe_claims(a, b) == "Both have 2 verdicts, of which 1 differs."
+    assert said_of("claims", a, b) == "Both have 2 verdicts, of which 1 differs."
     shown = re.findall(r"<td[^>]*>(.*?)</td>", figures.shown_claims(a, b).to_html())
     assert shown[-3:] == ["Old.", "supported", "—"]

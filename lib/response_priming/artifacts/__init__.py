@@ -17,7 +17,7 @@ from response_priming.artifacts.making import (
     writing,
 )
 from response_priming.artifacts.manifests import FILE, damaged, intact, is_whole, manifest, read
-from response_priming.artifacts.recipes import VERSIONS, decided_by, decisive, is_current, recipe, version
+from response_priming.artifacts.recipes import VERSIONS, decided_by, decisive, is_current, part_of, recipe, version
 
 __all__ = [
     "FILE",
@@ -33,6 +33,7 @@ __all__ = [
     "locked",
     "made",
     "manifest",
+    "part_of",
     "read",
     "recipe",
     "restored",

@@ -73,7 +73,7 @@ def decided_by(
     for path in inputs:
         made = read(path)
         _require_same_precision(path, made["recipe"], wanted)
-        wanted["inputs"][_below_profile(path)] = made["outputs"]
+        wanted["inputs"][part_of(path)] = made["outputs"]
     return wanted
 
 
@@ -87,7 +87,7 @@ def _require_same_precision(folder: Path, made_by: dict[str, Any], wanted: dict[
         )
 
 
-def _below_profile(folder: Path) -> str:
+def part_of(folder: Path) -> str:
     """`students/teacher/seed-0`, the same whatever the profile is called."""
     return "/".join(folder.relative_to(paths.BUILD).parts[1:])
 

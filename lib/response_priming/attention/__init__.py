@@ -8,7 +8,6 @@ Reads: all students. Writes: `attention/`, numbers of every head, the most diver
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
@@ -18,14 +17,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "differences": ["against", "means", "summary", "with_accuracy"],
         "explorer": ["explore", "html"],
         "figures": [
-            "accuracy_figure",
-            "heatmaps_figure",
-            "layers_figure",
-            "ranking_figure",
-            "shown_heads",
-            "shown_means",
-            "shown_pair",
-            "shown_tests",
+            "accuracy_figure", "heatmaps_figure", "layers_figure", "ranking_figure", "shown_heads", "shown_means",
+            "shown_pair", "shown_tests",
         ],
     },
-)
+)  # fmt: skip

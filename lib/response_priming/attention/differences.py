@@ -6,9 +6,7 @@
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from response_priming import arms, artifacts, params, stats
 from response_priming.attention.metrics import EVERY, PAPER
@@ -54,11 +52,7 @@ def primed(metrics: pd.DataFrame, names: list[str], *, seed: int) -> pd.DataFram
         found = float(old.mean()), float(by_prompt.mean()), *stats.t_interval(by_prompt), p_prompts, p_students
         rows.append((region, metric, *found))
     tests = pd.DataFrame(rows, columns=[name for name in TESTED if name != "p_holm"])
-    known = tests["p_prompts"].notna()
-    tests["p_holm"] = np.nan
-    if known.any():
-        tests.loc[known, "p_holm"] = multipletests(tests.loc[known, "p_prompts"], method="holm")[1]
-    return tests[TESTED]
+    return tests.assign(p_holm=stats.holm(tests["p_prompts"]))[TESTED]
 
 
 def means(metrics: pd.DataFrame, names: list[str]) -> pd.DataFrame:

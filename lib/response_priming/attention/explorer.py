@@ -52,7 +52,8 @@ def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool 
     controls = _controls(examples, kept)
     plots, filled = _plots()
     held = {"texts": _texts(examples, kept), "heads": [f"{layer}-{head}" for layer, head in kept]}
-    update = CustomJS(args={**controls, **filled, **held}, code=_read("explorer.js"))
+    script, page = ((paths.REPORT / f"explorer.{kind}").read_text(encoding="utf-8") for kind in ("js", "jinja"))
+    update = CustomJS(args={**controls, **filled, **held}, code=script)
     for control in controls.values():
         control.js_on_change("value", update)
     document = Document()
@@ -71,11 +72,7 @@ def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool 
         "controls": list(controls),
     }
     settings.compression_level = 9
-    return file_html(document, Resources(mode="inline"), template=_read("explorer.jinja"), template_variables=shown)
-
-
-def _read(name: str) -> str:
-    return (paths.REPORT / name).read_text(encoding="utf-8")
+    return file_html(document, Resources(mode="inline"), template=page, template_variables=shown)
 
 
 def _texts(examples: Sequence[Example], kept: list[tuple[int, int]]) -> list[dict[str, Any]]:

@@ -1,6 +1,4 @@
-"""The figures and printed tables of attention-visualize.
-
-No figure is made by pyplot, which would show it a second time in a notebook."""
+"""The figures and printed tables of attention-visualize."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,15 +17,6 @@ from response_priming.errors import InputError
 Head = tuple[int, int]  # layer, head
 REGION_TITLES = {"prompt": "Prompt", "solution": "Solution"}
 REGION_MARKERS = {"prompt": ("o", "0.25"), "solution": ("s", "#d55e00")}
-TESTS: style.Columns = {
-    "region": ("region", None),
-    "metric": ("number", None),
-    "unprimed": ("unprimed", "{:.4f}"),
-    "difference": ("difference", "{:+.4f}"),
-    "interval": ("95 % interval", "{}"),
-    "p_holm": ("p (prompts)", style.p_value),
-    "p_students": ("p (students)", style.p_value),
-}
 
 
 def shown_means(table: pd.DataFrame) -> Styler:
@@ -45,8 +34,8 @@ def shown_tests(tests: pd.DataFrame) -> Styler:
         "metric": tests["metric"].map(EVERY),
         "interval": ["" if np.isnan(low) else f"{low:+.4f} to {high:+.4f}" for low, high in ends],
     }
-    columns = {name: look for name, look in TESTS.items() if name != "p_students" or tests[name].notna().any()}
-    return style.printed(tests.assign(**words), "attention-test", columns)
+    shown = tests.assign(**words).drop(columns=[] if tests["p_students"].notna().any() else "p_students")
+    return style.printed(shown, "attention-test")
 
 
 def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:
@@ -58,8 +47,9 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
     names = list(names)
     regions = list(dict.fromkeys(metrics["region"]))
     lines = metrics.groupby(["region", "arm", "prompt", "layer"])[names].mean()
-    figure = Figure(figsize=(3.6 * len(regions) + 0.4, 1.8 * len(names) + 0.5), layout="constrained")
-    grid = figure.subplots(len(names), len(regions), squeeze=False, sharex=True, sharey="row")
+    rows, columns = len(names), len(regions)
+    size = 3.6 * columns + 0.4, 1.8 * rows + 0.5
+    figure, grid = style.panels(*size, rows, columns, squeeze=False, sharex=True, sharey="row")
     for (row, column), axes in np.ndenumerate(grid):
         name, region = names[row], regions[column]
         ends = {}
@@ -78,7 +68,7 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
         label = EVERY[name].replace(" the ", "\nthe ")
         axes.set_ylabel(label if column == 0 else "", fontsize=9)
         axes.tick_params(labelsize=8, labelleft=True)
-        if column == len(regions) - 1:
+        if column == columns - 1:
             style.name_points(axes, ends, gap=0.13)
     for axes in grid[-1]:
         axes.set_xlabel(f"Layer (n = {metrics['prompt'].nunique()} prompts)", fontsize=9)
@@ -117,8 +107,7 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
     # Line breaks and spaces are made visible.
     labels = [repr(example.tokens[place])[1:-1].replace(" ", "\u00b7") for place in kept]
     solution = sum(place < example.solution for place in kept)
-    figure = Figure(figsize=(8, 3.1 * len(heads) + 0.5), layout="constrained")
-    grid = figure.subplots(len(heads), 3, squeeze=False, sharex=True, sharey=True)
+    figure, grid = style.panels(8, 3.1 * len(heads) + 0.5, len(heads), 3, squeeze=False, sharex=True, sharey=True)
     future = np.triu(np.ones((len(kept), len(kept)), dtype=bool), k=1)
     for row, (layer, head) in zip(grid, heads, strict=True):
         old, new = (example.weights(arm, layer, head)[np.ix_(kept, kept)] for arm in pair)
@@ -150,8 +139,7 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
 def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
     """The most divergent heads, most first: variance across arms over each region, and where known across seeds."""
     top = divergent.head(heads)
-    figure = Figure(figsize=(7, 0.9 + 0.24 * len(top)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = style.panels(7, 0.9 + 0.24 * len(top))
     places = np.arange(len(top))
     axes.barh(places, top["variance"], color="0.85", label="Whole text")
     for name, (marker, color) in REGION_MARKERS.items():
@@ -177,8 +165,7 @@ def accuracy_figure(changes: pd.DataFrame, names: Iterable[str] = PAPER) -> Figu
     names = list(names)
     moved = changes.assign(**{name: changes[name].abs() for name in names})
     moved = moved.groupby(["arm", "seed", "accuracy"], sort=False)[names].mean().reset_index()
-    figure = Figure(figsize=(7, 2.6 * ((len(names) + 1) // 2)), layout="constrained")
-    grid = figure.subplots((len(names) + 1) // 2, 2, squeeze=False, sharey=True)
+    figure, grid = style.panels(7, 2.6 * ((len(names) + 1) // 2), (len(names) + 1) // 2, 2, squeeze=False, sharey=True)
     for place, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         first = {}
         for arm, points in moved.groupby("arm", sort=False):

@@ -64,20 +64,18 @@ def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase
             model.set_attn_implementation("eager")
         for student in who:
             if student in folders and models.is_adapter(folders[student]):
-                model = _attach(model, student, folders[student])
+                try:
+                    if isinstance(model, PeftModel):
+                        model.load_adapter(str(folders[student]), adapter_name=_row(student))
+                    else:
+                        model = PeftModel.from_pretrained(model, str(folders[student]), adapter_name=_row(student))
+                except (OSError, RuntimeError, ValueError) as error:
+                    reason = " ".join(str(error).split())[:120]
+                    raise InputError(
+                        f"{paths.shown(folders[student])}: no adapter that fits this run's student: {reason}"
+                    ) from error
         groups.append(Group(model.eval(), who))
     return groups, models.tokenizer(run.student, run.student_revision)
-
-
-def _attach(model: Any, student: Student, folder: Path) -> Any:
-    try:
-        if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), adapter_name=_row(student))
-            return model
-        return PeftModel.from_pretrained(model, str(folder), adapter_name=_row(student))
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{paths.shown(folder)}: no adapter that fits this run's student: {reason}") from error
 
 
 def _row(student: Student) -> str:

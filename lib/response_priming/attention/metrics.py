@@ -94,9 +94,8 @@ def sink_numbers(raw: Tensor) -> dict[str, Tensor]:
 
 def spread(maps: Iterable[Tensor]) -> Tensor:
     """Population variance across tensors of one shape, entry by entry, holding three of them (Welford 1962)."""
-    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
-    for one in maps:
-        count += 1
+    mean, squares = torch.zeros(()), torch.zeros(())
+    for count, one in enumerate(maps, start=1):
         away = one - mean
         mean = mean + away / count
         squares = squares + away * (one - mean)

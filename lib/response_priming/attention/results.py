@@ -59,12 +59,9 @@ def read(folder: Path) -> Analysis:
     metrics, divergent, tests = (pd.read_parquet(folder / f"{name}.parquet") for name in TABLES)
     with np.load(folder / "explorer.npz") as arrays:
         every = dict(arrays)
-    examples: list[Example] = []
-    while f"problem/{len(examples)}" in every:
-        number = len(examples)
-        problem, tokens, positions, solution = (
-            every.pop(f"{name}/{number}") for name in ("problem", "tokens", "positions", "solution")
-        )
+    examples = []
+    for number in range(sum(key.startswith("problem/") for key in every)):
         maps = {key.rpartition("/")[0]: array for key, array in every.items() if key.endswith(f"/{number}")}
+        problem, tokens, positions, solution = map(maps.pop, ("problem", "tokens", "positions", "solution"))
         examples.append(Example(str(problem), tokens.tolist(), positions, int(solution), maps))
     return Analysis(metrics, divergent, tests, examples)

@@ -1,15 +1,13 @@
 """Study attribution: which tokens of its prompt drive the teacher's responses.
 
-Reads: `responses/STRATEGY/`. Writes: `attribution/`, the share of each part of the prompt, by method and problem.
+Reads: `responses/STRATEGY/`. Writes: `attribution/`, Parquet tables, among them a row a token of each prompt:
+
+    strategy  problem  token  text  region  segment  gradient  occlusion
 """
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={
-        "attributions": ["attribute"],
-        "figures": ["deletion_figure", "shares_figure", "table"],
-    },
+    submod_attrs={"attributions": ["attribute"], "figures": ["deletion_figure", "shares_figure", "table"]},
 )

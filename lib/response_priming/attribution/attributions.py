@@ -106,15 +106,13 @@ def _write(run: params.AttributionRun, folder: Path) -> None:
     given = {}
     for strategy in run.strategies:
         # The first of several responses to a problem.
-        answered = (
-            generate.read(run.build / "responses" / strategy).drop_duplicates("problem_id").set_index("problem_id")
-        )
+        answered = generate.read(run.build / "responses" / strategy).drop_duplicates("problem_id")
         if run.attribution_problems > len(answered):
             raise InputError(
                 f"attribution.attribution_problems = {run.attribution_problems}: strategy {strategy} has responses to "
                 f"{len(answered)} problems"
             )
-        given[strategy] = answered
+        given[strategy] = answered.set_index("problem_id")
     model: Any
     model, tokenizer = models.load(run.teacher, revision=run.teacher_revision, dtype=run.dtype, device=run.device)
     model.requires_grad_(False)

@@ -8,7 +8,6 @@ Reads: the released logs, where there is a copy, else the counts recorded from t
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

@@ -45,6 +45,8 @@ def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.Da
         tests.loc[baseline].loc[taught.index.drop(arms.UNPRIMED)] for baseline in (arms.UNPRIMED, arms.FINE_TUNED)
     )
     best, unprimed = (facts["arms"][arm]["readme_accuracy"] for arm in (BEST, arms.UNPRIMED))
+    # The best first.
+    ranked = tables["rules"].set_index(["rule", "arm"])["accuracy"].sort_values(ascending=False, kind="stable")
     names = [f"Question {number}" for number in range(1, code["train_problems"] + 1)]
     return {
         **{key: facts[key] for key in ("relative_gain", "model_card_accuracy", "teacher_confidence", "code")},
@@ -63,7 +65,7 @@ def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.Da
         "over_fine_tuning": {"points": list(over_tuned["points"]), "p": over_tuned["p_holm"].max()},
         "distillation_points": tests.loc[(arms.UNDISTILLED, arms.UNPRIMED), "points"],
         "matching": sum(one == other for one, other in zip(names, sorted(names), strict=True)),
-        "order": {rule.replace("-", "_"): _ranked(counts, rule) for rule in (RULE, "last-number")},
+        "order": {rule.replace("-", "_"): ranked.loc[rule].to_dict() for rule in (RULE, "last-number")},
         "attention": {metric: _against_accuracy(counts, means) for metric, means in facts["attention"].items()},
     }
 
@@ -78,12 +80,6 @@ def _beside_print(counts: Counts, facts: Mapping[str, Any], arm: str) -> dict[st
 def fitting(accuracy: float, n: int) -> list[int]:
     """The counts out of `n` whose percentage has the printed two decimals, cut off behind them as the README does."""
     return [count for count in range(n + 1) if 10_000 * count // n == round(10_000 * accuracy)]
-
-
-def _ranked(counts: Counts, rule: str) -> dict[str, float]:
-    """The arms' accuracies by a rule, the best first."""
-    correct = {arm: found["correct"][rule] for arm, found in counts["arms"].items()}
-    return {arm: correct[arm] / counts["n"] for arm in sorted(correct, key=lambda arm: -correct[arm])}
 
 
 def _against_accuracy(counts: Counts, means: Mapping[str, float]) -> dict[str, float]:

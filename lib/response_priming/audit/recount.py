@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from response_priming import arms, stats
 from response_priming.extraction import RULES, boxed_number
@@ -22,39 +21,35 @@ Counts = dict[str, Any]
 def count(logs: Mapping[str, pd.DataFrame]) -> Counts:
     """All that the audit takes from the logs (see `released.read`).
 
-    `n`, problems; `arms`, the counts of each (see `_count_arm`); `only_right`: for each arm and each other one, the
-    problems that the arm gets right by `RULE` and the other does not.
+    `n`, problems. `arms`, of each: the longest response (`cap`, tokens), and numbers of responses: that ran into the
+    cap, that have a boxed number, those of either that are right by `RULE`; that the released grading marks correct,
+    and on which it contradicts `RULE` (None: not graded); for which the cascade's slip changes the number; answered and
+    correct by each rule. `only_right`: for each arm and each other one, the problems that the arm gets right by `RULE`
+    and the other does not.
     """
-    graded = {arm: grade(log) for arm, log in logs.items()}
-    right = {arm: table[f"{RULE}-correct"].to_numpy(bool) for arm, table in graded.items()}
-    return {
-        "n": len(next(iter(logs.values()))),
-        "arms": {arm: _count_arm(table) for arm, table in graded.items()},
-        "only_right": {
-            arm: {other: int((right[arm] & ~right[other]).sum()) for other in logs if other != arm} for arm in logs
-        },
+    chosen, verdicts = {}, {}
+    for arm, log in logs.items():
+        graded = grade(log)
+        verdicts[arm] = right = graded[f"{RULE}-correct"]
+        boxed, capped = graded["response"].map(boxed_number), graded["capped"]
+        marked = graded["graded"].astype(bool) if "graded" in graded else None
+        chosen[arm] = {
+            "cap": int(graded["tokens"].max()),
+            "capped": int(capped.sum()),
+            "capped_correct": int((capped & right).sum()),
+            "boxed": int(boxed.sum()),
+            "boxed_correct": int((boxed & right).sum()),
+            "graded": None if marked is None else int(marked.sum()),
+            "graded_otherwise": None if marked is None else int((marked != right).sum()),
+            "slipped": int((graded["published"].fillna("") != graded["published-corrected"].fillna("")).sum()),
+            "answered": {rule: int(graded[rule].notna().sum()) for rule in RULES},
+            "correct": {rule: int(graded[f"{rule}-correct"].sum()) for rule in RULES},
+        }
+    only_right = {
+        arm: {other: int((right & ~verdicts[other]).sum()) for other in logs if other != arm}
+        for arm, right in verdicts.items()
     }
-
-
-def _count_arm(graded: pd.DataFrame) -> dict[str, Any]:
-    """The longest response (`cap`, tokens), and numbers of responses: that ran into the cap, that have a boxed number,
-    those of either that are right by `RULE`; that the released grading marks correct, and on which it contradicts
-    `RULE` (None: not graded); for which the cascade's slip changes the number; answered and correct by each rule."""
-    right, capped = graded[f"{RULE}-correct"], graded["capped"]
-    boxed = graded["response"].map(boxed_number)
-    marked = graded["graded"].astype(bool) if "graded" in graded else None
-    return {
-        "cap": int(graded["tokens"].max()),
-        "capped": int(capped.sum()),
-        "capped_correct": int((capped & right).sum()),
-        "boxed": int(boxed.sum()),
-        "boxed_correct": int((boxed & right).sum()),
-        "graded": None if marked is None else int(marked.sum()),
-        "graded_otherwise": None if marked is None else int((marked != right).sum()),
-        "slipped": int((graded["published"].fillna("") != graded["published-corrected"].fillna("")).sum()),
-        "answered": {rule: int(graded[rule].notna().sum()) for rule in RULES},
-        "correct": {rule: int(graded[f"{rule}-correct"].sum()) for rule in RULES},
-    }
+    return {"n": len(next(iter(logs.values()))), "arms": chosen, "only_right": only_right}
 
 
 def differences(found: Any, recorded: Any, name: str = "") -> list[str]:
@@ -99,44 +94,37 @@ def _row(arm: str, rule: str, n: int, answered: int | None, correct: int | None)
 
 
 def tabulate(counts: Counts, facts: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """The tables `published`, `rules`, `decomposition` and `tests`."""
+    """The tables that follow from the counts.
+
+    `published`: an arm's printed figures beside its recount by `RULE`. `rules`: see `rows`. `decomposition`: an arm's
+    `shares`, and of a primed one its `gain` over the unprimed one and what of it `boxing` explains. `tests`: every pair
+    of arms, the columns of `stats.paired`, and `p_holm`, corrected for all pairs.
+    """
     every = pd.DataFrame(rows(counts, facts)).assign(title=lambda table: table["arm"].map(arms.title))
-    return {
-        "published": _published_table(counts, facts, every),
-        "rules": every,
-        "decomposition": _decomposition(counts),
-        "tests": _tests(counts),
-    }
-
-
-def _published_table(counts: Counts, facts: Mapping[str, Any], every: pd.DataFrame) -> pd.DataFrame:
-    recount = every[every["rule"] == RULE].set_index("arm")
-    return pd.DataFrame(
-        {
+    recount, unprimed = every[every["rule"] == RULE].set_index("arm"), shares(counts, arms.UNPRIMED)
+    published, decomposition = [], []
+    for arm, found in counts["arms"].items():
+        printed, share = facts["arms"][arm], shares(counts, arm)
+        row = {
             "title": arms.title(arm),
-            "readme": facts["arms"][arm]["readme_accuracy"],
-            "readme_count": facts["arms"][arm]["readme_count"],
-            "readme_share": facts["arms"][arm]["readme_count"] / facts["n"],
+            "readme": printed["readme_accuracy"],
+            "readme_count": printed["readme_count"],
+            "readme_share": printed["readme_count"] / facts["n"],
             "graded": found["graded"],
-            "correct": recount.loc[arm, "correct"],
-            "accuracy": recount.loc[arm, "accuracy"],
-            "low": recount.loc[arm, "low"],
-            "high": recount.loc[arm, "high"],
+            **recount.loc[arm, ["correct", "accuracy", "low", "high"]],
             "boxed": found["boxed"],
         }
-        for arm, found in counts["arms"].items()
-    ).astype({"graded": "Int64"})
-
-
-def _decomposition(counts: Counts) -> pd.DataFrame:
-    """One row an arm: `shares`; for a primed one its `gain` over the unprimed one and what of it `boxing` explains."""
-    unprimed, made = shares(counts, arms.UNPRIMED), []
-    for arm in counts["arms"]:
-        share, gain = shares(counts, arm), {"gain": np.nan, "boxing_points": np.nan}
+        published.append(row)
+        gain = {"gain": np.nan, "boxing_points": np.nan}
         if arm not in (*arms.CONTROLS, arms.UNPRIMED):
             gain = {"gain": 100 * (share["accuracy"] - unprimed["accuracy"]), "boxing_points": boxing(share, unprimed)}
-        made.append({"arm": arm, "title": arms.title(arm), **share, **gain})
-    return pd.DataFrame(made)
+        decomposition.append({"arm": arm, "title": arms.title(arm), **share, **gain})
+    return {
+        "published": pd.DataFrame(published).astype({"graded": "Int64"}),
+        "rules": every,
+        "decomposition": pd.DataFrame(decomposition),
+        "tests": _tests(counts),
+    }
 
 
 def boxing(arm: Mapping[str, float], other: Mapping[str, float]) -> float:
@@ -170,7 +158,6 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _tests(counts: Counts) -> pd.DataFrame:
-    """Every pair of arms: the columns of `stats.paired`, and `p_holm`, corrected for all pairs."""
     n, chosen, only = counts["n"], list(counts["arms"]), counts["only_right"]
     made = []
     for place, arm in enumerate(chosen):
@@ -180,4 +167,4 @@ def _tests(counts: Counts) -> pd.DataFrame:
             names = {"arm": arm, "title": arms.title(arm), "baseline": baseline}
             names["baseline_title"] = arms.title(baseline)
             made.append(names | stats.paired_counts(n, both, wins, losses, seed=0))
-    return pd.DataFrame(made).assign(p_holm=lambda table: multipletests(table["p"], method="holm")[1])
+    return pd.DataFrame(made).assign(p_holm=lambda table: stats.holm(table["p"]))

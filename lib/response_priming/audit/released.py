@@ -38,13 +38,6 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
     Raises:
         InputError: the folder or a file is missing, a column or a row is missing, doubled or malformed.
     """
-    files = _files(folder)
-    answers = _answers(files[REFERENCE])
-    return {arm: _log(files[name], answers) for arm, name in LOGS.items()}
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """The files of the folder by name, all there."""
     files = {name: folder / name for name in (REFERENCE, *LOGS.values())}
     expected = f"expected there: {', '.join(files)} ({SOURCE})"
     if not folder.is_dir():
@@ -52,15 +45,11 @@ def _files(folder: Path) -> dict[str, Path]:
     for file in files.values():
         if not file.is_file():
             raise InputError(f"{file}: no such file; {expected}")
-    return files
-
-
-def _answers(file: Path) -> dict[str, str]:
-    """The right number of each question."""
-    table = _table(file, ["question", "answer"])
-    answers = table["answer"].str.strip().str.extract(FINAL_ANSWER)[0]
-    _require(file, table["answer"].str[-40:], answers.notna(), "must end in `#### NUMBER`")
-    return dict(zip(table["question"], answers.str.replace(",", ""), strict=True))
+    reference = _table(files[REFERENCE], ["question", "answer"])
+    right = reference["answer"].str.strip().str.extract(FINAL_ANSWER)[0]
+    _require(files[REFERENCE], reference["answer"].str[-40:], right.notna(), "must end in `#### NUMBER`")
+    answers = dict(zip(reference["question"], right.str.replace(",", ""), strict=True))
+    return {arm: _log(files[name], answers) for arm, name in LOGS.items()}
 
 
 def _log(file: Path, answers: dict[str, str]) -> pd.DataFrame:

@@ -8,11 +8,11 @@ Reads: every arm's scores and students, every strategy's responses. Writes: `com
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "comparison": ["Comparison", "compare", "read_scores"],
+        "tables": ["gains_of"],
         "figures": ["accuracy_figure", "loss_figure", "shown"],
     },
 )

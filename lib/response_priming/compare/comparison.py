@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from response_priming import arms, artifacts, evaluate, generate, params, paths, problems, scoring
+from response_priming import arms, artifacts, evaluate, generate, params, problems, scoring
 from response_priming.compare import tables
 from response_priming.errors import InputError
 
@@ -81,29 +81,23 @@ def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
     if run.n_test < 2:
         raise InputError(f"n_test = {run.n_test}: a comparison resamples problems; allowed: 2 or more")
     scores: dict[str, list[pd.DataFrame]] = {arm: [] for arm in run.arms}
-    first = run.scores_of(run.arms[0], run.seeds[0])
-    reference, asked = _made_by(run, first), list(pd.read_parquet(first / "answers.parquet")["problem_id"])
+    folder = run.scores_of(run.arms[0], run.seeds[0])
+    first, reference = artifacts.part_of(folder), _made_by(run, folder)
+    asked = list(pd.read_parquet(folder / "answers.parquet")["problem_id"])
     for arm in run.arms:
         for seed in run.seeds_of(arm):
             folder = run.scores_of(arm, seed)
             made, answers = _made_by(run, folder), pd.read_parquet(folder / "answers.parquet")
-            _require_alike(_name(folder), made, _name(first), reference | {"arm": arm})
+            _require_alike(name := artifacts.part_of(folder), made, first, reference | {"arm": arm})
             if list(answers["problem_id"]) != asked:
-                raise InputError(
-                    f"{_name(folder)}: problem_id differs from {_name(first)}; evaluate both on the same problems"
-                )
+                raise InputError(f"{name}: problem_id differs from {first}; evaluate both on the same problems")
             scores[arm].append(answers.assign(seed=seed))
     return {arm: pd.concat(blocks, ignore_index=True) for arm, blocks in scores.items()}
 
 
-def _name(folder: Path) -> str:
-    """`scores/teacher/seed-0`, `responses/teacher`."""
-    return "/".join(folder.relative_to(paths.BUILD).parts[1:])
-
-
 def _made_by(run: params.CompareRun, folder: Path) -> dict[str, Any]:
     """Parameters and code or version that made a folder; refused where they contradict the run's parameters."""
-    name, recipe = _name(folder), artifacts.decisive(artifacts.read(folder)["recipe"])
+    name, recipe = artifacts.part_of(folder), artifacts.decisive(artifacts.read(folder)["recipe"])
     code = {f"{module.replace('.', '/')}.py": digest for module, digest in recipe.get("code", {}).items()}
     made = recipe["parameters"] | code | {key: recipe[key] for key in ("version",) if key in recipe}
     wanted = run.model_dump(exclude={"rule"})

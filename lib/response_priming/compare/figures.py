@@ -1,6 +1,4 @@
-"""The figures and printed tables of stage compare.
-
-No figure is made by pyplot, which would show it a second time in a notebook."""
+"""The figures and printed tables of stage compare."""
 
 from typing import Any
 
@@ -11,64 +9,25 @@ from pandas.io.formats.style import Styler
 
 from response_priming import style
 from response_priming.compare.comparison import Comparison
-from response_priming.extraction import RULES
-
-SHARE, WORDS = "{:.1%}", None  # a format is of numbers, aligned right; words have none
-ACCURACY: style.Columns = {
-    "n": ("n", "{:.0f}"),
-    "seeds": ("seeds", "{:.0f}"),
-    "correct": ("correct", "{:.0f}"),
-    "accuracy": ("accuracy", SHARE),
-    ("low", "high"): ("95 % interval", 100),
-    "covers": ("interval covers", WORDS),
-    "spread": ("spread", SHARE),
-    "answered": ("answered", SHARE),
-    "accuracy_answered": ("if answered", SHARE),
-    "finished": ("finished", SHARE),
-    "mean_tokens": ("tokens", "{:.1f}"),
-}
-# For each table as the paper prints it: column -> heading and format.
-COLUMNS: dict[str, style.Columns] = {
-    "accuracy": {"title": ("student", WORDS), **ACCURACY, "published": ("published", SHARE)},
-    "gains": {
-        "title": ("student", WORDS),
-        "baseline_title": ("compared with", WORDS),
-        "points": ("gain (points)", "{:+.1f}"),
-        ("low", "high"): ("95 % interval", 1),
-        "relative": ("relative gain", "{:+.1%}"),
-        ("relative_low", "relative_high"): ("95 % interval", 100),
-        "wins": ("wins", "{:.0f}"),
-        "losses": ("losses", "{:.0f}"),
-        "p": ("p", style.p_value),
-        "p_holm": ("p (Holm)", style.p_value),
-    },
-    "rules": {"title": ("student", WORDS)} | {rule: (style.wrapping(rule), SHARE) for rule in RULES},
-    "teacher": {"title": ("strategy", WORDS), **ACCURACY},
-    "samples": {key: (key, WORDS) for key in ("question", "answer")}
-    | {"title": ("student", WORDS), "response": ("response", WORDS), "correct": ("correct", WORDS)},
-}
 
 
 def shown(found: Comparison, name: str) -> Styler:
     """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
     table: pd.DataFrame = getattr(found, name)
-    columns = COLUMNS[name]
-    if "covers" in table and (table["seeds"] == 1).all():
-        columns = {key: column for key, column in columns.items() if key not in ("seeds", "spread", "covers")}
     if name == "rules":
-        arms = table["title"].unique()
-        table = table.pivot(index="title", columns="rule", values="accuracy").loc[arms].reset_index()
+        return style.by_rule(table, table["rule"].unique())
+    if "covers" in table and (table["seeds"] == 1).all():
+        table = table.drop(columns=["seeds", "spread", "covers"])
     if name == "samples":
         table = table.assign(correct=table["correct"].map({True: "yes", False: "no"}))
         table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
-    return style.printed(table, name, columns)
+    return style.printed(table, name)
 
 
 def accuracy_figure(found: Comparison) -> Figure:
     """Accuracy of every arm with its interval, and the paper's printed value as a hollow marker."""
     table = found.accuracy
-    figure = Figure(figsize=(7, 0.8 + 0.55 * len(table)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = style.panels(7, 0.8 + 0.55 * len(table))
     looks: Any = [{"color": style.color(arm), "marker": style.marker(arm), "markersize": 7} for arm in table["arm"]]
     style.dots(axes, table, looks, value="accuracy")
     for y, (x, printed) in enumerate((100 * table[["accuracy", "published"]]).itertuples(index=False)):
@@ -77,17 +36,17 @@ def accuracy_figure(found: Comparison) -> Figure:
             axes.plot(printed, y, linestyle="", markerfacecolor="none", **looks[y])
             label = f"paper {printed:.1f}"
             axes.annotate(label, (printed, y), (0, -14), textcoords="offset points", ha="center", fontsize="small")
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}")
+    label = f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}"
+    axes.set(xlim=(0, 100), xlabel=label)
     return figure
 
 
 def loss_figure(found: Comparison) -> Figure:
     """Hard and soft loss of every trained arm by optimiser step: means over seeds, and bands from the lowest to the
     highest of them; a panel is left out where no arm has that loss."""
-    panels = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
-    figure = Figure(figsize=(7, 2.7 * len(panels) + 0.3), layout="constrained")
-    for axes, name in zip(figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0], panels, strict=True):
+    names = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
+    figure, panels = style.panels(7, 2.7 * len(names) + 0.3, len(names), squeeze=False, sharex=True)
+    for axes, name in zip(panels[:, 0], names, strict=True):
         steps = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False)[name].agg(["mean", "min", "max"])
         ends = {}
         for arm, curve in steps.groupby("arm", sort=False):
@@ -96,8 +55,7 @@ def loss_figure(found: Comparison) -> Figure:
             axes.fill_between(curve.index, curve["min"], curve["max"], alpha=0.15, linewidth=0, **look)
             axes.plot(curve["mean"], marker=style.marker(str(arm)), markersize=4, markevery=0.1, **look)
             ends[str(arm)] = (float(curve.index[-1]), float(curve["mean"].iloc[-1]))
-        axes.set_title(f"{name.capitalize()} loss")
-        axes.set_ylabel("Nats per response token")
+        axes.set(title=f"{name.capitalize()} loss", ylabel="Nats per response token")
         style.name_points(axes, ends, gap=0.1)
     figure.axes[-1].set_xlabel("Optimiser step")
     return figure

@@ -5,11 +5,10 @@ the same order for every arm. An arm with several students has one block of all 
 fractions; differences are in percentage points.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from response_priming import arms, scoring, stats
 from response_priming.extraction import RULES
@@ -30,34 +29,37 @@ def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[s
 
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
     """Every trained arm against the undistilled student, every primed arm or control against the unprimed one, and
-    every primed arm against the one with neutral words.
-
-    The columns of `paired`, and `p_holm`: p corrected for all pairs of the table.
-    """
-    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
+    every primed arm against the one with neutral words; the columns of `gains_of`."""
     pairs = [(arm, arms.UNDISTILLED) for arm in scores if arm != arms.UNDISTILLED]
     pairs += [(arm, arms.unprimed(arm)) for arm in scores if arm not in arms.CONTROLS and arm != arms.unprimed(arm)]
     pairs += [(arm, arms.NEUTRAL) for arm in scores if arms.is_primed(arm)]
+    return gains_of(pairs, scores, rule, seed=seed)
+
+
+def gains_of(
+    pairs: Sequence[tuple[str, str]], scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int
+) -> pd.DataFrame:
+    """A row an arm and its baseline, as far as both have scores: the columns of `stats.paired`, and `p_holm`, which is
+    p corrected for all pairs of the table."""
+    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
     rows = [
         {"arm": arm, "title": arms.title(arm), "baseline": baseline, "baseline_title": arms.title(baseline)}
         | stats.paired(right[arm], right[baseline], seed=seed)
         for arm, baseline in pairs
         if baseline in scores
     ]
-    columns = ["arm", "title", "baseline", "baseline_title", *stats.PAIRED]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.assign(p_holm=multipletests(table["p"], method="holm")[1] if rows else [])
+    table = pd.DataFrame(rows, columns=["arm", "title", "baseline", "baseline_title", *stats.PAIRED])
+    return table.assign(p_holm=stats.holm(table["p"]))
 
 
 def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """One row an arm and extraction rule: the counts and the accuracy of `scoring.summary`, with its interval."""
-    kept = ("n", "seeds", "correct", "accuracy", "low", "high")
     rows = (
         {"arm": arm, "title": arms.title(arm), "rule": rule, **scoring.summary(answers, rule)}
         for arm, answers in scores.items()
         for rule in RULES
     )
-    return pd.DataFrame(rows)[["arm", "title", "rule", *kept]]
+    return pd.DataFrame(rows)[["arm", "title", "rule", "n", "seeds", "correct", "accuracy", "low", "high"]]
 
 
 def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:

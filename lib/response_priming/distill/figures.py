@@ -3,6 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
+from response_priming import style
+
 TRAINED = {"hard": "hard: cross-entropy", "soft": "soft: divergence to the teacher"}
 HELD_OUT = {
     "gold_hard": "cross-entropy, solutions",
@@ -14,8 +16,7 @@ COSTS = {"grad_norm": "Gradient norm", "tokens_per_second": "Tokens per second",
 
 def divergence_figure(positions: pd.DataFrame) -> Figure:
     """Divergence along a response, before and after, means over seeds; `positions` as `distill.by_position`."""
-    drawn = Figure(figsize=(6, 3), layout="constrained")
-    axes = drawn.subplots()
+    drawn, axes = style.panels(6, 3)
     means = positions.groupby("position")[["before", "after"]].mean()
     for name, marker in zip(means, "os", strict=True):
         axes.plot(means.index, means[name], label=name, marker=marker, markersize=4)
@@ -28,8 +29,7 @@ def divergence_figure(positions: pd.DataFrame) -> Figure:
 
 def losses_figure(curve: pd.DataFrame, validated: pd.DataFrame) -> Figure:
     """Losses in training and on held-out problems, means over seeds; `distill.train` and `distill.validation`."""
-    drawn = Figure(figsize=(9, 3.4), layout="constrained")
-    panels = drawn.subplots(1, 2, sharey=True)
+    drawn, panels = style.panels(9, 3.4, 1, 2, sharey=True)
     for axes, table, names in zip(panels, (curve, validated), (TRAINED, HELD_OUT), strict=True):
         means = table.groupby("step")[list(names)].mean().dropna(axis="columns", how="all")
         for name, marker in zip(means, "os^", strict=False):
@@ -44,9 +44,9 @@ def losses_figure(curve: pd.DataFrame, validated: pd.DataFrame) -> Figure:
 
 def cost_figure(curve: pd.DataFrame) -> Figure:
     """Gradient norm before clipping, speed and memory of every step, means over seeds."""
-    drawn = Figure(figsize=(9, 2.6), layout="constrained")
+    drawn, panels = style.panels(9, 2.6, 1, 3)
     means = curve.groupby("step")[list(COSTS)].mean()
-    for axes, (name, title) in zip(drawn.subplots(1, 3), COSTS.items(), strict=True):
+    for axes, (name, title) in zip(panels, COSTS.items(), strict=True):
         axes.plot(means.index, means[name])
         axes.set(title=title, xlabel="Optimiser step", ylim=(0, None))
     return drawn

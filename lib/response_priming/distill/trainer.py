@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 from response_priming import params, progress, prompts
 from response_priming.errors import InputError
 from response_priming.methods.base import Method
-from response_priming.methods.examples import Stream, TrainingData, collate
+from response_priming.methods.examples import TrainingData, collate, stream
 from response_priming.methods.losses import IGNORED
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
@@ -60,7 +60,7 @@ class DistillTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=cast("Any", Stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
+            train_dataset=cast("Any", stream(data.items, count=run.train_steps * run.train_batch, seed=seed)),
             eval_dataset=cast("Any", data.validation),
             data_collator=lambda items: collate(list(itertools.chain(*items)), cast("int", tokenizer.pad_token_id)),
             optimizer_cls_and_kwargs=optimizer_of(run),
@@ -224,7 +224,6 @@ def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path
         eval_steps=run.evaluate_every,
         save_steps=run.save_every,
         save_total_limit=2,
-        report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,

@@ -1,19 +1,12 @@
 """Engines: what runs a model. Token prompts in, responses out as they finish; a stage never asks which one it is.
 
-A file an engine, found by its name: `transformers` (in process, with `cascade`), `vllm` (in process), `server` (any
-OpenAI-compatible one). `base` is what they have in common. A new one is a file and its name in `params.sections`.
+A file an engine, found by its name; a new one is a file and its name in `params.sections`. `base` is what they share:
+
+    transformers  in process, with `cascade`
+    vllm          in process
+    server        any OpenAI-compatible one
 """
 
-from response_priming.engines.base import (
-    Engine,
-    Response,
-    Setup,
-    Signal,
-    counted,
-    open_engine,
-    pack,
-    require,
-    teacher_of,
-)
+from response_priming.engines.base import Engine, Response, Setup, Signal, counted, open_engine, require, teacher_of
 
-__all__ = ["Engine", "Response", "Setup", "Signal", "counted", "open_engine", "pack", "require", "teacher_of"]
+__all__ = ["Engine", "Response", "Setup", "Signal", "counted", "open_engine", "require", "teacher_of"]

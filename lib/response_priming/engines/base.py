@@ -92,6 +92,8 @@ class Setup:
 class Engine(abc.ABC):
     """What the stages need of an engine; `context` is its model's (tokens), None where it is not known."""
 
+    package: str | None = None  # what it needs beside the library's own
+    extra: str | None = None  # of pyproject.toml, which installs that
     tokenizer: "PreTrainedTokenizerBase"
     context: int | None
 
@@ -105,13 +107,7 @@ class Engine(abc.ABC):
         """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""
 
     def respond(
-        self,
-        prompts: Sequence[list[int]],
-        *,
-        max_tokens: int,
-        top_k: int = 0,
-        temperature: float = 0.0,
-        seed: int = 0,
+        self, prompts: Sequence[list[int]], *, max_tokens: int, top_k: int = 0, temperature: float = 0.0, seed: int = 0
     ) -> Iterator[tuple[int, Response]]:
         """Answer every prompt; yields (index of the prompt, its response) in the order they finish.
 
@@ -141,40 +137,24 @@ class Engine(abc.ABC):
 
 def teacher_of(run: params.GenerateRun) -> Setup:
     """How a run's teacher answers."""
-    return Setup(
-        run.teacher,
-        run.teacher_revision,
-        run.dtype,
-        run.device,
-        quantization=run.teacher_quantization,
-        batch=run.generate_batch,
-        tensor_parallel=run.tensor_parallel,
-        pipeline_parallel=run.pipeline_parallel,
-        server_url=run.server_url,
-    )
+    how = run.model_dump(include={"dtype", "device", "tensor_parallel", "pipeline_parallel", "server_url"})
+    how |= {"quantization": run.teacher_quantization, "batch": run.generate_batch}
+    return Setup(run.teacher, run.teacher_revision, **how)
 
 
 def require(name: str) -> type[Engine]:
     """The engine of that name; `InputError` where there is none, or the package that it needs is not installed."""
     if name not in get_args(params.Engine):
         raise InputError(f"engine = {name!r}: unknown; allowed: {', '.join(get_args(params.Engine))}")
-    module = importlib.import_module(f"{__package__}.{name}")
-    needed: Needs | None = getattr(module, "NEEDS", None)
-    if needed and importlib.util.find_spec(needed.package) is None:
-        raise InputError(f"engine = {name!r}: {needed.package} is not installed: pip install '.[{needed.extra}]'")
-    return cast("type[Engine]", module.ENGINE)
+    engine = cast("type[Engine]", importlib.import_module(f"{__package__}.{name}").ENGINE)
+    if engine.package and importlib.util.find_spec(engine.package) is None:
+        raise InputError(f"engine = {name!r}: {engine.package} is not installed: pip install '.[{engine.extra}]'")
+    return engine
 
 
 def open_engine(name: str, setup: Setup) -> Engine:
     """The engine of that name with its model loaded; `InputError` where it cannot be."""
     return require(name).open(setup)
-
-
-class Needs(NamedTuple):
-    """The package that an engine needs beside the library's own, and the extra of pyproject.toml that installs it."""
-
-    package: str
-    extra: str
 
 
 def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:

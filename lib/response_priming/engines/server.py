@@ -13,10 +13,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models
-from response_priming.engines.base import Engine, Needs, Request, Response, Setup, Signal, check_context, pack, tail_of
+from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack, tail_of
 from response_priming.errors import InputError
-
-NEEDS = Needs("openai", "server")
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -28,6 +26,8 @@ TOKEN_ID = "token_id:"
 
 class ServerEngine(Engine):
     """An OpenAI-compatible server."""
+
+    package, extra = "openai", "server"
 
     def __init__(self, client: "OpenAI", tokenizer: PreTrainedTokenizerBase, *, model: Any, batch: int) -> None:
         self.client, self.tokenizer, self.model, self.batch = client, tokenizer, model, batch
@@ -99,9 +99,8 @@ class ServerEngine(Engine):
 
         extra = {"return_token_ids": True, "return_tokens_as_token_ids": True} | dict(extra_body or {})
         try:
-            return self.client.completions.create(
-                model=self.model.id, prompt=prompt, extra_body=extra, **options
-            ).choices[0]
+            made = self.client.completions.create(model=self.model.id, prompt=prompt, extra_body=extra, **options)
+            return made.choices[0]
         except OpenAIError as error:
             raise InputError(f"server_url = {str(self.client.base_url)!r}: {_reason(error)}") from None
 

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models, params
-from response_priming.engines.base import Engine, Needs, Request, Response, Setup, Signal, check_context, pack, tail_of
+from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack, tail_of
 from response_priming.errors import InputError
-
-NEEDS = Needs("vllm", "gpu")
 
 # Our names of quantised formats and vLLM's; `none` keeps what the checkpoint is stored in.
 QUANTIZATIONS = {"none": None, "awq": "awq", "gptq": "gptq", "fp8": "fp8", "nf4": "bitsandbytes"}
@@ -52,6 +50,8 @@ def _start(setup: Setup, rank: int | None) -> Any:
 
 class VllmEngine(Engine):
     """vLLM in this process."""
+
+    package, extra = "vllm", "gpu"
 
     def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, *, lora: Any = None) -> None:
         self.llm, self.tokenizer, self.lora = llm, tokenizer, lora

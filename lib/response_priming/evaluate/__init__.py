@@ -8,13 +8,12 @@ Reads: `students/ARM/seed-N/`. Writes: `scores/ARM/seed-N/answers.parquet`, a ro
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "answers": ["answer", "answers_to"],
         "calculations": ["calculations_table"],
         "calibration": ["calibration_table", "separation"],
-        "figures": ["browse", "confidence_figure", "reliability_figure", "shown_calculations", "shown_calibration"],
+        "figures": ["browse", "confidence_figure", "reliability_figure"],
     },
 )

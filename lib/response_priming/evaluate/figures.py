@@ -1,9 +1,9 @@
-"""The figures and printed tables of evaluate, and a way to leaf through the answers.
+"""The figures of evaluate, and a way to leaf through the answers.
 
-No figure is made by pyplot, which would show it a second time in a notebook. `scores` is arm -> its graded answers (see
-`evaluate.answer`); answers of several seeds are taken together.
+`scores` is arm -> its graded answers (see `evaluate.answer`); answers of several seeds are taken together.
 """
 
+import math
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -11,32 +11,11 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 
 from response_priming import arms, style
 from response_priming.errors import InputError
 from response_priming.evaluate.calibration import KINDS, reliability
 from response_priming.extraction import RULES
-
-CALCULATIONS: style.Columns = {
-    "title": ("student", None),
-    "responses": ("responses", "{:.0f}"),
-    "with_steps": ("with steps", "{:.1%}"),
-    "steps": ("steps", "{:.0f}"),
-    "right": ("steps right", "{:.1%}"),
-    ("low", "high"): ("95 % interval", 100),
-    "right_despite": ("answer right, a step wrong", "{:.1%}"),
-    "wrong_though": ("answer wrong, steps right", "{:.1%}"),
-}
-CALIBRATION: style.Columns = {
-    "title": ("student", None),
-    "logprob_correct": ("right (nats)", "{:.3f}"),
-    "logprob_incorrect": ("wrong (nats)", "{:.3f}"),
-    "auroc": ("AUROC", "{:.1%}"),
-    ("auroc_low", "auroc_high"): ("95 % interval", 100),
-    "p": ("p", style.p_value),
-    "calibration_error": ("calibration error", "{:.1%}"),
-}
 
 
 def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
@@ -77,29 +56,18 @@ def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
     return ipywidgets.VBox([ipywidgets.HBox([which, number]), text])
 
 
-def shown_calculations(found: pd.DataFrame) -> Styler:
-    """`calculations_table` as the paper prints it."""
-    return style.printed(found, "steps", CALCULATIONS)
-
-
-def shown_calibration(found: pd.DataFrame) -> Styler:
-    """`calibration_table` as the paper prints it."""
-    return style.printed(found, "calibration", CALIBRATION)
-
-
 def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
     """Accuracy against confidence, a panel an arm: on the diagonal, a student knows how often it is right."""
-    names = list(scores)
-    figure = Figure(figsize=(2.6 * min(len(names), 3) + 0.6, 2.7 * -(-len(names) // 3)), layout="constrained")
-    panels = figure.subplots(-(-len(names) // 3), min(len(names), 3), squeeze=False, sharex=True, sharey=True)
+    names, columns = list(scores), min(len(scores), 3)
+    rows, shared = math.ceil(len(names) / 3), {"sharex": True, "sharey": True}
+    figure, panels = style.panels(2.6 * columns + 0.6, 2.7 * rows, rows, columns, squeeze=False, **shared)
     for axes, arm in zip(panels.flat, names, strict=False):
         found = reliability(scores[arm], rule)
         errors = [100 * (found["accuracy"] - found["low"]), 100 * (found["high"] - found["accuracy"])]
         look: dict[str, Any] = {"color": style.color(arm), "marker": style.marker(arm)}
         axes.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
         axes.errorbar(100 * found["confidence"], 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
-        axes.set_title(arms.title(arm))
-        axes.set(xlim=(0, 100), ylim=(0, 100))
+        axes.set(title=arms.title(arm), xlim=(0, 100), ylim=(0, 100))
     for axes in panels.flat[len(names) :]:
         axes.remove()
     figure.supxlabel("Confidence: geometric mean of the tokens' probabilities (%)", fontsize="medium")
@@ -109,20 +77,17 @@ def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
 
 def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
     """Mean log-probability of right and of wrong answers of every arm, as boxes."""
-    figure = Figure(figsize=(7, 0.9 + 0.6 * len(scores)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = style.panels(7, 0.9 + 0.6 * len(scores))
     for y, answers in enumerate(scores.values()):
         right = answers[f"{rule}-correct"].to_numpy(bool)
         for kind, rows, offset, hatch in zip(KINDS, (right, ~right), (-0.18, 0.18), ("", "///"), strict=True):
             values = answers.loc[rows, "mean_logprob"].dropna()
-            look = {"facecolor": "white" if hatch else "lightgrey", "hatch": hatch}
-            box: dict[str, Any] = {"orientation": "horizontal", "widths": 0.3, "patch_artist": True, "boxprops": look}
-            drawn = axes.boxplot(
-                values, positions=[y + offset], manage_ticks=False, medianprops={"color": "black"}, **box
+            look: dict[str, Any] = {"boxprops": {"facecolor": "white" if hatch else "lightgrey", "hatch": hatch}}
+            look |= {"medianprops": {"color": "black"}, "patch_artist": True, "label": kind if y == 0 else None}
+            axes.boxplot(
+                values, orientation="horizontal", positions=[y + offset], widths=0.3, manage_ticks=False, **look
             )
-            drawn["boxes"][0].set_label(kind if y == 0 else None)
     axes.set_yticks(range(len(scores)), labels=[arms.title(arm) for arm in scores])
-    axes.set_ylim(len(scores) - 0.5, -0.5)
-    axes.set_xlabel("Mean log-probability of a response's tokens (nats)")
+    axes.set(ylim=(len(scores) - 0.5, -0.5), xlabel="Mean log-probability of a response's tokens (nats)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
     return figure

@@ -1,15 +1,12 @@
 """Methods: what a student learns from, and what it is asked to minimise.
 
-`base` has the steps of a method, `examples` what is trained on and which positions of teacher and student meet,
-`losses` the objective, `student` the model whose forward pass returns it; `packing` reads a batch without padding.
+base      the steps of a method
+examples  what is trained on, and which positions of teacher and student meet
+losses    the objective
+student   the model whose forward pass returns it
+packing   a batch read without padding
 """
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "examples": ["prepare"],
-    },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"examples": ["prepare"]})

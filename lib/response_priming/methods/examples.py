@@ -28,13 +28,13 @@ With all repairs `published` is `response`, so one code serves both.
 import math
 import random
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
@@ -75,7 +75,17 @@ def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> Train
     folder = Method(run).prepare()
     answered = generate.dataset(folder) if folder else None
     if folder and answered is not None:
-        _refuse_foreign(run, tokenizer, folder, answered[0])
+        name, made = f"{folder.parent.name}/{folder.name}", artifacts.read(folder)["recipe"].get("parameters", {})
+        wanted, row = run.model_dump() | {"data": problems.fingerprint(run)}, answered[0]
+        for key in SHARED:
+            if key in made and made[key] != wanted[key]:
+                raise InputError(
+                    f"{name}: made with {key} = {made[key]!r}, this run has {wanted[key]!r}: generate them anew"
+                )
+        # Engines differ in how they write the end of a response that was cut within a character.
+        decoded = str(tokenizer.decode(row["tokens"].tolist(), skip_special_tokens=True))
+        if "text" in row and run.signal == "tokens" and decoded.strip()[:20] != str(row["text"]).strip()[:20]:
+            raise InputError(f"{name}: tokens of another tokenizer than that of the student {run.student!r}")
     examples = Examples(run, tokenizer, answered)
     gold = Examples(run.model_copy(update={"alignment": "response", "repairs": []}), tokenizer, None)
     asked = list(examples.asked.values())
@@ -91,23 +101,6 @@ def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> Train
     }
     items = Items(examples, training, gold if folder and run.hard_labels == "gold" else None)
     return TrainingData(items, held_out, {curve: some for curve, some in aside.items() if len(some)})
-
-
-def _refuse_foreign(
-    run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, folder: Path, row: dict[str, Any]
-) -> None:
-    name = f"{folder.parent.name}/{folder.name}"
-    made = artifacts.read(folder)["recipe"].get("parameters", {})
-    wanted = run.model_dump() | {"data": problems.fingerprint(run)}
-    for key in SHARED:
-        if key in made and made[key] != wanted[key]:
-            raise InputError(
-                f"{name}: made with {key} = {made[key]!r}, this run has {wanted[key]!r}: generate them anew"
-            )
-    # Engines differ in how they write the end of a response that was cut within a character.
-    decoded = str(tokenizer.decode(row["tokens"].tolist(), skip_special_tokens=True))
-    if "text" in row and run.signal == "tokens" and decoded.strip()[:20] != str(row["text"]).strip()[:20]:
-        raise InputError(f"{name}: tokens of another tokenizer than that of the student {run.student!r}")
 
 
 class Examples(Dataset[Example]):
@@ -262,23 +255,15 @@ class Items(Dataset[Item]):
         ]
 
 
-class Stream(Dataset[Item]):
+def stream(items: Items, *, count: int, seed: int) -> Subset[Item]:
     """What all steps of a training are made of, in order: pass after pass over the items, each in an order of its own.
 
     The order hangs on the seed alone. So a step has the same items whatever the micro-batch and the number of processes
     are, and no step is cut short where a pass ends.
     """
-
-    def __init__(self, items: Items, *, count: int, seed: int) -> None:
-        random = np.random.default_rng(seed)
-        passes = [random.permutation(len(items)) for _ in range(math.ceil(count / len(items)))]
-        self.items, self.order = items, np.concatenate(passes)[:count]
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> Item:
-        return self.items[int(self.order[index])]
+    random = np.random.default_rng(seed)
+    passes = [random.permutation(len(items)) for _ in range(math.ceil(count / len(items)))]
+    return Subset(items, np.concatenate(passes)[:count].tolist())
 
 
 def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
@@ -293,10 +278,6 @@ def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:
     fills = {"input_ids": pad, "labels": IGNORED}
     for key, kind in KINDS.items():
         if key in rows[0]:
-            arrays: list[NDArray[Any]] = [np.asarray(row[key], kind) for row in rows]
-            shape = (len(arrays), max(map(len, arrays)), *arrays[0].shape[1:])
-            filled = np.full(shape, fills.get(key, 0), kind)
-            for target, array in zip(filled, arrays, strict=True):
-                target[: len(array)] = array
-            padded[key] = torch.from_numpy(filled)
+            tensors = [torch.from_numpy(np.asarray(row[key], kind)) for row in rows]
+            padded[key] = pad_sequence(tensors, batch_first=True, padding_value=fills.get(key, 0))
     return padded

@@ -66,9 +66,8 @@ def fits(model: PreTrainedModel) -> bool:
     kinds = getattr(config, "layer_types", None) or [getattr(config, "sliding_window", None) or "full_attention"]
     taken = inspect.signature(decoder.forward).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    if config._attn_implementation != "sdpa" or {*kinds} != {"full_attention"} or not passes_on:
-        return False
-    if "position_ids" not in taken:
+    plain = config._attn_implementation == "sdpa" and {*kinds} == {"full_attention"}
+    if not (plain and passes_on and "position_ids" in taken):
         return False
     model.set_attn_implementation(NAME)
     ids = torch.tensor([[1, 2, 0, 3], [1, 2, 3, 0]], device=model.device)

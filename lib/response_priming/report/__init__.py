@@ -5,7 +5,6 @@ Reads: executed notebooks, results, `report/`. Writes: `report/_site/index.html`
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={

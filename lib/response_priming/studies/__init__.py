@@ -2,27 +2,15 @@
 
 import lazy_loader
 
-# What is imported when it is used: some of it takes seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "search": ["optimize", "trials"],
         "ladder": ["climb"],
-        "two_runs": ["accuracies", "read_run"],
+        "two_runs": ["accuracies", "origins", "read_run"],
         "figures": [
-            "accuracies_figure",
-            "describe_accuracies",
-            "describe_claims",
-            "describe_parameters",
-            "describe_runs",
-            "history_figure",
-            "ladder_figure",
-            "shown_accuracies",
-            "shown_claims",
-            "shown_ladder",
-            "shown_origins",
-            "shown_parameters",
-            "surface_figure",
+            "accuracies_figure", "describe", "history_figure", "ladder_figure", "shown_accuracies", "shown_claims",
+            "shown_ladder", "shown_parameters", "surface_figure",
         ],
     },
-)
+)  # fmt: skip

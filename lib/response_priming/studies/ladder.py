@@ -13,17 +13,11 @@ from response_priming import arms, artifacts, distill, evaluate, params, progres
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
     "optimiser": (
-        "optimizer",
-        "learning_rate",
-        "momentum",
-        "weight_decay",
-        "train_batch",
-        "micro_batch",
-        "train_steps",
+        "optimizer", "learning_rate", "momentum", "weight_decay", "train_batch", "micro_batch", "train_steps",
     ),
     "schedule": ("schedule", "warmup_steps"),
     "settings": ("alpha", "kd_temperature", "divergence", "lora_r", "lora_alpha", "lora_dropout", "held_out"),
-}
+}  # fmt: skip
 TITLES = {
     "undistilled": "Undistilled student",
     "released": "As released",
@@ -62,25 +56,21 @@ def climb(run: params.LadderRun) -> pd.DataFrame:
     Raises:
         InputError: the strategy's responses or signals over prompts are not there.
     """
-    trainings, rows = rungs(run), []
-    steps = [arms.UNDISTILLED, *trainings]
-    for rung in steps:
-        with progress.part("rung", rung, steps):
-            rows.append(_row(run, rung, trainings.get(rung, {})))
+    trainings: dict[str, dict[str, Any]] = {arms.UNDISTILLED: {}, **rungs(run)}
+    rows = []
+    for rung, training_values in trainings.items():
+        place = run.output / "ladder" / rung
+        arm = arms.UNDISTILLED if rung == arms.UNDISTILLED else run.ladder_strategy
+        values = run.model_dump() | training_values
+        values |= {"arm": arm, "seeds": run.ladder_seeds, "n_test": run.ladder_test}
+        with progress.part("rung", rung, list(trainings)):
+            if arm != arms.UNDISTILLED:
+                distill.train(params.DistillRun.of(values).placed(place))
+            graded = evaluate.answer(params.EvaluateRun.of(values).placed(place))
+        row = {"rung": rung, "title": TITLES[rung], "n": len(graded)}
+        for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
+            low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
+            row |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
+        seconds = sum(artifacts.read(file.parent)["wall_seconds"] for file in place.rglob(artifacts.FILE))
+        rows.append(row | {"mean_tokens": float(graded["tokens"].mean()), "seconds": seconds})
     return pd.DataFrame(rows)
-
-
-def _row(run: params.LadderRun, rung: str, training_values: dict[str, Any]) -> dict[str, Any]:
-    place = run.output / "ladder" / rung
-    arm = arms.UNDISTILLED if rung == arms.UNDISTILLED else run.ladder_strategy
-    values = run.model_dump() | training_values
-    values |= {"arm": arm, "seeds": run.ladder_seeds, "n_test": run.ladder_test}
-    if arm != arms.UNDISTILLED:
-        distill.train(params.DistillRun.of(values).placed(place))
-    graded = evaluate.answer(params.EvaluateRun.of(values).placed(place))
-    found = {"rung": rung, "title": TITLES[rung], "n": len(graded)}
-    for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
-        low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
-        found |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
-    seconds = sum(artifacts.read(file.parent)["wall_seconds"] for file in place.rglob(artifacts.FILE))
-    return found | {"mean_tokens": float(graded["tokens"].mean()), "seconds": seconds}

@@ -30,8 +30,7 @@ def optimize(run: params.SearchRun) -> optuna.Study:
             trials with other parameters.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked, made_by = validation(run), _made_by(run)
-    study = _open(run, made_by)
+    asked, study = validation(run), _open(run)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
@@ -62,7 +61,7 @@ def validation(run: params.SearchRun) -> list[problems.Problem]:
 def trials(study: optuna.Study) -> pd.DataFrame:
     """One row a finished trial: `trial`, `state`, `accuracy` of `n` answers (NaN where pruned), its values, its last
     `loss`."""
-    rows = [
+    table = pd.DataFrame(
         {
             "trial": trial.number,
             "state": trial.state.name.lower(),
@@ -72,19 +71,15 @@ def trials(study: optuna.Study) -> pd.DataFrame:
             "loss": -list(trial.intermediate_values.values())[-1] if trial.intermediate_values else None,
         }
         for trial in study.get_trials(states=FINISHED)
-    ]
-    table = pd.DataFrame(rows)
+    )
     accuracy = table["accuracy"].where(table["state"] == "complete").astype(float)
     return table.assign(accuracy=accuracy, n=table["n"].astype("Int64"))
 
 
-def _made_by(run: params.SearchRun) -> dict[str, Any]:
-    """What decides the value of a trial, but for what is searched."""
+def _open(run: params.SearchRun) -> optuna.Study:
+    # What decides the value of a trial, but for what is searched.
     made_by = run.model_dump(exclude=params.SEARCHED.keys() | run.idle) | provenance.content(run)
-    return made_by | {store.parent.name: artifacts.read(store)["outputs"] for store in run.reads}
-
-
-def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
+    made_by |= {store.parent.name: artifacts.read(store)["outputs"] for store in run.reads}
     file = run.output / "search" / "study.sqlite3"
     file.parent.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
@@ -103,15 +98,14 @@ def _open(run: params.SearchRun, made_by: dict[str, Any]) -> optuna.Study:
 
 def _accuracy(run: params.SearchRun, trial: optuna.Trial, asked: list[problems.Problem]) -> float:
     """Train a student with the trial's values; the share of validation problems it gets right by the run's rule."""
-    seed = run.seed
     every = max(1, run.trial_steps // (run.trial_checks + 1))
     values = run.model_dump() | _draw(run, trial) | {"train_steps": run.trial_steps, "evaluate_every": every}
-    values |= {"arm": run.search_strategy, "seeds": [seed]}
+    values |= {"arm": run.search_strategy, "seeds": [run.seed]}
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        distill.train_one(params.DistillRun.of(values).placed(place), seed, callbacks=[_Pruning(trial)])
+        distill.train_one(params.DistillRun.of(values).placed(place), run.seed, callbacks=[_Pruning(trial)])
         scored = params.EvaluateRun.of(values).placed(place)
-        graded = grade(evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, seed)))
+        graded = grade(evaluate.answers_to(asked, scored, scored.student_of(run.search_strategy, run.seed)))
     trial.set_user_attr("n", len(graded))
     return float(graded[f"{run.rule}-correct"].mean())
 

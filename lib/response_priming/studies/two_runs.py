@@ -6,13 +6,14 @@ side by side; else the two accuracies are of independent samples.
 """
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
-from statsmodels.stats.multitest import multipletests
 
 from response_priming import arms, artifacts, params, paths, provenance, scoring, stats
 from response_priming.errors import InputError
@@ -53,10 +54,10 @@ class FinishedRun:
         return re.sub(r"[^\w.]+", "-", str(self.folder.relative_to(self.home.parent)))
 
     @property
-    def page(self) -> Path | None:
-        """The page of the run's profile, where it was rendered."""
+    def link(self) -> str | None:
+        """A link to the page of the run's profile, from the folder that this runs in; None where there is no page."""
         page = self.home / "report" / "_site" / "index.html"
-        return page if page.exists() else None
+        return quote(os.path.relpath(page)) if page.exists() else None
 
     @property
     def problems(self) -> pd.DataFrame:
@@ -236,9 +237,7 @@ def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
         rows.append(row | (stats.difference(right["a"], right["b"], same=same) if len(right) == 2 else {}))
     sides = [f"{side}{end}" for side in "ab" for end in ("", "_low", "_high")]
     table = pd.DataFrame(rows, columns=["arm", "title", *sides, *stats.DIFFERENCE])
-    tested = table["p"].notna()
-    corrected = multipletests(table.loc[tested, "p"].astype(float), method="holm")[1] if tested.any() else []
-    return table.assign(p_holm=pd.Series(corrected, index=table.index[tested], dtype=float))
+    return table.assign(p_holm=stats.holm(table["p"]))
 
 
 def claims(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
