@@ -175,12 +175,15 @@ def lacking(run: params.Run) -> str | None:
     for folder in run.folders:
         name = "/".join(folder.path.relative_to(run.output).parts)
         try:
-            wanted = artifacts.recipe(run, folder)
+            wanted = artifacts.recipe(run, folder, here=False)
             there = artifacts.read(folder.path)
         except InputError as error:
             return str(error).partition(";")[0]
         if not artifacts.is_current(folder.path, wanted):
-            return f"{name}: {difference(artifacts.decisive(there['recipe']), artifacts.decisive(wanted))}"
+            before = artifacts.decisive(there["recipe"])
+            if wanted["parameters"].get("dtype") == "auto":
+                before["parameters"] = before["parameters"] | {"dtype": "auto"}
+            return f"{name}: {difference(before, artifacts.decisive(wanted))}"
     return None
 
 

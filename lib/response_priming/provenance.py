@@ -230,10 +230,14 @@ def _offered(name: str) -> dict[str, str]:
     file = module_file(name)
     if not name or file.name != "__init__.py":
         return {}
+    files = _memory(paths.BUILD).of("face", file, _read_face)
+    return {attribute: f"{name}.{stem}" for stem, attributes in files.items() for attribute in attributes}
+
+
+def _read_face(file: Path) -> dict[str, list[str]]:
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.keyword) and node.arg == "submod_attrs":
-            files = ast.literal_eval(node.value)
-            return {attribute: f"{name}.{stem}" for stem, attributes in files.items() for attribute in attributes}
+            return cast("dict[str, list[str]]", ast.literal_eval(node.value))
     return {}
 
 

@@ -24,16 +24,20 @@ VERSIONS = {
 }
 
 
-def recipe(run: params.Run, folder: params.Folder) -> dict[str, Any]:
+def recipe(run: params.Run, folder: params.Folder, *, here: bool = True) -> dict[str, Any]:
     """All that decides what a run writes to one of its folders.
 
     Its parameters but for the idle ones, what they name by content, what it reads, and its version or code.
+
+    Args:
+        here: on this machine; else `dtype` may stay `auto`, which every precision fits. To ask the machine takes torch,
+            which takes seconds to import.
 
     Raises:
         InputError: see `decided_by`.
     """
     parameters = run.model_dump(exclude=set(run.idle)) | provenance.content(run) | folder.more
-    made_by = decided_by(run.stage, parameters, folder.reads, code=folder.code)
+    made_by = decided_by(run.stage, parameters, folder.reads, code=folder.code, here=here)
     return made_by | ({"version": version(run)} if folder.by_model else {})
 
 
@@ -44,7 +48,7 @@ def version(run: params.Run) -> list[int]:
 
 
 def decided_by(
-    stage: str, parameters: dict[str, Any], inputs: Sequence[Path], *, code: Sequence[str]
+    stage: str, parameters: dict[str, Any], inputs: Sequence[Path], *, code: Sequence[str], here: bool = True
 ) -> dict[str, Any]:
     """A recipe of these parameters, inputs and code.
 
@@ -53,6 +57,7 @@ def decided_by(
             machine, and `automatic` keeps whether it was `auto`.
         inputs: stage folders, each complete.
         code: modules, as `compare.comparison`; those that they import are followed.
+        here: see `recipe`.
 
     Raises:
         InputError: an input is missing or not as it was made, or `dtype` is `auto` and an input was made on a machine
@@ -60,7 +65,7 @@ def decided_by(
     """
     parameters = json.loads(json.dumps(parameters))
     automatic = parameters.get("dtype") == "auto"
-    if "dtype" in parameters:
+    if "dtype" in parameters and here:
         parameters["dtype"] = params.precision_of(parameters["dtype"], parameters.get("device", "auto"))
     wanted: dict[str, Any] = {
         "stage": stage,
@@ -80,7 +85,7 @@ def decided_by(
 def _require_same_precision(folder: Path, made_by: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Refuse what another kind of machine made, where the profile leaves the precision to the machine."""
     made, here = _precision(made_by), _precision(wanted)
-    if "automatic" in wanted and made not in (None, here):
+    if "automatic" in wanted and made not in (None, here) and here != "auto":
         raise InputError(
             f"{paths.shown(folder)}: made in {made}, and model.dtype = auto is {here} on this machine; in the profile, "
             f"`model: {{dtype: {made}}}` goes on with what is there, `model: {{dtype: {here}}}` makes everything again"
@@ -102,7 +107,7 @@ def is_current(folder: Path, wanted: dict[str, Any]) -> bool:
     if made_by is None or _but_for_precision(made_by) != _but_for_precision(wanted) or damaged(folder):
         return False
     _require_same_precision(folder, made_by, wanted)
-    return bool(_precision(made_by) == _precision(wanted))
+    return _precision(wanted) in ("auto", _precision(made_by))
 
 
 def _precision(made_by: dict[str, Any]) -> Any:
