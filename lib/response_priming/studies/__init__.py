@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "shown_ladder",
             "shown_origins",
             "shown_parameters",
+            "shown_trials",
             "surface_figure",
         ],
     },

@@ -64,6 +64,13 @@ def surface_figure(study: optuna.Study) -> Figure:
     return figure
 
 
+def shown_trials(study: optuna.Study) -> Styler:
+    """All trials as the notebook prints them."""
+    table = trials(study)
+    numbers = {str(name): "{:.3f}" for name in table.select_dtypes("float")} | {"n": "{}", "learning_rate": "{:.2g}"}
+    return style.printed(table, "trials", {str(name): (str(name), numbers.get(str(name))) for name in table})
+
+
 def _accuracy_label(done: pd.DataFrame) -> str:
     return f"Accuracy on {int(done['n'].max()) if len(done) else 0} validation problems (%)"
 
@@ -148,11 +155,11 @@ def describe_accuracies(found: pd.DataFrame, a: FinishedRun, b: FinishedRun) -> 
         said.append(f"They asked different problems, so the accuracies of an arm are of independent samples{also}")
     tested = found.dropna(subset="p")
     clear = tested[(tested["p_holm"] < stats.SIGNIFICANT) & (tested["low"] * tested["high"] > 0)]
-    named = "; ".join(f"{row['title']} {row['points']:+.1f} points" for _, row in clear.iterrows())
+    named = "; ".join(f"{style.verbatim(row['title'])} {row['points']:+.1f} points" for _, row in clear.iterrows())
     if tested.empty:
         said.append("No arm is in both")
     else:
-        points = tested.set_index("title")["points"].astype(float)
+        points = tested.set_index(tested["title"].map(style.verbatim))["points"].astype(float)
         differing = _count("arm", len(tested), len(clear))
         said += [
             f"{differing} by interval and corrected p{f': {named}' if named else ''}",
