@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import sys
 import tempfile
 
@@ -61,6 +62,17 @@ def test_every_notebook_is_found_by_its_name():
     profile = params.load("laptop")
     for node in notebooks.nodes(profile) + notebooks.extras(profile):
         assert notebooks.find(profile, node.name) == node
+
+
+@pytest.mark.parametrize("file", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda file: file.stem)
+def test_what_a_notebook_shows_escapes_foreign_text(file):
+    for cell in json.loads(file.read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            # Data frames escape by themselves, and so does `style.printed`; a Styler must be told to.
+            assert not re.search(r"[\w)\]]\.style\b", source) or 'escape="html"' in source
+            assert not re.search(r"\b(HTML|display|Latex|Javascript)\(|escape=(False|None)", source)
+            assert not re.search(r"\bMarkdown\((?!studies\.describe_)", source)
 
 
 def test_nodes_come_after_what_they_need():

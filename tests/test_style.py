@@ -1,3 +1,6 @@
+import re
+from html import escape, unescape
+from io import StringIO
 from itertools import combinations, pairwise
 
 import jinja2
@@ -5,6 +8,8 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis.strategies import text
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -95,6 +100,48 @@ def test_a_table_has_the_headings_of_the_report_and_what_it_lacks_is_left_out():
     assert lines == ["student|p", "A|< 0.001", "B|"]
     lines = style.printed(found, "gains").to_string(delimiter="|").splitlines()
     assert lines == ["student|95 % interval|p", "A|0.1 to 0.2|< 0.001", "B||"]
+
+
+FOREIGN = "<script>1</script> costs $5 and $6, {{< var x >}}\n`|` *b*"
+
+
+@pytest.mark.parametrize("columns", [None, {"a": (FOREIGN, None)}, {"a": (FOREIGN, "{}")}])
+@pytest.mark.parametrize("value", [FOREIGN, [FOREIGN], {FOREIGN: 1}])
+def test_a_printed_table_shows_foreign_text_as_text_and_no_mathematics(columns, value):
+    table = pd.DataFrame({"a": pd.Series([str(value) if columns and columns["a"][1] else value])})
+    page = style.printed(table, "x", columns).to_html()
+    assert "<script" not in page
+    assert FOREIGN.split("\n")[0] in unescape(page)
+    assert re.search('<table id="T_x" class="[^"]*tex2jax_ignore mathjax_ignore', page)
+
+
+def test_data_frames_shown_as_they_are_hold_no_mathematics_either():
+    with pd.option_context("display.html.use_mathjax", True):
+        style.apply_style()
+        assert "mathjax_ignore" in pd.DataFrame({"a": ["$5 or $6"]})._repr_html_()
+
+
+@pytest.mark.parametrize("title", ["between $5 and $6", "one $ alone", r"$\frac{1}$", "$$", r"\$5 $x^2$"])
+def test_dollars_in_a_title_are_dollars_in_a_figure(title, monkeypatch):
+    style.apply_style()
+    monkeypatch.setattr(arms, "title", lambda _: title)
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], label=title)
+    axes.legend()
+    style.dots(axes, pd.DataFrame({"x": [0.5], "low": [0.4], "high": [0.6], "title": [title]}), [{}], value="x")
+    axes.set(title=title, xlabel=title)
+    style.name_points(axes, {"none": (0.5, 0.5)}, gap=0.1)
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg")
+    assert len(re.findall(f">{re.escape(escape(title, quote=False))}<", drawn.getvalue())) == 5
+
+
+@given(text())
+def test_verbatim_text_is_the_text_that_it_was_made_from(written):
+    shown = style.verbatim(written)
+    assert not set(re.sub(r"&#\d+;", "", shown)) & set("<>&`*_{}[]()#+-.!|$@~^:'\"\\=\n\r")
+    assert "".join(chr(int(one[2:-1])) if len(one) > 1 else one for one in re.findall(r"&#\d+;|.", shown)) == written
 
 
 def test_a_range_of_equal_numbers_is_one_number():

@@ -200,7 +200,7 @@ def compare_runs(
     """Set two finished runs side by side, with the parameters that differ, in build/compare-runs/A-B/index.html."""
     if not (first and second):
         raise InputError("A or B is missing: name two runs, as in `make compare A=laptop B=single-gpu`")
-    from response_priming import studies
+    from response_priming import report, studies
 
     a, b = studies.read_run(first), studies.read_run(second)
     folder = paths.BUILD / "compare-runs" / f"{a.slug}-{b.slug}"
@@ -208,7 +208,7 @@ def compare_runs(
     with progress.Line("compare-runs", folder / "console") as line:
         notebooks.execute(paths.NOTEBOOKS / executed.name, executed, runs, line, folder=folder)
     page = folder / "index.html"
-    page.write_text(notebooks.page(executed, f"{a.name} and {b.name}, side by side"), encoding="utf-8")
+    page.write_text(report.notebook_page(executed, f"{a.name} and {b.name}, side by side"), encoding="utf-8")
     typer.echo(f"The comparison: {page}")
 
 

@@ -1,4 +1,4 @@
-"""Notebooks: those that a profile executes, what makes each stale, their execution, and their pages.
+"""Notebooks: those that a profile executes, what makes each stale, and their execution.
 
 Content decides, never a time: `state` compares what a notebook would be executed with, and what it would write, with
 what is there. `write` tells make what is stale, and make runs it in order.
@@ -338,12 +338,3 @@ def execute(
                 f"{paths.shown(partial)}; run it again, and it goes on from what is finished"
             ) from None
         partial.replace(target)
-
-
-def page(executed: Path, title: str) -> str:
-    """An executed notebook without its code, as HTML that asks the network for nothing."""
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(template_file=str(paths.REPORT / "notebook.html.jinja"), exclude_anchor_links=True)
-    html, _ = exporter.from_filename(str(executed), {"title": title})
-    return str(html)

@@ -1,7 +1,13 @@
-"""One style for every figure, one colour and marker for every arm."""
+"""One style for every figure, one colour and marker for every arm; and the two doors of foreign text to a page.
+
+Foreign is what a model or a data set wrote, or whoever named a strategy: `printed` shows it in tables, `verbatim` in
+Markdown, and neither lets it be markup.
+"""
 
 import functools
+import re
 from collections.abc import Iterable, Mapping
+from html import escape
 from typing import Any
 
 import jinja2
@@ -24,7 +30,8 @@ Columns = dict[str, tuple[str, Any]]
 
 
 def apply_style() -> None:
-    """Set fonts, sizes and colours, and make notebooks keep both SVG and PNG of each figure."""
+    """Set fonts, sizes and colours, and make notebooks keep both SVG and PNG of each figure; `$` is a dollar sign, in
+    figures and in the data frames that a notebook shows as they are."""
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     mpl.rcParams.update(
         {
@@ -35,11 +42,13 @@ def apply_style() -> None:
             "axes.titlelocation": "left",
             "axes.spines.top": False,
             "axes.spines.right": False,
+            "text.parse_math": False,
             "svg.fonttype": "none",
             "svg.hashsalt": "response-priming",
         }
     )
     set_matplotlib_formats("svg", "png")
+    pd.set_option("display.html.use_mathjax", False)
 
 
 def color(arm: str) -> tuple[float, float, float]:
@@ -117,38 +126,45 @@ def apart(wanted: list[float], gap: float) -> list[float]:
 
 
 @functools.cache
-def columns_of(name: str) -> Columns:
-    """The columns of a printed table: those of report/tables.yaml."""
-    entry = arms.read_yaml(paths.REPORT / "tables.yaml")[name]
+def columns_of(name: str) -> Columns | None:
+    """The columns of a printed table: those of report/tables.yaml; None where it has no such table."""
+    entry = arms.read_yaml(paths.REPORT / "tables.yaml").get(name)
+    if entry is None:
+        return None
     looks = {key: look if isinstance(look, list) else [look, None] for key, look in entry.items()}
     return {key: (heading, p_value if form == "p" else form) for key, (heading, form) in looks.items()}
 
 
 def printed(table: pd.DataFrame, name: str, columns: Columns | None = None) -> Styler:
     """A table for the page: its `columns`, by default those that report/tables.yaml has under its name, as far as they
-    are there, in that order, without an index.
+    are there, in that order, without an index. All text in it, headings included, is shown as it is written.
 
     A column with a format holds numbers and is aligned right; one without holds words. An interval, `LOW..HIGH`, is
     one column of text, empty where an end is missing; instead of a format it has a scale, as 100 for shares in per
-    cent.
+    cent. A table that the file does not have is words under their own names.
     """
-    columns = columns or columns_of(name)
+    columns = columns or columns_of(name) or {str(key): (str(key), None) for key in table}
     columns = {key: column for key, column in columns.items() if {*key.split("..")} <= {*table}}
     shown = pd.DataFrame(
         {
-            key: interval_column(table, key.split(".."), form) if ".." in key else table[key]
+            key: interval_column(table, key.split(".."), form) if ".." in key
+            # A list of texts, say, would not be escaped.
+            else table[key] if form else table[key].map(str, na_action="ignore")
             for key, (_, form) in columns.items()
         }
-    )
+    )  # fmt: skip
     formats = {key: form for key, (_, form) in columns.items() if form and ".." not in key}
     style = shown.style.hide(axis="index").format(formats, na_rep="", escape="html")
-    style = style.format_index(lambda key: columns[str(key)][0], axis=1)
+    style = style.format_index(lambda key: escape(columns[str(key)][0]), axis=1)
+    props = {True: "text-align: right; vertical-align: top"}
+    props[False] = "text-align: left; vertical-align: top; white-space: pre-wrap"
     look: Any = [
-        {"selector": f".col{place}", "props": f"text-align: {'right' if form else 'left'}; vertical-align: top"}
-        for place, (_, form) in enumerate(columns.values())
+        {"selector": f".col{place}", "props": props[bool(form)]} for place, (_, form) in enumerate(columns.values())
     ]
-    # A fixed id instead of a random one, so that a second run writes the same page.
-    return style.set_table_styles(look).set_uuid(name)
+    # JupyterLab would read what is between two dollar signs as mathematics. A fixed id instead of a random one, so that
+    # a second run writes the same page.
+    unread = 'class="tex2jax_ignore mathjax_ignore"'
+    return style.set_table_styles(look).set_table_attributes(unread).set_uuid(name)
 
 
 def by_rule(accuracies: pd.DataFrame, rules: Iterable[str]) -> Styler:
@@ -164,6 +180,15 @@ def interval_column(table: pd.DataFrame, ends: list[str], scale: float) -> list[
     """Two columns as one of text (see `interval`), empty where an end is missing."""
     pairs = (scale * table[ends]).itertuples(index=False)
     return ["" if pd.isna([low, high]).any() else interval(low, high) for low, high in pairs]
+
+
+def verbatim(text: str) -> str:
+    """Foreign text as it is written, for Markdown and HTML: of pandoc, Quarto and browsers, none finds markup in it.
+
+    All but letters, digits, commas and spaces become character references, line breaks included, which keeps a cell of
+    a Markdown table in one line.
+    """
+    return re.sub(r"[^\w ,]|_", lambda mark: f"&#{ord(mark[0])};", text)
 
 
 def percent(share: float, digits: int = 1) -> str:
@@ -194,12 +219,13 @@ def seeds(row: Any) -> str:
 
 
 def filled(template: str, values: Mapping[str, Any]) -> str:
-    """Words, a Jinja template, with these values in it; its filters are the formats above, `title` and `number`.
+    """Words, a Jinja template, with these values in it; its filters are the formats above, `verbatim`, `title` and
+    `number`.
 
     Raises:
         jinja2.TemplateError: it is not in Jinja's syntax, or names what is not among the values.
     """
     words = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    words.filters |= {form.__name__: form for form in (percent, interval, span, p_value, seeds, arms.title)}
+    words.filters |= {form.__name__: form for form in (percent, interval, span, p_value, seeds, verbatim, arms.title)}
     words.filters["number"] = format
     return words.from_string(template).render(values)

@@ -1,6 +1,7 @@
 """The explorer's page: what it holds, and how it behaves in a real browser."""
 
 import re
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -136,6 +137,26 @@ def luminance(color):
     channels = [int(value) / 255 for value in re.findall(r"\d+", color)[:3]]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_what_strangers_wrote_is_text_and_no_other_script_runs(tmp_path, new_page, monkeypatch):
+    plant = "<img src=x onerror='window.ran = 1'> </script><script>window.ran = 1</script> $$x$$ {{< var x >}}"
+    monkeypatch.setattr(arms, "title", lambda arm: f"{arm} {plant}")
+    example = replace(made_up(["<s>", plant, "$5", "$6"]), problem=f"test-0 {plant}")
+    file, loaded = tmp_path / "explorer.html", []
+    file.write_text(explorer.html(analysis(example)), encoding="utf-8")
+    with new_page() as page:
+        page.on("request", lambda request: loaded.append(request.url))
+        page.goto(file.as_uri())
+        page.wait_for_function("document.getElementById('summary').textContent.includes('$$x$$')")
+        assert page.locator("#summary").inner_text().startswith(f"teacher {plant}, layer 2, head 1, test-0 {plant}: ")
+        assert f"test-0 {plant}, 4 tokens" in " ".join(page.locator("main").inner_text().split())
+        page.evaluate("document.body.appendChild(document.createElement('script')).textContent = 'window.ran = 1'")
+        assert page.evaluate("window.ran") is None
+        assert [url for url in loaded if not url.startswith(("data:", "blob:"))] == [file.as_uri()]
+        with page.expect_event("requestfailed") as blocked:
+            page.evaluate("document.body.appendChild(new Image()).src = 'https://example.org/x.png'")
+        assert blocked.value.failure == "csp"
 
 
 # --- the file ---

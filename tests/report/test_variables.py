@@ -1,5 +1,7 @@
 """The variables of the manuscript: every sentence of their template, by the numbers that decide which one it is."""
 
+from html import unescape
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -47,7 +49,7 @@ def test_every_setting_made_for_the_prose_is_used():
 def test_strategies_are_the_profiles_with_their_prefixes_word_for_word():
     some = PROFILE.model_copy(update={"arms": ["undistilled", "none", "confidence"]})
     entries = arms.strategies()
-    assert variables.strategies_table(some).splitlines()[2:] == [
+    assert unescape(variables.strategies_table(some)).splitlines()[2:] == [
         f"| {entries['none']['title']} | (empty) |",
         f"| {entries['confidence']['title']} | {entries['confidence']['prefix'].strip()} |",
     ]
@@ -106,8 +108,8 @@ def test_problems_of_a_folder_are_not_passed_off_as_others(said, tmp_path):
 def test_a_model_may_have_any_name(said, name):
     model = PROFILE.model.model_copy(update={"student": name})
     found = said(**variables.settings(PROFILE.model_copy(update={"model": model})))
-    assert f", the student {name}." in found["models_setting"]
-    assert found["scale_limit"].startswith(f"The student is {name}; ")
+    assert f", the student {name}." in unescape(found["models_setting"])
+    assert unescape(found["scale_limit"]).startswith(f"The student is {name}; ")
 
 
 # --- what was compared ---

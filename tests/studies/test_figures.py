@@ -56,6 +56,13 @@ def test_few_trials_have_a_surface_of_points(study, count):
     figures.history_figure(few)
 
 
+def test_every_trial_is_printed_with_its_numbers_rounded(study):
+    shown = figures.shown_trials(study).to_html()
+    best, pruned = (re.findall(rf'row{row}_col\d+" [^>]*>(.*?)</td>', shown) for row in (2, 4))
+    assert best == ["2", "complete", "0.750", "4", "0.500", "5.000", ""]
+    assert pruned[1:4] == ["pruned", "", "4"]
+
+
 # --- two runs ---
 
 

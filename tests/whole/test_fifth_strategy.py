@@ -5,6 +5,7 @@ The list of tables and figures is that of the notebooks' labelled cells, so one 
 
 import json
 import shutil
+from html import unescape
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -22,8 +23,9 @@ from response_priming.evaluate import answers
 from response_priming.generate import teacher
 from response_priming.report import page, variables
 
-FIFTH, TITLE = "be-brief", "KD, Be Brief"
-ENTRY = {"title": TITLE, "prefix": "Answer in one short sentence. ", "source": "a test"}
+# Both are shown as they are written, whatever Markdown, HTML and mathematics would make of them.
+FIFTH, TITLE = "be-brief", "KD, *Be* <b>Brief</b> | $5 or $6"
+ENTRY = {"title": TITLE, "prefix": "Answer in one short sentence.\n| {{< var seed >}} ", "source": "a test"}
 OF_ONE_STRATEGY = "follows the strategy that a parameter names"
 OF_THE_PUBLICATION = "about the arms that were published"
 WITHOUT = {
@@ -109,7 +111,7 @@ def execute(stage, run):
             shell.push(run.model_dump())
         elif label:
             drawn = [done.result] if isinstance(done.result, Figure) else map(plt.figure, plt.get_fignums())
-            table = done.result.to_html() if hasattr(done.result, "to_html") else ""
+            table = unescape(done.result.to_html()) if hasattr(done.result, "to_html") else ""
             found[label] = [table, *(text.get_text() for figure in drawn for text in figure.findobj(Text))]
         plt.close("all")
     return found
@@ -126,8 +128,8 @@ def test_no_excuse_outlives_its_cell():
 
 def test_the_page_has_the_fifth_strategy(profile, shown):
     assert shown  # the attention was analysed
-    assert TITLE in variables.strategies_table(profile)
-    assert TITLE in explorer.html(results.read(profile.run("attention-visualize").build / "attention"))
+    assert TITLE in unescape(variables.strategies_table(profile))
+    assert TITLE in unescape(explorer.html(results.read(profile.run("attention-visualize").build / "attention")))
     pages = page.notebook_titles(profile)
     assert {name for name in pages if name.endswith(FIFTH)} == {
         f"{s}-{FIFTH}" for s in ("generate", "distill", "evaluate")

@@ -27,6 +27,16 @@ evaluate.browse(grade(answers.assign(response=["#### 4", "#### 6"], finished=Tru
 EXPLORED = """from response_priming import attention
 from tests.attention.test_explorer import EXAMPLES, analysis
 attention.explore(analysis(*EXAMPLES))"""
+DOLLARS = "It costs $5 and he gives $6 back; $$x^2$$ <script>window.ran = 1</script> <think> {{< var x >}}"
+SHOWN = f"""import pandas as pd
+from response_priming import evaluate, scoring, style
+style.apply_style()
+pd.set_option("display.max_colwidth", None)
+row = {{"problem_id": "test-0", "question": {DOLLARS!r}, "answer": "5", "response": {DOLLARS!r}, "finished": True}}
+answers = scoring.grade(pd.DataFrame([row]))
+display(style.printed(answers, "samples", {{"question": ({DOLLARS!r}, None), "response": ("response", "{{}}")}}))
+display(answers[["question"]])
+evaluate.browse(answers, "hash")"""
 RUN_ALL = """async () => {
     const panel = window.jupyterapp.shell.currentWidget;
     await panel.sessionContext.ready;
@@ -44,6 +54,8 @@ def lab(browser, tmp_path_factory):  # noqa: ARG001 - without a browser there is
     notebook = nbformat.read(paths.NOTEBOOKS / "start.ipynb", as_version=4)
     notebook.cells = [nbformat.v4.new_code_cell(BROWSED)]
     nbformat.write(notebook, root / "notebooks" / "browse.ipynb")
+    notebook.cells = [nbformat.v4.new_code_cell(SHOWN), nbformat.v4.new_markdown_cell("Read: $x^2$")]
+    nbformat.write(notebook, root / "notebooks" / "dollars.ipynb")
     notebook.cells = [nbformat.v4.new_code_cell(EXPLORED, outputs=[executed(analysis(*EXAMPLES))])]
     nbformat.write(notebook, root / "notebooks" / "explore.ipynb")
     make = ["make", "-n", "lab", f"BIN={Path(sys.executable).parent}"]
@@ -115,6 +127,19 @@ def test_responses_can_be_leafed_through(open_notebook, screenshot):
     page.get_by_text("hash finds 6, right is 5").wait_for()
     screenshot(page, "lab-browse")
     assert page.locator(".widget-html pre").all_inner_texts() == ["How much?", "#### 6"]
+
+
+def test_foreign_text_is_shown_as_written_and_not_as_mathematics(open_notebook, screenshot):
+    page = open_notebook("/lab/workspaces/dollars/tree/notebooks/dollars.ipynb")
+    (cell,) = page.evaluate(RUN_ALL)
+    assert errors([cell]) == []
+    page.locator(".widget-html pre").first.wait_for()
+    page.locator(".jp-MarkdownCell mjx-container").wait_for()  # what is mathematics has been typeset
+    screenshot(page, "lab-dollars")
+    shown = page.locator(".jp-CodeCell .jp-OutputArea")
+    assert shown.locator("mjx-container").count() == 0
+    assert shown.locator("td, th, pre").get_by_text(DOLLARS, exact=True).count() == 6
+    assert page.evaluate("window.ran") is None
 
 
 def test_the_explorer_runs_once_the_notebook_is_trusted(open_notebook, screenshot):

@@ -1,9 +1,13 @@
 """The explorer: one page, complete in itself, where a reader picks arm, layer, head and prompt and sees the map.
 
 Bokeh draws it and brings the controls: its scripts weigh a third of plotly's, its controls are native ones, and it
-packs arrays by itself. report/explorer.jinja holds the page's words, report/explorer.js looks up one head.
+packs arrays by itself. report/explorer.jinja holds the page's words, and the policy by which a browser loads nothing
+and runs no other script; report/explorer.js looks up one head.
 """
 
+import base64
+import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -29,6 +33,7 @@ BUDGET = 7_000_000  # weights, a byte each; packed and written as text they take
 SHOWN_WEIGHTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # ticks of the square-root scale
 FOCUS = ".bk-input:focus-visible { outline: 3px solid #0b5cad; outline-offset: 1px; }"
 TITLES = {"map": "Attention of the arm", "difference": "The arm minus the compared arm"}
+SCRIPTS = "the page's own"  # what the page's policy allows to run, until its scripts are there to be digested
 HOVER = [("from", "@attends"), ("to", "@attended"), ("weight", "@weight{0.000}"), ("difference", "@difference{0.000}")]
 
 
@@ -72,7 +77,10 @@ def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool 
         "controls": list(controls),
     }
     settings.compression_level = 9
-    return file_html(document, Resources(mode="inline"), template=page, template_variables=shown)
+    page = file_html(document, Resources(mode="inline"), template=page, template_variables=shown)
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    sums = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return page.replace(SCRIPTS, " ".join(f"'sha256-{sum_}'" for sum_ in sums), 1)
 
 
 def _texts(examples: Sequence[Example], kept: list[tuple[int, int]]) -> list[dict[str, Any]]:

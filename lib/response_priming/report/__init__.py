@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "check": ["check_sources"],
         "page": ["render"],
+        "preview": ["notebook_page"],
         "verify": ["verify"],
     },
 )

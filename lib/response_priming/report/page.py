@@ -3,6 +3,7 @@
 Quarto renders where it is installed; elsewhere `preview` renders the same index.qmd with pandoc, and the page says so.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -109,8 +110,11 @@ def _notebooks(profile: params.Profile) -> list[Path]:
 def _quarto_config(profile: params.Profile) -> dict[str, Any]:
     """report/_quarto.yml with the profile's notebooks, which Quarto gives a page each, and how to cite the page."""
     config: dict[str, Any] = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text(encoding="utf-8"))
-    titles = notebook_titles(profile).items()
-    config["manuscript"]["notebooks"] = [{"notebook": f"{stem}.ipynb", "title": title} for stem, title in titles]
+    # Quarto reads a title as Markdown in one place and as text in another; these characters are the same in both.
+    titles = {stem: re.sub(r"[^\w ,.:;()-]|_", "", title) for stem, title in notebook_titles(profile).items()}
+    config["manuscript"]["notebooks"] = [
+        {"notebook": f"{stem}.ipynb", "title": title} for stem, title in titles.items()
+    ]
     return config | variables.metadata(profile)
 
 

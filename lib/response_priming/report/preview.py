@@ -3,6 +3,9 @@
 Of Quarto's Markdown this knows what index.qmd uses and pandoc lacks: `{{< var KEY >}}`, `{{< embed NB.ipynb#LABEL >}}`,
 `{{< include FILE >}}`, `{#tbl-x}` behind a table's caption, `{#fig-x fig-alt="..."}` behind an image, and `@fig-x` or
 `@tbl-x`. `report.check_sources` has refused what does not resolve.
+
+Responses, problems and strategies are foreign text. What shows them is sanitised as it is staged (`static_copy`),
+pandoc reads nothing but what it is handed, and by a page's policy a browser neither loads nor runs anything.
 """
 
 import base64
@@ -15,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import nbformat
 import pypandoc
 import yaml
+from nbconvert import HTMLExporter
+from nbconvert.preprocessors.sanitize import SanitizeHTML
+from nbformat import v4
 
-from response_priming import paths
+from response_priming import paths, style
 from response_priming.errors import InputError
 from response_priming.report import downloads
 
@@ -38,15 +45,22 @@ figures, tables and numbers are the same; the layout is plainer.
 _OPTIONS = (
     "--standalone",
     "--wrap=none",
-    "--embed-resources",
+    "--sandbox",
     "--mathml",
     "--syntax-highlighting=pygments",
-    "--css=preview.css",
+    "--metadata=document-css=false",
 )
 # A state of a bar, from the start of its line to the next one's; a cursor that moves up; what is overwritten by blanks.
 _PROGRESS = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*[\r\n]*|\x1b\[A|\r *(?=\r|$)")
 _TABLE = re.compile(r"<table.*</table>", re.DOTALL)
+_EXPLORER = "<div><iframe srcdoc="
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+# What an output's HTML may be made of; anything else is shown as the text that it is.
+SANITIZER = SanitizeHTML(
+    tags=["table", "caption", "thead", "tbody", "tr", "th", "td", "br", "p", "pre", "div"],
+    attributes=["class", "scope", "colspan", "rowspan", "style"],
+    styles=["text-align"],
+)
 
 
 @dataclass(frozen=True)
@@ -133,7 +147,8 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
         return figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption} {source}")
 
     text = TABLE_CAPTION.sub(lambda match: f": {named[match['label']]}: {match['caption']} {{#{match['label']}}}", text)
-    return IMAGE.sub(draw, SHORTCODE.sub(fill, REFERENCE.sub(refer, text)))
+    # Shortcodes last: what they bring in is not the manuscript's syntax.
+    return SHORTCODE.sub(fill, IMAGE.sub(draw, REFERENCE.sub(refer, text)))
 
 
 def figure(label: str, content: str, caption: str) -> str:
@@ -145,7 +160,7 @@ def figure(label: str, content: str, caption: str) -> str:
 
 
 def _raw(content: str) -> str:
-    fence = "`" * 12  # longer than any run of backticks that a response might hold
+    fence = "```"  # what is staged holds no backtick
     return f"{fence}{{=html}}\n{content}\n{fence}"
 
 
@@ -190,10 +205,18 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
     text = expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables)
     head, front, body = text.split("---\n", 2)
     links = "\n".join(
-        f"- [{title}](notebooks/{stem}.html) ([download](notebooks/{stem}.ipynb))" for stem, title in titles.items()
+        f"- [{style.verbatim(title)}](notebooks/{stem}.html) ([download](notebooks/{stem}.ipynb))"
+        for stem, title in titles.items()
     )
     text = f"{head}---\n{front}---\n{NOTE}\n{body}\n\n# Notebooks {{.unnumbered}}\n\n{links}\n"
-    options = ("--citeproc", "--toc", "--toc-depth=2", "--number-sections", "--variable=toc-title:Contents")
+    options = (
+        "--citeproc",
+        f"--bibliography={folder / 'references.bib'}",
+        "--toc",
+        "--toc-depth=2",
+        "--number-sections",
+        "--variable=toc-title:Contents",
+    )
     pandoc(text, "markdown", folder, site / "index.html", *options)
     (site / "notebooks").mkdir()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # pandoc is a process of its own
@@ -226,12 +249,13 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
 
     Args:
         text: in pandoc's format `source`.
-        folder: where the style sheets are.
+        folder: where head.html.jinja and the style sheets are.
         target: the page.
         options: of pandoc, beside those that every page has.
     """
     # Not pypandoc's `cworkdir`, which changes the folder of the whole process, and so of other threads.
-    arguments = [*_OPTIONS, f"--resource-path={folder}", "--metadata=lang:en", *options]
+    head = jinja2.Environment(loader=jinja2.FileSystemLoader(folder)).get_template("head.html.jinja").render()
+    arguments = [*_OPTIONS, f"--variable=header-includes:{head}", "--metadata=lang:en", *options]
     page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments)
     # A formula wider than a phone scrolls, so the keyboard must be able to reach it.
     page = page.replace('<math display="block"', '<math tabindex="0" display="block"')
@@ -239,23 +263,45 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
 
 
 def static_copy(notebook: Path, target: Path) -> None:
-    """Copy a notebook without what a page cannot show: widgets (Quarto would load their scripts from the network) and
-    progress bars, which leave an output for every state that they were in. Tables become nothing but a table, and the
-    explorer, megabytes of it, a link to the page's own."""
+    """Copy a notebook with outputs that every renderer may have (see `_safe`): without widgets (Quarto would load their
+    scripts from the network) and progress bars, which leave an output for every state that they were in."""
     content = _read(notebook)
     content.metadata.pop("widgets", None)
+    nbformat.write(_made_safe(content), target)
+
+
+def notebook_page(executed: Path, title: str) -> str:
+    """An executed notebook without its code, as HTML that asks the network for nothing."""
+    exporter = HTMLExporter(template_file=str(paths.REPORT / "notebook.html.jinja"), exclude_anchor_links=True)
+    page, _ = exporter.from_notebook_node(_made_safe(_read(executed)), {"title": title})
+    return str(page)
+
+
+def _made_safe(content: Any) -> Any:
     for cell in content.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
-            for output in cell.outputs:
-                if output.output_type == "stream":
-                    output.text = _PROGRESS.sub("", output.text)
-                elif found := _TABLE.search(shown := output.get("data", {}).get("text/html", "")):
-                    output.data["text/html"] = _bare(found[0], shown)
-                elif "srcdoc=" in shown:
-                    output.data["text/html"] = '<p><a href="explorer.html">Explore the maps of every head</a></p>'
-            cell.outputs = [output for output in cell.outputs if output.output_type != "stream" or output.text.strip()]
-    nbformat.write(content, target)
+            cell.outputs = [safe for output in cell.outputs if (safe := _safe(output))]
+    return content
+
+
+def _safe(output: Any) -> Any:
+    """An output as pictures, sanitised Markdown or sanitised HTML; None where nothing of it is to be shown.
+
+    Tables become nothing but a table; the explorer, megabytes of it, a link to the page's own. Text becomes HTML, and
+    no HTML holds a brace or a backtick: Quarto looks for shortcodes in code, too, and for the end of what is raw.
+    """
+    data, text = output.get("data", {}), _PROGRESS.sub("", output.get("text", ""))
+    shown = {kind: data[kind] for kind in ("image/svg+xml", "image/png") if kind in data}
+    content = data.get("text/html", "") or f"<pre>{html.escape(text or data.get('text/plain', ''))}</pre>"
+    if "text/markdown" in data:
+        shown["text/markdown"] = SANITIZER.sanitize_html_tags(data["text/markdown"])
+    elif content.startswith(_EXPLORER):
+        shown["text/html"] = '<p><a href="explorer.html">Explore the maps of every head</a></p>'
+    elif not shown and _WIDGET not in data and (data or text.strip()):
+        table = _TABLE.search(content)
+        content = SANITIZER.sanitize_html_tags(_bare(table[0], content[: table.start()]) if table else content)
+        shown["text/html"] = content.translate({ord(mark): f"&#{ord(mark)};" for mark in "{}`"})
+    return v4.new_output("display_data", data=shown) if shown else None
 
 
 def _bare(table: str, styled: str) -> str:

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "two_runs": ["accuracies", "origins", "read_run"],
         "figures": [
             "accuracies_figure", "describe", "history_figure", "ladder_figure", "shown_accuracies", "shown_claims",
-            "shown_ladder", "shown_parameters", "surface_figure",
+            "shown_ladder", "shown_parameters", "shown_trials", "surface_figure",
         ],
     },
 )  # fmt: skip

@@ -59,6 +59,13 @@ def surface_figure(study: optuna.Study) -> Figure:
     return figure
 
 
+def shown_trials(study: optuna.Study) -> Styler:
+    """All trials as the notebook prints them."""
+    table = trials(study)
+    numbers = {str(name): "{:.3f}" for name in table.select_dtypes("float")} | {"n": "{}", "learning_rate": "{:.2g}"}
+    return style.printed(table, "trials", {str(name): (str(name), numbers.get(str(name))) for name in table})
+
+
 def _accuracy_label(done: pd.DataFrame) -> str:
     return f"Accuracy on {int(done['n'].max()) if len(done) else 0} validation problems (%)"
 
@@ -92,7 +99,8 @@ def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, s
     any differ, and what else may make a difference: other code, and what cannot be looked at. `accuracies`: what the
     two of an arm rest on, and which arms differ. `claims`: how many verdicts both have, and how many differ.
     """
-    tested = found.dropna(subset="p").set_index("title")
+    tested = found.dropna(subset="p")
+    tested = tested.set_index(tested["title"].map(style.verbatim))
     clear = tested[(tested["p_holm"] < stats.SIGNIFICANT) & (tested["low"] * tested["high"] > 0)]
     values = {
         "a": a,
