@@ -1,9 +1,9 @@
 """Runs: what each notebook is given, one stage's sections of the profile flattened, as papermill injects them."""
 
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr
 
 from response_priming import arms, paths
 from response_priming.params.sections import (
@@ -23,9 +23,11 @@ from response_priming.params.sections import (
     Seed,
     Seeds,
     Signal,
+    Strategy,
     Teacher,
     TeacherRevision,
     WorkedExamples,
+    known_arms,
 )
 
 
@@ -50,11 +52,11 @@ class Run(BaseModel):
     of a student beside the arms, as a rung of the ladder.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = arms.STRICT
     stage: ClassVar[str]
     # Where the data lies says nothing of them; a recipe has their content.
     idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir"})
-    profile: str = Field("laptop", description="parameter set, params/PROFILE.yaml")
+    profile: arms.Name = Field("laptop", description="parameter set, params/PROFILE.yaml")
     seed: Seed
     _explored: Path | None = PrivateAttr(None)
     _beside: Path | None = PrivateAttr(None)
@@ -108,7 +110,7 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
 
     stage = "generate"
     idle = Run.idle | PLACEMENT | {"n_test", "student", "student_revision", "signal"}
-    strategy: str = Field("none", description="priming prefix, a name in params/prompts.yaml")
+    strategy: Strategy = Field("none", description="priming prefix, a name in params/prompts.yaml")
 
     @property
     def item(self) -> dict[str, str]:
@@ -128,7 +130,7 @@ class PromptSignalsRun(GenerateRun):
     stage = "prompt-signals"
     idle = (
         GenerateRun.idle
-        | {"system_prompt"}
+        | {"system_prompt", "prompt_date"}
         | (Generate.model_fields.keys() - {"teacher", "teacher_revision", "engine", "teacher_quantization", "top_k"})
     )
 
@@ -160,7 +162,9 @@ class SeedsRun(Run):
 class ArmRun(Model, Problems, SeedsRun):
     """What distill and evaluate share."""
 
-    arm: str = Field("none", description="line of the results table: how this student is made")
+    arm: Annotated[str, AfterValidator(lambda name: known_arms([name])[0])] = Field(
+        "none", description="line of the results table: how this student is made"
+    )
 
     @property
     def item(self) -> dict[str, str]:
@@ -221,7 +225,7 @@ class ArmsRun(SeedsRun):
 class TaughtRun(Run):
     """What the notebooks that look at a teacher's responses under several strategies share."""
 
-    strategies: list[str] = Field(
+    strategies: list[Strategy] = Field(
         ["none", "teacher", "ground-truth", "confidence"], description="strategies whose responses are looked at"
     )
 

@@ -3,11 +3,14 @@
 Defaults live here alone; they are the `laptop` profile, and every other profile names what differs.
 """
 
+import datetime
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, field_validator, model_validator
 
+from response_priming import arms, paths
+from response_priming.errors import first_problem
 from response_priming.extraction import RULES
 from response_priming.params.divergences import DIVERGENCES
 from response_priming.params.hardware import precision_of
@@ -45,6 +48,10 @@ SEARCHED = {
     "divergence": "divergences",
 }
 
+# What shapes the soft loss alone, which takes a teacher's distributions.
+SOFT = ("alpha", "kd_temperature", "divergence", "divergence_share")
+
+Names = TypeVar("Names", bound=Collection[str])
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Engine = Literal["transformers", "vllm", "server"]
 
@@ -67,17 +74,51 @@ def _differ(seeds: list[int]) -> list[int]:
     return seeds
 
 
-_Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
+def known_arms(names: Names) -> Names:
+    """The names; `ValueError` where no arm has one of them."""
+    for name in names:
+        if name not in arms.known():
+            raise ValueError(f"unknown arm {name!r}; known: {', '.join(arms.known())}")
+    return names
+
+
+def _distinct(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names) or not names:
+        raise ValueError("must be one or more different names")
+    return names
+
+
+def _known_strategy(name: str) -> str:
+    if name not in arms.strategies():
+        raise ValueError(f"unknown strategy {name!r}; known: {', '.join(arms.strategies())}")
+    return name
+
+
+def is_on_hub(model: str) -> bool:
+    """Whether a model's name is an id on the hub, where it has revisions."""
+    return model != "embedded" and not model.startswith((".", "/", "~")) and not paths.given(model).is_dir()
+
+
+def _day(text: str) -> str:
+    return datetime.date.fromisoformat(text).isoformat()
+
+
+LARGEST_SEED = 2**32 - 1  # of NumPy's generators
+_Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+_Seeds = Annotated[list[_Seed], Field(min_length=1), AfterValidator(_differ)]
+Strategy = Annotated[str, AfterValidator(_known_strategy)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 # Parameters that a notebook takes without the section that they are of, or that are of no section.
-Seed = Annotated[int, Field(default=0, ge=0, description="seed of the problems")]
+Seed = Annotated[_Seed, Field(default=0, description="seed of the problems")]
 Seeds = Annotated[
     _Seeds,
     Field(default=[0], description="training seeds (initial LoRA weights, data order): one student each"),
 ]
 Arms = Annotated[
     list[str],
+    AfterValidator(known_arms),
+    AfterValidator(_distinct),
     Field(
         default=["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"],
         description="arms, in the order of tables and figures",
@@ -100,7 +141,11 @@ PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel",
 class Section(BaseModel):
     """One section of a profile: unknown keys are refused, values are not changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = arms.STRICT
+
+    def ignored(self) -> dict[str, str]:
+        """Parameters that mean nothing beside other values of the section: name -> where they are ignored, in words."""
+        return {}
 
 
 class Problems(Section):
@@ -115,10 +160,17 @@ class Problems(Section):
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
-    n_train: int = Field(160, ge=1, description="problems the teacher answers and students train on")
-    n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
+    n_train: int = Field(160, ge=1, le=1_000_000, description="problems the teacher answers and students train on")
+    n_test: int = Field(200, ge=1, le=1_000_000, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
     two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        if self.dataset == "procedural":
+            return dict.fromkeys(("data_dir", "dataset_revision"), "dataset 'procedural' is made here")
+        made = dict.fromkeys(("largest_operand", "two_step_share"), "only dataset 'procedural' is made here")
+        return made | ({"dataset_revision": "dataset 'local' is a folder"} if self.dataset == "local" else {})
 
     @model_validator(mode="after")
     def _local_problems_have_a_folder(self) -> Self:
@@ -137,6 +189,13 @@ class Model(Section):
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda where there is one, else cpu")
     system_prompt: str = Field("You solve word problems.", description="system message of every prompt")
+    prompt_date: Annotated[str, AfterValidator(_day)] = Field(
+        "2024-07-26", description="today, for chat templates that print it, as Llama 3.2's; so prompts stay the same"
+    )
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        return {} if is_on_hub(self.student) else {"student_revision": "the student is not of the hub"}
 
     @property
     def precision(self) -> str:
@@ -174,6 +233,19 @@ class Generate(Section):
         if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{value!r} is neither a number from 1 nor 'all'")
         return value
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        words = f"engine {self.engine!r} knows none"
+        found = {} if self.engine == "vllm" else dict.fromkeys(("tensor_parallel", "pipeline_parallel"), words)
+        found |= {} if self.engine == "server" else {"server_url": words}
+        return found | ({} if is_on_hub(self.teacher) else {"teacher_revision": "the teacher is not of the hub"})
+
+    @model_validator(mode="after")
+    def _server_has_an_address(self) -> Self:
+        if self.engine == "server" and not self.server_url:
+            raise ValueError("server_url = None: engine 'server' needs one, as http://localhost:8000/v1")
+        return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -234,6 +306,21 @@ class Distill(Signal):
     )
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
 
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        found: dict[str, str] = {}
+        if self.signal == "text":
+            found |= dict.fromkeys(SOFT, "signal 'text' has no distributions")
+        if self.divergence in ("forward-kl", "reverse-kl"):
+            found["divergence_share"] = f"divergence {self.divergence!r} mixes none"
+        if self.optimizer == "adamw":
+            found["momentum"] = "optimizer 'adamw' has none"
+        if self.schedule == "one-epoch" and self.warmup_steps:
+            found["warmup_steps"] = "schedule 'one-epoch' has none"
+        if self.adapter == "full":
+            found |= dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_targets"), "adapter 'full' has none")
+        return found
+
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Self:
         if self.train_batch % self.micro_batch:
@@ -281,6 +368,10 @@ class Attention(Section):
     explorer_prompts: int = Field(2, ge=1, description="problems whose maps are kept for heatmaps and the explorer")
     explorer_tokens: int = Field(96, ge=2, le=512, description="tokens kept of each: the first and the last ones")
 
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        return {"heatmaps": "chosen_heads are shown"} if self.chosen_heads else {}
+
 
 class Audit(Section):
     """What the audit of the published study counts."""
@@ -291,7 +382,7 @@ class Audit(Section):
 class Ladder(Section):
     """The way from the released procedure to the repaired one, a repair at a time."""
 
-    ladder_strategy: str = Field("ground-truth", description="strategy of every rung")
+    ladder_strategy: Strategy = Field("ground-truth", description="strategy of every rung")
     ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
     ladder_seeds: _Seeds = Field([0], description="training seeds of every rung")
 
@@ -299,7 +390,7 @@ class Ladder(Section):
 class Search(Section):
     """Search for training values on the validation split."""
 
-    search_strategy: str = Field("none", description="strategy whose responses every trial learns from")
+    search_strategy: Strategy = Field("none", description="strategy whose responses every trial learns from")
     trials: int = Field(12, ge=1, description="trials in all, pruned ones included")
     trial_steps: int = Field(20, ge=1, description="optimiser steps of a trial")
     trial_checks: int = Field(4, ge=1, description="validation losses in a trial, at each of which it may be pruned")
@@ -331,17 +422,3 @@ class Attribution(Section):
     attribution_problems: int = Field(4, ge=1, description="problems whose responses are attributed")
     gradient_steps: int = Field(16, ge=1, description="steps of integrated gradients")
     random_orders: int = Field(2, ge=1, description="random orders that a deletion curve is compared with")
-
-
-def first_problem(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first problem in one line: key, value and what is allowed."""
-    problem = error.errors()[0]
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        for section in problem["loc"][:-1]:
-            schema = cast("type[BaseModel]", schema.model_fields[str(section)].annotation)
-        return f"{key} = {problem['input']!r}: unknown key; allowed: {', '.join(schema.model_fields)}"
-    if problem["type"] == "value_error":
-        message = str(problem["ctx"]["error"])
-        return f"{key}: {message}" if key else message
-    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
