@@ -82,8 +82,8 @@ def _check_student(loaded: params.Profile, found: Found) -> None:
     quantization = "nf4" if any(one.adapter == "qlora" for one in trainings.values()) else "none"
     setup = engines.Setup(name, revision, about.dtype, about.device, quantization)
     engines.require(loaded.evaluate.evaluate_engine).check(setup)
-    models.require_weights(name, revision)
     skeleton, reader = models.skeleton(name, revision), models.tokenizer(name, revision)
+    models.require_weights(name, revision)
     for arm, training in trainings.items():
         if training.adapter != "full":
             methods.lora_config(loaded.run("distill", arm=arm), skeleton)
@@ -117,9 +117,9 @@ def _check_teacher(loaded: params.Profile, found: Found) -> None:
 
     run = cast("params.GenerateRun", loaded.run("generate", strategy=arms.UNPRIMED))
     engines.require(run.engine).check(engines.teacher_of(run))
+    config = models.config(run.teacher, run.teacher_revision).get_text_config()
     if run.engine != "server":
         models.require_weights(run.teacher, run.teacher_revision)
-    config = models.config(run.teacher, run.teacher_revision).get_text_config()
     if run.top_k != "all" and run.top_k > config.vocab_size:
         raise InputError(f"generate.top_k = {run.top_k}: the teacher has {config.vocab_size} tokens; allowed: as many")
     if any(loaded.distill_of(arm).signal == "tokens" for arm in loaded.trained):
