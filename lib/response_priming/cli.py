@@ -122,7 +122,8 @@ def _check_teacher(loaded: params.Profile, found: Found) -> None:
         models.require_weights(run.teacher, run.teacher_revision)
     if run.top_k != "all" and run.top_k > config.vocab_size:
         raise InputError(f"generate.top_k = {run.top_k}: the teacher has {config.vocab_size} tokens; allowed: as many")
-    if any(loaded.distill_of(arm).signal == "tokens" for arm in loaded.trained):
+    taught = [loaded.distill_of(arm) for arm in loaded.trained if arm != arms.FINE_TUNED]
+    if any(training.signal == "tokens" for training in taught):
         generate.check_tokens(run.model_copy(update={"signal": "tokens"}))
         width = models.config(run.student, run.student_revision).get_text_config().vocab_size
         if run.top_k == "all" and config.vocab_size != width:

@@ -16,7 +16,8 @@ class InputError(Exception):
 def first_problem(error: ValidationError, schema: type[BaseModel]) -> str:
     """The first problem in one line: key, value and what is allowed."""
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    parts = [str(part) for part in problem["loc"] if part != "[key]"]
+    key = ".".join(part if part.isprintable() else repr(part) for part in parts)
     if problem["type"] == "extra_forbidden":
         kind: Any = schema
         for part in problem["loc"][:-1]:

@@ -161,6 +161,24 @@ def test_what_one_arm_uses_is_not_ignored(write):
     assert params.load("mine").distill_of("none").momentum == 0.5
 
 
+NOTATION = "ab:-[]{}'\"\n\t &*!|>%@01.#,?~<="
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+KEYS = st.sampled_from([*params.Profile.model_fields, *sections.Distill.model_fields, "none", "a\nb"]) | SCALARS
+TREES = st.dictionaries(
+    KEYS, st.recursive(SCALARS, lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4))
+)
+
+
+@given(
+    st.binary(max_size=40) | st.text(NOTATION, max_size=60).map(str.encode) | TREES.map(yaml.safe_dump).map(str.encode)
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_either_loads_or_is_refused_in_one_line(write, content):
+    write({})
+    (paths.PARAMS / "mine.yaml").write_bytes(content)
+    assert len((refusal() or "loads").splitlines()) == 1
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_anywhere_either_loads_or_is_named(write, data):
