@@ -149,6 +149,7 @@ def test_a_template_without_a_system_role_passes(checked, model):
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
+        ({"audit": {"logs_dir": "nowhere"}}, f"{paths.ROOT / 'nowhere'}: "),
         ({"problems": {"n_test": 1}}, "problems.n_test = 1: intervals and tests need 2 or more"),
         ({"problems": {"n_train": 200_000}}, "problems.largest_operand = 20: too small for 200000 different train "),
         ({"attention": {"attention_prompts": 5}}, "attention.attention_prompts = 5: more than problems.n_test = 4"),
@@ -215,6 +216,36 @@ def test_check_looks_at_both_models(checked, model, role, changed, problem):
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert problem in line
+
+
+@pytest.fixture
+def hub(model, tmp_path, monkeypatch):
+    """Puts the tiny model into a cache of the hub that this process may not reach, as `me/tiny`; returns its files."""
+    files = tmp_path / "hub" / "models--me--tiny" / "snapshots" / "c0ffee"
+    shutil.copytree(model(), files)
+    (files.parents[1] / "refs").mkdir()
+    (files.parents[1] / "refs" / "main").write_text("c0ffee")
+    for place in ("huggingface_hub.constants", "huggingface_hub.file_download"):
+        monkeypatch.setattr(f"{place}.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    return files
+
+
+def test_check_says_which_commit_an_unpinned_model_is(checked, hub):
+    done = checked(model={"student": "me/tiny"}, generate={"teacher": "me/tiny"})
+    assert done.stderr.splitlines() == [
+        f"[check] {role}_revision = None: whatever me/tiny is on the hub, now {hub.name}"
+        for role in ("generate.teacher", "model.student")
+    ]
+    assert done.returncode == 0
+
+
+def test_offline_a_model_without_weights_in_the_cache_is_found(checked, hub):
+    (hub / "model.safetensors").unlink()
+    done = checked(model={"student": "me/tiny"})
+    assert done.stderr.startswith("response-priming: model 'me/tiny': its weights are not there; allowed: ")
+    (hub / "config.json").unlink()
+    done = checked(model={"student": "me/tiny"})
+    assert done.stderr.startswith("response-priming: model 'me/tiny': cannot be had (HF_HUB_OFFLINE is set): ")
 
 
 def test_without_an_arm_that_learns_from_a_teacher_none_is_asked_for(checked):

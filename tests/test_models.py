@@ -95,7 +95,7 @@ def test_a_relative_folder_starts_at_the_project_wherever_the_process_runs(tiny_
         monkeypatch.chdir(place)
         assert models.config(name).vocab_size == 257
         assert len(models.tokenizer(name)) == 257
-        assert artifacts.weights(name, None) == artifacts.weights(str(root / "models" / "mine"), None)
+        assert provenance.weights(name, None) == provenance.weights(str(root / "models" / "mine"), None)
 
 
 def test_a_skeleton_has_all_layers_and_no_weights(tiny_model):

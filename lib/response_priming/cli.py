@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from response_priming import arms, artifacts, notebooks, params, paths, problems, progress
+from response_priming import arms, artifacts, notebooks, params, paths, problems, progress, provenance
 from response_priming.errors import InputError
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -35,11 +35,22 @@ def check(profile: ProfileName) -> None:
     loaded = params.load(profile)
     precision = loaded.model.precision
     found = _check_problems(loaded)
+    if loaded.audit.logs_dir:
+        from response_priming import audit
+
+        audit.read(paths.given(loaded.audit.logs_dir))
     # Standard output is the parameters: what fetching says goes to standard error, in one line where it moves.
     with progress.Line("check", progress.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
         _check_student(loaded, found)
         if loaded.strategies or loaded.scored:
             _check_teacher(loaded, found)
+    for role, name, revision in (
+        ("generate.teacher", loaded.generate.teacher, loaded.generate.teacher_revision),
+        ("model.student", loaded.model.student, loaded.model.student_revision),
+    ):
+        if revision is None and params.is_on_hub(name):
+            commit = provenance.hub_commit(name, None) or "unknown"
+            typer.echo(f"[check] {role}_revision = None: whatever {name} is on the hub, now {commit}", err=True)
     if loaded.model.dtype == "auto":
         typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
     typer.echo(loaded.written, nl=False)

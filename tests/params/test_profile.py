@@ -145,6 +145,10 @@ def test_a_bad_profile_is_refused_in_one_line(write, content, problem):
         ({"distill": {"signal": "text", "alpha": 0.1}}, "distill.alpha = 0.1: ignored; signal 'text' has no distr"),
         ({"distill": {"schedule": "one-epoch", "warmup_steps": 9}}, "distill.warmup_steps = 9: ignored; schedule "),
         ({"attention": {"chosen_heads": [[0, 0]], "heatmaps": 3}}, "attention.heatmaps = 3: ignored; chosen_heads "),
+        (
+            {"attention": {"attention_prompts": 3, "explorer_prompts": 4}},
+            "attention.explorer_prompts = 4: ignored; att",
+        ),
         ({"arms": ["none"], "overrides": {"teacher": {"alpha": 1}}}, "overrides.teacher: ignored; the trained arms "),
         ({"overrides": {"undistilled": {"alpha": 0.1}}}, "overrides.undistilled: ignored; the trained arms are fine-"),
         ({"overrides": {"fine-tuned": {"alpha": 0.1}}}, "overrides.fine-tuned.alpha = 0.1: ignored; the arm has no "),

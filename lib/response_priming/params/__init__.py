@@ -31,6 +31,7 @@ from response_priming.params.sections import (
     Generate,
     Model,
     Problems,
+    is_on_hub,
 )
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "SearchRun",
     "collect",
     "device_of",
+    "is_on_hub",
     "load",
     "parameters_cell",
     "precision_of",

@@ -370,7 +370,9 @@ class Attention(Section):
 
     def ignored(self) -> dict[str, str]:
         """See `Section.ignored`."""
-        return {"heatmaps": "chosen_heads are shown"} if self.chosen_heads else {}
+        found = {"heatmaps": "chosen_heads are shown"} if self.chosen_heads else {}
+        more = self.explorer_prompts > self.attention_prompts
+        return found | ({"explorer_prompts": f"attention_prompts = {self.attention_prompts}"} if more else {})
 
 
 class Audit(Section):
