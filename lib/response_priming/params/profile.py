@@ -10,10 +10,10 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from response_priming import arms, paths
 from response_priming.errors import InputError, first_problem
+from response_priming.params.fields import Arms, Seed, Seeds, known_arms
 from response_priming.params.runs import RUNS, Run
 from response_priming.params.sections import (
     SOFT,
-    Arms,
     Attention,
     Attribution,
     Audit,
@@ -25,9 +25,6 @@ from response_priming.params.sections import (
     Problems,
     Search,
     Section,
-    Seed,
-    Seeds,
-    known_arms,
 )
 
 DEFAULTS: Any = Field({}, validate_default=True)  # a section as if nothing of it were said
