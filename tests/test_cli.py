@@ -44,6 +44,16 @@ def test_check_says_once_what_the_precision_is_where_the_machine_decides():
     assert call("check", "laptop").stderr == f"[check] model.dtype = auto: {precision} on this machine\n"
 
 
+@pytest.mark.parametrize("name", ["../keep", "/", ".", "", "a/../../keep"])
+def test_clean_removes_nothing_outside_the_profiles_results(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    for folder in ("build/laptop/scores", "build/a", "keep/scores"):
+        (tmp_path / folder).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    assert call("clean", name).stderr.startswith(f"response-priming: profile: {name!r} is no name; allowed: ")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_unknown_stage_names_those_there_are():
     done = call("run", "gnerate")
     assert (done.returncode, done.stdout) == (2, "")

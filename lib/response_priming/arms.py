@@ -30,7 +30,8 @@ TITLES = {UNDISTILLED: "Undistilled", FINE_TUNED: "Fine-tuned", SHUFFLED: "KD, s
 STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _well_formed(name: str) -> str:
+def well_formed(name: str) -> str:
+    """The name; `ValueError` where it is none that a profile, a strategy or an arm may have."""
     if not re.fullmatch("[a-z0-9][a-z0-9-]{0,63}", name):
         raise ValueError(f"{name!r} is no name; allowed: up to 64 of a-z, 0-9 and -, of which - is not the first")
     return name
@@ -44,7 +45,7 @@ def _unreserved(name: str) -> str:
 
 
 # Of profiles, strategies and arms: they become names of files, targets of make, and identifiers on the page.
-Name = Annotated[str, AfterValidator(_well_formed)]
+Name = Annotated[str, AfterValidator(well_formed)]
 
 
 @with_config(STRICT)

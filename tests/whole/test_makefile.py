@@ -4,11 +4,14 @@ import os
 import random
 import re
 import shutil
+import subprocess
 
 import nbformat
 import pytest
 import tiny
 from project import ARMS, Project
+
+from response_priming import paths
 
 NOTEBOOKS = {
     "generate-none", "generate-teacher",
@@ -38,7 +41,7 @@ def project(tmp_path_factory):
 )
 @pytest.mark.parametrize("goal", ["plan", "clean"])
 def test_a_name_that_is_none_ends_make_in_one_line_and_touches_nothing(tmp_path, goal, name):
-    shutil.copy(ROOT / "Makefile", tmp_path / "Makefile")
+    shutil.copy(paths.ROOT / "Makefile", tmp_path / "Makefile")
     for folder in ("build/laptop", "keep"):
         (tmp_path / folder).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
@@ -48,14 +51,6 @@ def test_a_name_that_is_none_ends_make_in_one_line_and_touches_nothing(tmp_path,
     (line,) = done.stderr.splitlines()
     assert f"PROFILE = '{name.format(tmp_path)}': is no name; allowed: a-z, 0-9 and -" in line
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_clean_removes_the_profiles_results_alone(tmp_path):
-    shutil.copy(ROOT / "Makefile", tmp_path / "Makefile")
-    for folder in ("laptop", "laptop-2", "other"):
-        (tmp_path / "build" / folder).mkdir(parents=True)
-    subprocess.run(["make", "clean", "PROFILE=laptop-2"], cwd=tmp_path, env=tiny.ENVIRONMENT, check=True)
-    assert sorted(file.name for file in (tmp_path / "build").iterdir()) == ["laptop", "other"]
 
 
 def test_make_paper_executes_every_notebook_and_ends_with_the_page(project):

@@ -74,6 +74,10 @@ def clean(
     responses: Annotated[bool, typer.Option("--responses", help="What the teacher gave, too; asks before.")] = False,
 ) -> None:
     """Remove a profile's results, and say what goes and how long it took to make; the teacher's responses stay."""
+    try:
+        arms.well_formed(profile)
+    except ValueError as error:
+        raise InputError(f"profile: {error}") from None
     folders = [path for path in sorted((paths.BUILD / profile).glob("*")) if path.is_dir()]
     going = [path for path in folders if responses or path.name not in ("responses", "prompt-signals")]
     for path in going:
