@@ -4,6 +4,15 @@
 
 PROFILE ?= laptop
 PYTHON ?= python3
+
+# A profile's name becomes that of a folder, which `clean` removes. What is left of it without a name's characters is
+# found without a shell, which would read it.
+CHARACTERS := a b c d e f g h i j k l m n o p q r s t u v w x y z 0 1 2 3 4 5 6 7 8 9 -
+without = $(if $(2),$(call without,$(subst $(firstword $(2)),,$(1)),$(wordlist 2,$(words $(2)),$(2))),$(1))
+ifneq ([$(call without,$(value PROFILE),$(CHARACTERS))$(filter -%,$(value PROFILE))$(if $(value PROFILE),,none)],[])
+$(error PROFILE = '$(value PROFILE)': is no name; allowed: a-z, 0-9 and -, of which - is not the first)
+endif
+
 BUILD := build/$(PROFILE)
 NB := $(BUILD)/notebooks
 PAGE := $(BUILD)/report/_site/index.html

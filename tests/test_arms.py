@@ -1,6 +1,7 @@
 from pathlib import PurePath
 
 import pytest
+import yaml
 
 from response_priming import arms, paths
 from response_priming.errors import InputError
@@ -41,6 +42,64 @@ def test_the_baseline_of_a_primed_arm_is_trained_in_the_same_way():
 def test_a_caller_cannot_change_the_strategies_for_the_next_one():
     arms.strategies().clear()
     assert "teacher" in arms.strategies()
+
+
+ENTRY = {"title": "KD, Mine", "prefix": "Answer. ", "source": "here"}
+
+
+@pytest.fixture
+def prompts(tmp_path, monkeypatch):
+    """Writes params/prompts.yaml with these strategies beside `none`."""
+    monkeypatch.setattr(paths, "PARAMS", tmp_path)
+    none = {"title": "KD, none", "prefix": "", "source": "here"}
+
+    def write(strategies, encoding="utf-8"):
+        content = yaml.safe_dump({"strategies": {"none": none} | strategies}, allow_unicode=True)
+        (tmp_path / "prompts.yaml").write_text(content, encoding=encoding)
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["brief", "7b", "no", "a-b-", 64 * "a"])
+def test_a_strategy_may_have_any_name_of_letters_digits_and_dashes(prompts, name):
+    prompts({name: ENTRY})
+    assert arms.title(name) == "KD, Mine"
+    assert {name, f"published-{name}"} <= {*arms.known()}
+
+
+@pytest.mark.parametrize(
+    ("strategies", "problem"),
+    [
+        ({"mine": {"prefix": "A. ", "source": "x"}}, "strategies.mine.title: is missing"),
+        ({"mine": {"title": "A", "source": "x"}}, "strategies.mine.prefix: is missing"),
+        ({"mine": ENTRY | {"prefix": 42}}, "strategies.mine.prefix = 42: input should be a valid string"),
+        ({"mine": ENTRY | {"title": " "}}, "strategies.mine.title = ' ': string should match pattern"),
+        ({"mine": ENTRY | {"title": "a\nb"}}, "strategies.mine.title = 'a\\nb': string should match pattern"),
+        ({"mine": ENTRY | {"source": None}}, "strategies.mine.source = None: input should be a valid string"),
+        ({"mine": ENTRY | {"control": "yes"}}, "strategies.mine.control = 'yes': input should be a valid boolean"),
+        ({"mine": ENTRY | {"prefx": "A"}}, "strategies.mine.prefx = 'A': unknown key; allowed: title, prefix, source"),
+        ({"mine": None}, "strategies.mine = None: input should be a valid dictionary"),
+        ({"two words": ENTRY}, "strategies.two words: 'two words' is no name; allowed: up to 64 of a-z, 0-9 and -"),
+        ({"../../x": ENTRY}, "strategies.../../x: '../../x' is no name"),
+        ({"shuffled": ENTRY}, "strategies.shuffled: 'shuffled' is reserved, as are undistilled, fine-tuned, shuffled"),
+        ({"published-mine": ENTRY}, "strategies.published-mine: 'published-mine' is reserved, "),
+        ({7: ENTRY}, "strategies.7 = 7: input should be a valid string"),
+        ({"none": ENTRY}, "strategies.none: must be there, with an empty prefix"),
+    ],
+)
+def test_a_strategy_that_cannot_be_is_refused_when_it_is_read(prompts, strategies, problem):
+    prompts(strategies)
+    for ask in (arms.strategies, arms.known, lambda: arms.title("mine")):
+        with pytest.raises(InputError, match=r"^[^ ]*prompts\.yaml: ") as refused:
+            ask()
+        assert str(refused.value).partition("prompts.yaml: ")[2].startswith(problem)
+        assert len(str(refused.value).splitlines()) == 1
+
+
+def test_strategies_in_another_encoding_are_one_line(prompts):
+    prompts({"mine": ENTRY | {"title": "KD, é"}}, encoding="latin-1")
+    with pytest.raises(InputError, match=r"prompts\.yaml: must be UTF-8, is not: "):
+        arms.strategies()
 
 
 @pytest.mark.parametrize(

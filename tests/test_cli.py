@@ -1,4 +1,6 @@
 import contextlib
+import importlib
+import importlib.util
 import io
 import json
 import shutil
@@ -7,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import yaml
 
-from response_priming import cli, params, paths
+from response_priming import cli, params, paths, problems
 from response_priming.extraction import RULES
 
 
@@ -39,6 +42,16 @@ def test_check_prints_every_parameter():
 def test_check_says_once_what_the_precision_is_where_the_machine_decides():
     precision = params.load("laptop").model.precision
     assert call("check", "laptop").stderr == f"[check] model.dtype = auto: {precision} on this machine\n"
+
+
+@pytest.mark.parametrize("name", ["../keep", "/", ".", "", "a/../../keep"])
+def test_clean_removes_nothing_outside_the_profiles_results(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(paths, "BUILD", tmp_path / "build")
+    for folder in ("build/laptop/scores", "build/a", "keep/scores"):
+        (tmp_path / folder).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    assert call("clean", name).stderr.startswith(f"response-priming: profile: {name!r} is no name; allowed: ")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_unknown_stage_names_those_there_are():
@@ -77,6 +90,203 @@ def test_a_precision_or_device_that_cannot_be_is_one_line(tmp_path, monkeypatch,
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"response-priming: {problem}")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model, tmp_path_factory):
+    """Gives the folder of the tiny model, changed: its configuration, its tokenizer, or without weights."""
+
+    def make(tokenizer=None, weights=True, **config):
+        folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("changed") / "model")
+        file = folder / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | config))
+        if tokenizer:
+            changed = tiny.tokenizer()
+            tokenizer(changed)
+            (folder / "chat_template.jinja").unlink(missing_ok=True)
+            changed.save_pretrained(folder)
+        if not weights:
+            (folder / "model.safetensors").unlink()
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch, tiny_model):
+    """Checks a small profile on the tiny model with some sections changed; returns what the command did."""
+    shutil.copytree(paths.PARAMS, tmp_path / "params")
+    monkeypatch.setattr(paths, "PARAMS", tmp_path / "params")
+    sections = {
+        "problems": {"n_train": 8, "n_test": 4},
+        "model": {"student": str(tiny_model), "dtype": "float32", "device": "cpu"},
+        "generate": {"teacher": str(tiny_model), "worked_examples": 1, "response_tokens": 8},
+        "evaluate": {"answer_tokens": 8},
+        "attention": {"attention_prompts": 2},
+    }
+
+    def check(**changes):
+        both = {name: sections.get(name, {}) | one if isinstance(one, dict) else one for name, one in changes.items()}
+        (tmp_path / "params" / "small.yaml").write_text(yaml.safe_dump(sections | both))
+        return call("check", "small")
+
+    return check
+
+
+def drop_template(tokenizer):
+    tokenizer.chat_template = None
+
+
+def refuse_system(tokenizer):
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer.chat_template = refusal + tiny.CHAT_TEMPLATE
+
+
+def add_token(tokenizer):
+    tokenizer.add_tokens(["<new>"])
+
+
+def test_a_small_profile_passes(checked):
+    done = checked()
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_template_without_a_system_role_passes(checked, model):
+    name = model(refuse_system)
+    assert checked(model={"student": name}, generate={"teacher": name}).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"audit": {"logs_dir": "nowhere"}}, f"{paths.ROOT / 'nowhere'}: "),
+        ({"problems": {"n_test": 1}}, "problems.n_test = 1: intervals and tests need 2 or more"),
+        ({"problems": {"n_train": 200_000}}, "problems.largest_operand = 20: too small for 200000 different train "),
+        ({"attention": {"attention_prompts": 5}}, "attention.attention_prompts = 5: more than problems.n_test = 4"),
+        ({"distill": {"held_out": 0.05}}, "distill.held_out = 0.05: keeps 0 of 8 problems for validation; allowed: 0"),
+        ({"distill": {"held_out": 0.95}}, "distill.held_out = 0.95: keeps 8 of 8 problems for validation; allowed: 0"),
+        ({"overrides": {"none": {"held_out": 0.99}}}, "distill.held_out = 0.99: keeps 8 of 8 problems for validation"),
+        ({"problems": {"n_train": 1}, "arms": ["shuffled"]}, "problems.n_train = 1: arm 'shuffled' needs 2 or more"),
+        ({"distill": {"train_tokens": 64}}, "distill.train_tokens = 64: problem train-"),
+        ({"overrides": {"none": {"train_tokens": 64}}}, "distill.train_tokens = 64: problem train-"),
+        ({"distill": {"lora_targets": ["q_proj", "c_attn"]}}, "distill.lora_targets = ['c_attn']: "),
+        ({"overrides": {"none": {"lora_targets": ["x"]}}}, "distill.lora_targets = ['x']: "),
+        ({"attention": {"skip_layers": 2}}, "attention.skip_layers = 2: the student has 2 layers; allowed: fewer"),
+        ({"attention": {"chosen_heads": [[2, 0]]}}, "attention.chosen_heads = [2, 0]: is not there; allowed: layers 0"),
+        ({"attention": {"chosen_heads": [[0, 4]]}}, "attention.chosen_heads = [0, 4]: is not there; allowed: layers 0"),
+        ({"attention": {"chosen_heads": [[1, 0]], "skip_layers": 1}}, "attention.chosen_heads = [1, 0]: is not there"),
+        ({"attention": {"attention_tokens": 20}}, "attention.attention_tokens: problem test-0 has "),
+        ({"generate": {"top_k": 300}}, "generate.top_k = 300: the teacher has 257 tokens; allowed: as many"),
+        ({"generate": {"response_tokens": 4000}}, "generate.response_tokens = 4000: prompt 0: its "),
+        ({"evaluate": {"answer_tokens": 4000}}, "evaluate.answer_tokens = 4000: prompt 0: its "),
+        ({"generate": {"teacher_quantization": "awq"}}, "quantization = 'awq': engine transformers knows none, nf4"),
+        (
+            {"generate": {"engine": "server", "server_url": "http://127.0.0.1:9/v1"}},
+            "server_url = 'http://127.0.0.1:9/v1': ",
+        ),
+        (
+            {"generate": {"engine": "server", "server_url": "http://x", "teacher_quantization": "nf4"}},
+            "engine = 'server': takes no quantization ",
+        ),
+        ({"model": {"student": "nobody/no-such-model"}}, "model 'nobody/no-such-model': "),
+        ({"generate": {"teacher": "nobody/no-such-model"}}, "model 'nobody/no-such-model': "),
+        ({"model": {"student": "no such model"}}, "model 'no such model': "),
+        ({"model": {"student": "./nowhere"}}, "model './nowhere': no such folder; allowed: "),
+    ],
+)
+def test_check_finds_what_would_fail_later(checked, changes, problem):
+    done = checked(**changes)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"response-priming: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("role", "changed", "problem"),
+    [
+        ("student", {"tokenizer": drop_template}, ": chat template: there is none"),
+        ("teacher", {"tokenizer": drop_template}, ": chat template: there is none"),
+        ("student", {"tokenizer": add_token}, ": 257 tokens against 258; allowed: a teacher with the student's token"),
+        ("teacher", {"weights": False}, ": its weights are not there; allowed: one of model.safetensors, "),
+        ("student", {"weights": False}, ": its weights are not there; allowed: one of model.safetensors, "),
+        (
+            "teacher",
+            {"vocab_size": 264},
+            "generate.top_k = 'all': the teacher gives 264 probabilities, the student 257",
+        ),
+        ("student", {"model_type": "t5"}, ": cannot be loaded: "),
+        ("student", {"model_type": "none-such"}, ": cannot be had"),
+        ("student", {"max_position_embeddings": 64}, "evaluate.answer_tokens = 8: prompt "),
+    ],
+)
+def test_check_looks_at_both_models(checked, model, role, changed, problem):
+    section = {"student": "model", "teacher": "generate"}[role]
+    top_k = {"top_k": "all"} if "vocab_size" in changed else {}
+    done = checked(**{section: {role: model(**changed)} | top_k})
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert problem in line
+
+
+@pytest.fixture
+def hub(model, tmp_path, monkeypatch):
+    """Puts the tiny model into a cache of the hub that this process may not reach, as `me/tiny`; returns its files."""
+    files = tmp_path / "hub" / "models--me--tiny" / "snapshots" / "c0ffee"
+    shutil.copytree(model(), files)
+    (files.parents[1] / "refs").mkdir()
+    (files.parents[1] / "refs" / "main").write_text("c0ffee")
+    for place in ("huggingface_hub.constants", "huggingface_hub.file_download"):
+        monkeypatch.setattr(f"{place}.HF_HUB_CACHE", str(tmp_path / "hub"), raising=False)
+    return files
+
+
+def test_check_says_which_commit_an_unpinned_model_is(checked, hub):
+    done = checked(model={"student": "me/tiny"}, generate={"teacher": "me/tiny"})
+    assert done.stderr.splitlines() == [
+        f"[check] {role}_revision = None: whatever me/tiny is on the hub, now {hub.name}"
+        for role in ("generate.teacher", "model.student")
+    ]
+    assert done.returncode == 0
+
+
+def test_offline_a_model_without_weights_in_the_cache_is_found(checked, hub):
+    (hub / "model.safetensors").unlink()
+    done = checked(model={"student": "me/tiny"})
+    assert done.stderr.startswith("response-priming: model 'me/tiny': its weights are not there; allowed: ")
+    (hub / "config.json").unlink()
+    done = checked(model={"student": "me/tiny"})
+    assert done.stderr.startswith("response-priming: model 'me/tiny': cannot be had (HF_HUB_OFFLINE is set): ")
+
+
+def test_without_an_arm_that_learns_from_a_teacher_none_is_asked_for(checked):
+    assert checked(arms=["undistilled", "fine-tuned"], generate={"teacher": "nobody/no-such-model"}).returncode == 0
+
+
+@pytest.mark.parametrize("changes", [{"generate": {"teacher_quantization": "nf4"}}, {"distill": {"adapter": "qlora"}}])
+def test_check_misses_bitsandbytes(checked, monkeypatch, changes):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    assert checked(**changes).stderr == (
+        "response-priming: quantization = 'nf4': bitsandbytes is not installed: pip install '.[gpu]'\n"
+    )
+
+
+def test_a_hundred_thousand_problems_are_answered_for_at_once(checked):
+    assert checked(problems={"n_train": 100_000, "n_test": 10_000}).returncode == 0
+    source = params.Problems(n_train=100_000)
+    some = problems.some(source, "train", source.n_train, seed=3)
+    assert some == problems.load(source, "train", len(some), seed=3)
+    assert len(some) <= 100
+
+
+def test_a_local_test_set_that_is_too_small_is_found(checked, tmp_path):
+    row = json.dumps({"question": "How many are 1 and 1?", "answer": "1 + 1 = 2\n#### 2"}) + "\n"
+    for name, count in (("train", 9), ("test", 3)):
+        (tmp_path / f"{name}.jsonl").write_text(row * count)
+    found = [
+        checked(problems={"dataset": "local", "data_dir": str(tmp_path), "n_test": n_test}).stderr for n_test in (3, 4)
+    ]
+    assert found == ["", f"response-priming: {tmp_path}: test holds 3 problems, 4 asked for\n"]
 
 
 def test_gpu_profile_is_refused_where_there_is_none():

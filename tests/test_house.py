@@ -78,6 +78,15 @@ def test_figures_are_imported_by_their_face_alone():
     assert imports == []
 
 
+@pytest.mark.parametrize("file", sorted(LIB.rglob("*.py")), ids=lambda file: file.relative_to(LIB).as_posix())
+def test_every_prompt_has_the_runs_date(file):
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    for call in calls:
+        name = ast.unparse(call.func)
+        assert not name.endswith("apply_chat_template")
+        assert name not in ("prompts.encode", "prompts.render") or len(call.args) == 3
+
+
 STORIES = [notebook for notebook in sorted(paths.NOTEBOOKS.glob("*.ipynb")) if notebook.stem != "start"]
 
 

@@ -84,6 +84,26 @@ def test_a_checkpoints_sampling_defaults_are_dropped(copy):
     assert found.eos_token_id == [0, 9]
 
 
+@pytest.mark.parametrize("name", ["./models/mine", "models/mine", "../project/models/mine", "~/models/mine"])
+def test_a_relative_folder_starts_at_the_project_wherever_the_process_runs(tiny_model, tmp_path, monkeypatch, name):
+    root = tmp_path / "project"
+    shutil.copytree(tiny_model, root / "models" / "mine")
+    (root / "notebooks").mkdir()
+    monkeypatch.setattr(paths, "ROOT", root)
+    monkeypatch.setenv("HOME", str(root))
+    for place in (root, root / "notebooks"):
+        monkeypatch.chdir(place)
+        assert models.config(name).vocab_size == 257
+        assert len(models.tokenizer(name)) == 257
+        assert provenance.weights(name, None) == provenance.weights(str(root / "models" / "mine"), None)
+
+
+def test_a_skeleton_has_all_layers_and_no_weights(tiny_model):
+    bones, whole = models.skeleton(str(tiny_model)), AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert [*dict(bones.named_parameters())] == [*dict(whole.named_parameters())]
+    assert {parameter.device.type for parameter in bones.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize("name", ["/no/such/folder", "./no-such-folder", "~/no-such-folder"])
 def test_a_missing_folder_is_refused(name):
     with pytest.raises(

@@ -1,3 +1,4 @@
+import bisect
 import json
 import os
 import re
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from response_priming import problems
+from response_priming import paths, problems
 from response_priming.errors import InputError
 from response_priming.params import sections
 
@@ -193,3 +194,39 @@ def test_all_of_gsm8k_parses(split, size):
     assert len({problem.id for problem in found}) == size
     assert all(re.fullmatch(r"-?\d+", problem.answer) for problem in found)
     assert not any("<<" in problem.worked for problem in found)
+
+
+def test_a_relative_folder_starts_at_the_project_and_a_tilde_at_home(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    for name in ("train", "test"):
+        (tmp_path / "data" / f"{name}.jsonl").write_text('{"question": "1 + 1?", "answer": "2\\n#### 2"}\n')
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = [sections.Problems(dataset="local", data_dir=name) for name in ("data", "~/data", str(tmp_path / "data"))]
+    assert [problems.load(source, "test", 1, seed=0)[0].answer for source in given] == ["2"] * 3
+    assert len({problems.fingerprint(source) for source in given}) == 1
+
+
+@pytest.mark.parametrize(("values", "limit"), [({}, 110_000), ({"largest_operand": 5}, 60_000)])
+def test_more_procedural_problems_than_there_are_words_and_numbers_for_are_refused_at_once(monkeypatch, values, limit):
+    monkeypatch.setattr(problems, "_make", lambda *_: pytest.fail("made one"))
+    source = sections.Problems(two_step_share=0, **values)
+    for load in (problems.load, problems.some):
+        with pytest.raises(InputError, match=f"too small for {limit} different train problems$"):
+            load(source, "train", limit, seed=0)
+
+
+@pytest.mark.parametrize("split", problems.SPLITS)
+@pytest.mark.parametrize("share", [0, 0.4])
+def test_as_many_procedural_problems_as_there_are_can_be_made(split, share):
+    source = sections.Problems(two_step_share=share, largest_operand=5)
+
+    def too_many(size):
+        try:
+            problems.some(source, split, size, seed=0)
+        except InputError:
+            return True
+        return False
+
+    most = bisect.bisect_left(range(50_000), True, key=too_many) - 1
+    assert len(problems.load(source, split, most, seed=0)) == most

@@ -1,8 +1,11 @@
+import datetime
+
 import pytest
 import tiny
 import yaml
 
 from response_priming import arms, paths, prompts
+from response_priming.errors import InputError
 from response_priming.problems import Problem
 
 EXAMPLES = [Problem(f"validation-{n}", f"Example {n}?", f"{n} + 1 = <<{n}+1={n + 1}>>{n + 1}", f"{n}") for n in (1, 2)]
@@ -47,6 +50,65 @@ def test_a_prompt_ends_where_the_answer_begins():
     tokenizer = tiny.tokenizer()
     tokens = prompts.encode(tokenizer, prompts.bare("Why?", "Be brief."))
     assert tokenizer.decode(tokens) == "system: Be brief.\nuser: Why?\nassistant: "
+
+
+DATED = "{{ strftime_now('%Y-%m-%d') }} {{ date_string }} " + tiny.CHAT_TEMPLATE
+LLAMA = (
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+DROPS_SYSTEM = "{% for turn in messages if turn.role != 'system' %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+
+
+def written(template, chat, *date):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = template
+    return tokenizer.decode(prompts.encode(tokenizer, chat, *date))
+
+
+@pytest.mark.parametrize(
+    ("template", "start"), [(DATED, "2025-03-01 01 Mar 2025 "), (LLAMA + tiny.CHAT_TEMPLATE, "01 Mar 2025")]
+)
+def test_a_dated_template_takes_the_date_that_it_is_given_for_today(template, start):
+    assert written(template, prompts.bare("Why?", "Be brief."), "2025-03-01").startswith(f"{start}system: ")
+
+
+def test_a_dated_prompt_is_the_same_on_every_day(monkeypatch):
+    chat = prompts.bare("Why?", "Be brief.")
+    before = written(DATED, chat)
+
+    class Tomorrow(datetime.datetime):
+        @classmethod
+        def now(cls, *_):
+            return cls(2031, 1, 1)
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Tomorrow)
+    assert written(DATED, chat) == before
+    assert written("{{ strftime_now('%Y') }}", chat) == "2024"
+
+
+@pytest.mark.parametrize("template", [NO_SYSTEM + tiny.CHAT_TEMPLATE, DROPS_SYSTEM + "assistant: "])
+def test_without_a_system_role_the_system_prompt_comes_before_the_first_question(template):
+    assert written(template, prompts.bare("Why?", "Be brief.")) == "user: Be brief.\n\nWhy?\nassistant: "
+    turns = written(template, prompts.messages("Why?", system_prompt="Be brief.", examples=EXAMPLES[:1]))
+    assert turns == "user: Be brief.\n\nExample 1?\nassistant: 1 + 1 = 2\nuser: Why?\nassistant: "
+
+
+def test_an_empty_system_prompt_adds_nothing():
+    assert written(NO_SYSTEM + tiny.CHAT_TEMPLATE, prompts.bare("Why?", "")) == "user: Why?\nassistant: "
+
+
+@pytest.mark.parametrize(
+    ("template", "problem"),
+    [
+        (None, "chat template: there is none; it takes a model that was taught to chat"),
+        ("{{ raise_exception('no roles at all') }}", "chat template: no roles at all"),
+        ("{% for turn in messages", "chat template: unexpected "),
+    ],
+)
+def test_a_template_that_takes_no_prompt_is_one_line(template, problem):
+    with pytest.raises(InputError, match=f"^model '.*': {problem}"):
+        written(template, prompts.bare("Why?", "Be brief."))
 
 
 def test_a_response_ends_with_the_end_of_sequence_token():

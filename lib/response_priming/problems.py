@@ -10,6 +10,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,7 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
         return procedural(split, limit, seed=seed, largest=source.largest_operand, two_step_share=source.two_step_share)
     stem = "test" if split == "test" else "train"
     if source.data_dir:
-        records, origin = read_jsonl(paths.ROOT / source.data_dir / f"{stem}.jsonl"), source.data_dir
+        records, origin = read_jsonl(paths.given(source.data_dir) / f"{stem}.jsonl"), source.data_dir
     else:
         records, origin = _from_hub(stem, source.dataset_revision), "openai/gsm8k"
     if limit > len(records):
@@ -59,13 +60,26 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
     return numbered[len(numbered) - limit :] if split == "validation" else numbered[:limit]
 
 
+def some(source: Problems, split: Split, limit: int, *, seed: int) -> list[Problem]:
+    """What `load` gives, but of procedural problems, whose lengths hardly differ, a hundred at most; at once.
+
+    Raises:
+        InputError: as `load`.
+    """
+    if source.dataset == "procedural":
+        pairs = len(operand_pairs(split, seed=seed, largest=source.largest_operand))
+        require_enough(split, limit, pairs, largest=source.largest_operand, two_step_share=source.two_step_share)
+        limit = min(limit, 100)
+    return load(source, split, limit, seed=seed)
+
+
 def fingerprint(source: Problems) -> str:
     """What identifies the data in a recipe: digests of local files, the hub's revision, or the generator itself."""
     if source.dataset == "procedural":
         return "procedural"
     if not source.data_dir:
         return f"openai/gsm8k@{source.dataset_revision}"
-    files = [paths.ROOT / source.data_dir / f"{stem}.jsonl" for stem in ("train", "test")]
+    files = [paths.given(source.data_dir) / f"{stem}.jsonl" for stem in ("train", "test")]
     return " ".join(hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files if file.exists())
 
 
@@ -160,6 +174,7 @@ SECOND_STEPS: dict[Split, tuple[Story, ...]] = {
 def procedural(split: Split, limit: int, *, seed: int, largest: int, two_step_share: float) -> list[Problem]:
     """`limit` different problems with operands from 2 to `largest`; stories take turns, and so do one and two steps."""
     pairs = operand_pairs(split, seed=seed, largest=largest)
+    require_enough(split, limit, len(pairs), largest=largest, two_step_share=two_step_share)
     choose = random.Random(f"{seed}-{split}")
     problems: dict[str, Problem] = {}
     for _ in range(100 * limit + 1):
@@ -167,11 +182,23 @@ def procedural(split: Split, limit: int, *, seed: int, largest: int, two_step_sh
         if done == limit:
             return list(problems.values())
         story = STORIES[split][done % len(STORIES[split])]
-        two_steps = int((done + 1) * two_step_share) > int(done * two_step_share)
-        second = choose.choice(SECOND_STEPS[split]) if two_steps else None
+        second = choose.choice(SECOND_STEPS[split]) if _has_two_steps(done, two_step_share) else None
         problem = _make(f"{split}-{done}", choose, story, choose.choice(pairs), second, largest)
         problems.setdefault(problem.question, problem)
     raise InputError(f"problems.largest_operand = {largest}: too small for {limit} different {split} problems")
+
+
+def _has_two_steps(place: int, share: float) -> bool:
+    return int((place + 1) * share) > int(place * share)
+
+
+def require_enough(split: Split, limit: int, pairs: int, *, largest: int, two_step_share: float) -> None:
+    """`InputError` where the words and numbers of a story make fewer different problems than are asked of it."""
+    one_step = len(NAMES) * len(THINGS) * pairs
+    two_steps = one_step * len(SECOND_STEPS[split]) * (largest - 1)
+    asked = Counter((place % len(STORIES[split]), _has_two_steps(place, two_step_share)) for place in range(limit))
+    if any(count > (two_steps if longer else one_step) for (_, longer), count in asked.items()):
+        raise InputError(f"problems.largest_operand = {largest}: too small for {limit} different {split} problems")
 
 
 def operand_pairs(split: Split, *, seed: int, largest: int) -> list[tuple[int, int]]:

@@ -1,13 +1,21 @@
 """From a problem to a prompt: the strategy's prefix, worked examples for the teacher, and the model's chat template."""
 
+import contextlib
+import functools
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-from response_priming import arms
+import jinja2
+
+from response_priming import arms, params
+from response_priming.errors import InputError
 from response_priming.problems import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+TODAY = params.Model().prompt_date
 
 
 def prefix_of(strategy: str) -> str:
@@ -34,10 +42,41 @@ def messages(
     return [*turns, {"role": "user", "content": prefix + question}]
 
 
-def encode(tokenizer: "PreTrainedTokenizerBase", chat: list[dict[str, str]]) -> list[int]:
-    """Token ids of the prompt, up to and including the marker that opens the assistant's turn."""
-    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    return encode_plain(tokenizer, str(text))
+def render(tokenizer: "PreTrainedTokenizerBase", chat: list[dict[str, str]], date: str = TODAY) -> str:
+    """The prompt in the model's chat template, up to and including the marker that opens the assistant's turn.
+
+    A template without a system role, such as Gemma's, has the system prompt at the head of the first user's turn.
+
+    Args:
+        chat: as `messages` gives it.
+        date: what a dated template, such as that of Llama 3.2, takes for today; year-month-day.
+
+    Raises:
+        InputError: there is no template, or it takes no such chat.
+    """
+    today = datetime.fromisoformat(date)
+    written = functools.partial(
+        tokenizer.apply_chat_template,
+        add_generation_prompt=True,
+        tokenize=False,
+        date_string=today.strftime("%d %b %Y"),
+        strftime_now=today.strftime,
+    )
+    (system, first), rest = (turn["content"] for turn in chat[:2]), chat[2:]
+    try:
+        with contextlib.suppress(jinja2.TemplateError):
+            if system.strip() in (text := str(written(chat))):
+                return text
+        joined = "\n\n".join(filter(None, [system, first]))
+        return str(written([{"role": "user", "content": joined}, *rest]))
+    except (jinja2.TemplateError, ValueError) as error:
+        reason = "there is none; it takes a model that was taught to chat" if tokenizer.chat_template is None else error
+        raise InputError(f"model {tokenizer.name_or_path!r}: chat template: {reason}") from None
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", chat: list[dict[str, str]], date: str = TODAY) -> list[int]:
+    """Token ids of the prompt (see `render`)."""
+    return encode_plain(tokenizer, render(tokenizer, chat, date))
 
 
 def encode_plain(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

@@ -130,7 +130,7 @@ def content(run: params.Run) -> dict[str, Any]:
         strategies = run.strategies if isinstance(run, params.AttributionRun) else [run.strategy]
         found["prefixes"] = {name: arms.strategies()[name]["prefix"] for name in strategies}
     if isinstance(run, params.AuditRun):
-        found["logs"] = logs(Path(run.logs_dir)) if run.logs_dir else None
+        found["logs"] = logs(paths.given(run.logs_dir)) if run.logs_dir else None
     return found
 
 
@@ -138,7 +138,7 @@ def weights(name: str, revision: str | None) -> str:
     """What identifies a model: a digest for `embedded`, one of all files of a folder, else the hub id and revision."""
     if name == EMBEDDED:
         return f"sha256:{GGUF_SHA256}"
-    folder = Path(name).expanduser()
+    folder = paths.given(name)
     if not folder.is_dir():
         return f"{name}@{revision or 'main'}"
     files = {str(file.relative_to(folder)): digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}

@@ -16,6 +16,7 @@ class Stub:
     def __init__(self):
         self.refusals, self.running, self.most, self.asked, self.lock = 0, 0, 0, [], threading.Lock()
         self.models, self.logprobs, self.ids = [{"id": "m", "max_model_len": 50}], True, True
+        self.says = None  # instead of the list of models
 
     def complete(self, body):
         with self.lock:
@@ -59,7 +60,8 @@ def url(stub, monkeypatch):
             self.wfile.write(data)
 
         def do_GET(self):
-            self.reply(200, {"object": "list", "data": [{"object": "model"} | model for model in stub.models]})
+            listing = {"object": "list", "data": [{"object": "model"} | model for model in stub.models]}
+            self.reply(200, listing if stub.says is None else stub.says)
 
         def do_POST(self):
             self.reply(*stub.complete(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
@@ -166,6 +168,24 @@ def test_an_unreachable_server_is_refused_in_one_line(tiny_model, monkeypatch):
 def test_a_server_of_other_models_is_refused(url, stub, tiny_model):
     stub.models = [{"id": "m"}, {"id": "n"}]
     with pytest.raises(InputError, match=rf"does not serve {tiny_model}; it serves m, n$"):
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
+
+
+def test_a_server_is_looked_for_without_a_model_and_without_patience(url, stub, tiny_model, monkeypatch):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    server, setup = engines.require("server"), engines.Setup(str(tiny_model), server_url=url)
+    server.check(setup)
+    stub.models = [{"id": "m"}, {"id": "n"}]
+    with pytest.raises(InputError, match=r"it serves m, n$"):
+        server.check(setup)
+    with pytest.raises(InputError, match=r"^server_url = 'http://127.0.0.1:9/v1': APIConnectionError"):
+        server.check(engines.Setup(str(tiny_model), server_url="http://127.0.0.1:9/v1"))
+
+
+@pytest.mark.parametrize("says", ["<html></html>", [], {"data": None}, {"data": 3}, {"data": ["m"]}])
+def test_a_server_that_lists_no_models_is_one_line(url, stub, tiny_model, says):
+    stub.says = says
+    with pytest.raises(InputError, match=r"^server_url = '.*': (answers with no list of models|does not serve)"):
         engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
 
 

@@ -83,8 +83,8 @@ def test_an_unknown_profile_names_those_there_are():
         ({"distill": {"repairs": ["boss"]}}, "distill.repairs.0 = 'boss': input should be 'pairing', 'prefix-offset'"),
         ({"distill": {"repairs": ["bos"]}}, r"distill: repairs = \['bos'\]: only alignment 'published' has something"),
         ({"arms": ["published-nobody"]}, "arms: unknown arm 'published-nobody'; known: .*, published-none"),
-        ({"ladder": {"ladder_strategy": "x"}}, "ladder.ladder_strategy = 'x': unknown; known: none, teacher"),
-        ({"search": {"search_strategy": "x"}}, "search.search_strategy = 'x': unknown; known: none, teacher"),
+        ({"ladder": {"ladder_strategy": "x"}}, "ladder.ladder_strategy: unknown strategy 'x'; known: none, teacher"),
+        ({"search": {"search_strategy": "x"}}, "search.search_strategy: unknown strategy 'x'; known: none, teacher"),
         ({"search": {"alpha_range": [0.9, 0.1]}}, r"search: alpha_range = \[0.9, 0.1\]: the first number must be"),
         (
             {"search": {"alpha_range": [0, 2]}},
@@ -96,6 +96,31 @@ def test_an_unknown_profile_names_those_there_are():
         ),
         ("distill: [1\n", "not YAML: "),
         ("- distill\n", "must be a mapping of sections, is a list"),
+        ("", "must be a mapping of sections, is empty; `{}` is all defaults"),
+        ("# distill: {alpha: 1}\n", "must be a mapping of sections, is empty; "),
+        ("null\n", "must be a mapping of sections, is empty; "),
+        ("[]\n", "must be a mapping of sections, is a list"),
+        ("seed: 010\n", "seed = '010': input should be a valid integer"),
+        ("problems: {n_test: 0_40}\n", "problems.n_test = '0_40': input should be a valid integer"),
+        ("problems: {n_train: 1:30}\n", "problems.n_train = '1:30': input should be a valid integer"),
+        ("problems: {n_train: yes}\n", "problems.n_train = 'yes': input should be a valid integer"),
+        ("distill: {learning_rate: on}\n", "distill.learning_rate = 'on': input should be a valid number"),
+        ("distill: {train_steps: true}\n", "distill.train_steps = True: input should be a valid integer"),
+        ("distill: {alpha: false}\n", "distill.alpha = False: input should be a valid number"),
+        ("distill: {learning_rate: .inf}\n", "distill.learning_rate = '.inf': input should be a valid number"),
+        ("distill: {weight_decay: 1e999}\n", "distill.weight_decay = inf: input should be a finite number"),
+        ("generate: {keep_right: 1}\n", "generate.keep_right = 1: input should be a valid boolean"),
+        ("evaluate: {answer_tokens: 32.0}\n", "evaluate.answer_tokens = 32.0: input should be a valid integer"),
+        ("overrides: {none: {train_steps: '9'}}\n", "overrides.none.train_steps = '9': input should be a valid int"),
+        ("overrides: {none: {alpha: true}}\n", "overrides.none.alpha = True: input should be a valid number"),
+        ("distill: {alpha: 0.1}\nseed: 1\ndistill: {}\n", "not YAML: key 'distill' occurs twice "),
+        ('distill: {alpha: 0.1, "alpha": 0.2}\n', "not YAML: key 'alpha' occurs twice "),
+        ("seed: " + 5000 * "9", "not YAML: Exceeds the limit "),
+        ({"seeds": [2**32]}, "seeds.0 = 4294967296: input should be less than or equal to 4294967295"),
+        ({"seed": 2**33}, "seed = 8589934592: input should be less than or equal to 4294967295"),
+        ({7: {}}, "7 = 7: keys should be strings"),
+        ({"model": {"prompt_date": "26 Jul"}}, "model.prompt_date: Invalid isoformat string: '26 Jul'"),
+        ({"generate": {"engine": "server"}}, "generate: server_url = None: engine 'server' needs one, as http://loc"),
     ],
 )
 def test_a_bad_profile_is_refused_in_one_line(write, content, problem):
@@ -103,6 +128,59 @@ def test_a_bad_profile_is_refused_in_one_line(write, content, problem):
     with pytest.raises(InputError, match=rf"mine.yaml: {problem}") as refused:
         params.load("mine")
     assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"problems": {"data_dir": "/data"}}, "problems.data_dir = '/data': ignored; dataset 'procedural' is made"),
+        ({"problems": {"dataset": "gsm8k", "largest_operand": 9}}, "problems.largest_operand = 9: ignored; only "),
+        ({"model": {"student_revision": "abc"}}, "model.student_revision = 'abc': ignored; the student is not of "),
+        ({"generate": {"teacher": "./t", "teacher_revision": "abc"}}, "generate.teacher_revision = 'abc': ignored; "),
+        ({"generate": {"server_url": "http://x"}}, "generate.server_url = 'http://x': ignored; engine 'transformers' "),
+        ({"generate": {"tensor_parallel": 2}}, "generate.tensor_parallel = 2: ignored; engine 'transformers' knows "),
+        ({"distill": {"momentum": 0.5}}, "distill.momentum = 0.5: ignored; optimizer 'adamw' has none"),
+        ({"distill": {"divergence_share": 0.1}}, "distill.divergence_share = 0.1: ignored; divergence 'forward-kl' "),
+        ({"distill": {"adapter": "full", "lora_r": 4}}, "distill.lora_r = 4: ignored; adapter 'full' has none"),
+        ({"distill": {"signal": "text", "alpha": 0.1}}, "distill.alpha = 0.1: ignored; signal 'text' has no distr"),
+        ({"distill": {"schedule": "one-epoch", "warmup_steps": 9}}, "distill.warmup_steps = 9: ignored; schedule "),
+        ({"attention": {"chosen_heads": [[0, 0]], "heatmaps": 3}}, "attention.heatmaps = 3: ignored; chosen_heads "),
+        (
+            {"attention": {"attention_prompts": 3, "explorer_prompts": 4}},
+            "attention.explorer_prompts = 4: ignored; att",
+        ),
+        ({"arms": ["none"], "overrides": {"teacher": {"alpha": 1}}}, "overrides.teacher: ignored; the trained arms "),
+        ({"overrides": {"undistilled": {"alpha": 0.1}}}, "overrides.undistilled: ignored; the trained arms are fine-"),
+        ({"overrides": {"fine-tuned": {"alpha": 0.1}}}, "overrides.fine-tuned.alpha = 0.1: ignored; the arm has no "),
+        ({"overrides": {"none": {"momentum": 0.1}}}, "overrides.none.momentum = 0.1: ignored; optimizer 'adamw' has"),
+    ],
+)
+def test_what_would_be_ignored_is_named(write, content, problem):
+    write(content)
+    assert f"mine.yaml: {problem}" in str(refusal())
+
+
+def test_what_one_arm_uses_is_not_ignored(write):
+    write({"distill": {"momentum": 0.5}, "overrides": {"none": {"optimizer": "sgd"}}})
+    assert params.load("mine").distill_of("none").momentum == 0.5
+
+
+NOTATION = "ab:-[]{}'\"\n\t &*!|>%@01.#,?~<="
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+KEYS = st.sampled_from([*params.Profile.model_fields, *sections.Distill.model_fields, "none", "a\nb"]) | SCALARS
+TREES = st.dictionaries(
+    KEYS, st.recursive(SCALARS, lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4))
+)
+
+
+@given(
+    st.binary(max_size=40) | st.text(NOTATION, max_size=60).map(str.encode) | TREES.map(yaml.safe_dump).map(str.encode)
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_either_loads_or_is_refused_in_one_line(write, content):
+    write({})
+    (paths.PARAMS / "mine.yaml").write_bytes(content)
+    assert len((refusal() or "loads").splitlines()) == 1
 
 
 @given(st.data())
@@ -125,9 +203,44 @@ def refusal():
     return None
 
 
-def test_a_number_that_yaml_reads_as_text_is_a_number(write):
-    write("distill: {learning_rate: 1e-4}")
-    assert params.load("mine").distill.learning_rate == 1e-4
+@pytest.mark.parametrize(
+    ("written", "value"), [("1e-4", 1e-4), ("2.0e-4", 2e-4), (".5", 0.5), ("1", 1.0), ("+1.", 1.0), ("1E+0", 1.0)]
+)
+def test_a_number_is_what_yaml_1_2_takes_for_one(write, written, value):
+    write(f"distill: {{learning_rate: {written}}}")
+    assert params.load("mine").distill.learning_rate == value
+
+
+@given(st.sampled_from([*sections.Distill.model_fields]), st.sampled_from(["yes", "off", "010", "1_0", "1:30", ".nan"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_yaml_1_1_takes_for_numbers_and_booleans_is_text(write, field, text):
+    write(f"distill: {{{field}: {text}}}")
+    assert field in str(refusal())
+    assert repr(text) in str(refusal())
+
+
+def test_a_byte_order_mark_is_read_and_other_encodings_are_named(write):
+    write({})
+    file, text = paths.PARAMS / "mine.yaml", "# réglages\nseed: 3\n"
+    file.write_bytes(text.encode("utf-8-sig"))
+    assert params.load("mine").seed == 3
+    for encoding in ("latin-1", "utf-16", "utf-32"):
+        file.write_bytes(text.encode(encoding))
+        assert "mine.yaml: must be UTF-8, is not: " in str(refusal())
+
+
+@pytest.mark.parametrize("name", ["my run", "50%", "Laptop", "a_b", "-x", 65 * "a", "é"])
+def test_a_profile_has_a_name_that_can_be_a_folders(write, name):
+    write({})
+    (paths.PARAMS / "mine.yaml").rename(paths.PARAMS / f"{name}.yaml")
+    with pytest.raises(InputError, match=f"{name}.yaml: name: {name!r} is no name; allowed: up to 64 of a-z, 0-9 "):
+        params.load(name)
+
+
+@pytest.mark.parametrize("name", ["../laptop", "sub/laptop", "", "laptop.yaml"])
+def test_a_path_is_no_profile(name):
+    with pytest.raises(InputError, match="no such profile"):
+        params.load(name)
 
 
 def test_the_folder_of_gsm8k_applies_to_that_data_set_alone(monkeypatch, tmp_path):
@@ -226,6 +339,16 @@ def test_collect_says_that_changed_values_go_aside(capsys):
 def test_collect_refuses_a_bad_value_in_one_line():
     with pytest.raises(InputError, match=r"^distill.ipynb: alpha = 2: input should be less than or equal to 1$"):
         params.collect("distill", namespace("distill", alpha=2))
+
+
+@pytest.mark.parametrize(
+    ("stage", "change"),
+    [("generate", {"strategy": "../../x"}), ("distill", {"arm": "a/b"}), ("evaluate", {"profile": "../x"})],
+)
+def test_collect_refuses_a_name_that_leads_elsewhere(stage, change):
+    ((key, value),) = change.items()
+    with pytest.raises(InputError, match=rf"^{stage}.ipynb: {key}: .*{value!r}"):
+        params.collect(stage, namespace(stage, **change))
 
 
 def test_the_profiles_own_run_writes_where_it_is_read():

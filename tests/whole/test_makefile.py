@@ -4,11 +4,14 @@ import os
 import random
 import re
 import shutil
+import subprocess
 
 import nbformat
 import pytest
 import tiny
 from project import ARMS, Project
+
+from response_priming import paths
 
 NOTEBOOKS = {
     "generate-none", "generate-teacher",
@@ -30,6 +33,24 @@ def project(tmp_path_factory):
     assert done.returncode == 0, done.stdout + done.stderr
     project.log = done.stdout
     return project
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["my run", "../keep", "laptop {0}/keep", "", "-x", "Laptop", "50%", "a'b", "laptop ", "a$(shell touch {0}/ran)"],
+)
+@pytest.mark.parametrize("goal", ["plan", "clean"])
+def test_a_name_that_is_none_ends_make_in_one_line_and_touches_nothing(tmp_path, goal, name):
+    shutil.copy(paths.ROOT / "Makefile", tmp_path / "Makefile")
+    for folder in ("build/laptop", "keep"):
+        (tmp_path / folder).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    command = ["make", goal, f"PROFILE={name.format(tmp_path)}"]
+    done = subprocess.run(command, cwd=tmp_path, env=tiny.ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert f"PROFILE = '{name.format(tmp_path)}': is no name; allowed: a-z, 0-9 and -" in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_make_paper_executes_every_notebook_and_ends_with_the_page(project):

@@ -80,7 +80,7 @@ def _about(made_by: dict[str, Any]) -> dict[str, Any]:
     commits = {
         role: provenance.hub_commit(name, parameters.get(f"{role}_revision"))
         for role, name in names.items()
-        if name != provenance.EMBEDDED and not Path(name).expanduser().is_dir()
+        if name != provenance.EMBEDDED and not paths.given(name).is_dir()
     }
     return provenance.here() | ({"models": commits} if commits else {})
 

@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "analysis": ["analyse"],
+        "analysis": ["analyse", "texts_of"],
         "metrics": ["divergent_heads", "head_metrics"],
         "results": ["read"],
         "differences": ["against", "means", "summary", "with_accuracy"],

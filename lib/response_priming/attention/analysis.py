@@ -91,7 +91,7 @@ def texts_of(run: params.AttentionRun, tokenizer: PreTrainedTokenizerBase, confi
     limit = min(run.attention_tokens, getattr(config, "max_position_embeddings", run.attention_tokens))
     texts = []
     for problem in problems.load(run, "test", run.attention_prompts, seed=run.seed):
-        prompt = prompts.encode(tokenizer, prompts.bare(problem.question, run.system_prompt))
+        prompt = prompts.encode(tokenizer, prompts.bare(problem.question, run.system_prompt), run.prompt_date)
         solution = prompts.encode_response(tokenizer, problem.worked) if run.with_solution else []
         text = Text(problem.id, prompt + solution, len(prompt))
         if len(text.tokens) > limit:

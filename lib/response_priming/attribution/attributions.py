@@ -120,7 +120,8 @@ def _write(run: params.AttributionRun, folder: Path) -> None:
     tables: list[tuple[pd.DataFrame, ...]] = []
     for strategy, problem in progress.over(list(product(run.strategies, asked)), "response"):
         prefix = prompts.prefix_of(strategy)
-        prompt = locate(tokenizer, problem.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples)
+        about = {"system_prompt": run.system_prompt, "prefix": prefix, "date": run.prompt_date}
+        prompt = locate(tokenizer, problem.question, examples=examples, **about)
         response = given[strategy].loc[problem.id]
         if response["prompt_tokens"] != len(prompt.ids):
             raise InputError(f"{strategy}: {problem.id} was answered to another prompt; run generate with these values")
@@ -139,6 +140,7 @@ def locate(
     system_prompt: str,
     prefix: str,
     examples: Sequence[problems.Problem],
+    date: str = prompts.TODAY,
 ) -> Prompt:
     """The teacher's prompt (see `prompts.messages`) with the region of each token; the prefix is one, every copy of it.
 
@@ -149,7 +151,7 @@ def locate(
         InputError: the chat template does not repeat a part of the prompt as it is.
     """
     chat = prompts.messages(question, system_prompt=system_prompt, prefix=prefix, examples=examples)
-    text = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+    text = prompts.render(tokenizer, chat, date)
     shown = [(("prefix", prefix), (REGIONS[2], one.question), (REGIONS[2], one.worked)) for one in examples]
     parts = [("system prompt", system_prompt), *(part for turn in shown for part in turn)]
     parts += [("prefix", prefix), ("question", question)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from response_priming import arms, artifacts, params, style
+from response_priming import arms, artifacts, params, paths, style
 from response_priming.audit import discrepancies, recount, released
 
 TABLES = ("published", "rules", "decomposition", "tests", "discrepancies")
@@ -41,7 +41,7 @@ def audit(run: params.AuditRun) -> Audit:
     folder, facts = run.folders[0], arms.published()
 
     def write(aside: Path) -> None:
-        found = recount.count(released.read(Path(run.logs_dir))) if run.logs_dir else None
+        found = recount.count(released.read(paths.given(run.logs_dir))) if run.logs_dir else None
         made = recount.tabulate(found or facts["recount"], facts)
         values = discrepancies.numbers(found or facts["recount"], facts, made) | {"source": source(found, facts)}
         made["discrepancies"] = discrepancies.table(facts, values)

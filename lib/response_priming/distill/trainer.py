@@ -181,7 +181,7 @@ class DistillTrainer(Trainer):
         if asked and not sharded:
             model, end = cast("Any", self.model).eval(), self.reader.pad_token_id
             chats = [prompts.bare(problem.question, self.run.system_prompt) for problem in asked]
-            encoded = {"input_ids": [prompts.encode(self.reader, chat) for chat in chats]}
+            encoded = {"input_ids": [prompts.encode(self.reader, chat, self.run.prompt_date) for chat in chats]}
             batch = self.reader.pad(encoded, padding_side="left", return_tensors="pt").to(model.device)
             output = model.generate(**batch, max_new_tokens=SAMPLE_TOKENS, do_sample=False, pad_token_id=end)
             answers = self.reader.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)

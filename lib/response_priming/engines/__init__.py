@@ -7,6 +7,26 @@ A file an engine, found by its name; a new one is a file and its name in `params
     server        any OpenAI-compatible one
 """
 
-from response_priming.engines.base import Engine, Response, Setup, Signal, counted, open_engine, require, teacher_of
+from response_priming.engines.base import (
+    Engine,
+    Response,
+    Setup,
+    Signal,
+    check_context,
+    counted,
+    open_engine,
+    require,
+    teacher_of,
+)
 
-__all__ = ["Engine", "Response", "Setup", "Signal", "counted", "open_engine", "require", "teacher_of"]
+__all__ = [
+    "Engine",
+    "Response",
+    "Setup",
+    "Signal",
+    "check_context",
+    "counted",
+    "open_engine",
+    "require",
+    "teacher_of",
+]

@@ -102,6 +102,10 @@ class Engine(abc.ABC):
     def open(cls, setup: Setup) -> Self:
         """The engine with its model loaded; `InputError` where it cannot be."""
 
+    @classmethod  # noqa: B027 - an engine may have nothing to find out
+    def check(cls, setup: Setup) -> None:
+        """`InputError` where it can be known without loading a model that the engine cannot run this one."""
+
     @abc.abstractmethod
     def describe(self) -> dict[str, Any]:
         """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""

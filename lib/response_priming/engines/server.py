@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Tries after the first one, with exponential back-off, of a request that the server was too busy or unable to answer.
 RETRIES = 6
+PATIENCE = 5.0  # seconds that a server has to say which models it serves, before anything runs
 TOKEN_ID = "token_id:"
 
 
@@ -34,25 +35,14 @@ class ServerEngine(Engine):
         self.context: int | None = getattr(model, "max_model_len", None)
 
     @classmethod
+    def check(cls, setup: Setup) -> None:
+        """See `Engine.check`: the server is asked once."""
+        _connect(setup, max_retries=0, timeout=PATIENCE)
+
+    @classmethod
     def open(cls, setup: Setup) -> Self:
         """The engine, once the server has said that it serves the model (under this name, or as its only one)."""
-        from openai import OpenAI, OpenAIError
-
-        if setup.server_url is None:
-            raise InputError("server_url = None: engine server needs one, e.g. http://localhost:8000/v1")
-        if setup.quantization != "none" or setup.student:
-            raise InputError("engine = 'server': takes no quantization and no adapter; set them where it is started")
-        client = OpenAI(
-            base_url=setup.server_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), max_retries=RETRIES
-        )
-        try:
-            served = {model.id: model for model in client.models.list()}
-        except OpenAIError as error:
-            raise InputError(f"server_url = {setup.server_url!r}: {_reason(error)}") from None
-        name = models.locate(setup.model)
-        if name not in served and len(served) != 1:
-            raise InputError(f"server_url = {setup.server_url!r}: does not serve {name}; it serves {', '.join(served)}")
-        model = served[name] if name in served else next(iter(served.values()))
+        client, model = _connect(setup, max_retries=RETRIES)
         return cls(client, models.tokenizer(setup.model, setup.revision), model=model, batch=setup.batch)
 
     def describe(self) -> dict[str, Any]:
@@ -111,6 +101,29 @@ class ServerEngine(Engine):
         top = [sorted(row.items(), key=lambda entry: -entry[1])[:k] for row in rows]
         logprobs = np.array([[value for _, value in row] for row in top], np.float64)
         return pack([[token for token, _ in row] for row in top], logprobs, tail_of(logprobs, len(self.tokenizer)))
+
+
+def _connect(setup: Setup, **options: Any) -> tuple["OpenAI", Any]:
+    """The server, once it has said that it serves the model, and what it says of it."""
+    from openai import OpenAI, OpenAIError
+
+    if setup.server_url is None:
+        raise InputError("server_url = None: engine server needs one, e.g. http://localhost:8000/v1")
+    if setup.quantization != "none" or setup.student:
+        raise InputError("engine = 'server': takes no quantization and no adapter; set them where it is started")
+    client = OpenAI(base_url=setup.server_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), **options)
+    try:
+        served = {model.id: model for model in client.models.list()}
+    except OpenAIError as error:
+        raise InputError(f"server_url = {setup.server_url!r}: {_reason(error)}") from None
+    except (AttributeError, TypeError, ValueError):  # as of a web page
+        raise InputError(
+            f"server_url = {setup.server_url!r}: answers with no list of models; allowed: an API"
+        ) from None
+    name = models.locate(setup.model)
+    if name not in served and len(served) != 1:
+        raise InputError(f"server_url = {setup.server_url!r}: does not serve {name}; it serves {', '.join(served)}")
+    return client, served[name] if name in served else next(iter(served.values()))
 
 
 def _given(choice: Any, name: str) -> Any:

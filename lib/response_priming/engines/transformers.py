@@ -53,6 +53,12 @@ class TransformersEngine(Engine):
         self._read: tuple[list[int], DynamicCache] = [], DynamicCache(config=model.config)
 
     @classmethod
+    def check(cls, setup: Setup) -> None:
+        """See `Engine.check`."""
+        if setup.quantization != "none":
+            models.quantized(setup.quantization, "float32")
+
+    @classmethod
     def open(cls, setup: Setup) -> Self:
         """The engine with its model loaded."""
         model, tokenizer = models.load_adapted(

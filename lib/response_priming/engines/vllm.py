@@ -59,11 +59,18 @@ class VllmEngine(Engine):
         self.context, self.vocabulary = about.max_model_len, int(about.get_vocab_size())
 
     @classmethod
-    def open(cls, setup: Setup) -> Self:
-        """The engine with its model loaded."""
+    def check(cls, setup: Setup) -> None:
+        """See `Engine.check`."""
         if setup.quantization not in QUANTIZATIONS:
             allowed = ", ".join(QUANTIZATIONS)
             raise InputError(f"quantization = {setup.quantization!r}: unknown to engine vllm; allowed: {allowed}")
+        if setup.quantization in models.QUANTIZATIONS:
+            models.quantized(setup.quantization, "float32")
+
+    @classmethod
+    def open(cls, setup: Setup) -> Self:
+        """The engine with its model loaded."""
+        cls.check(setup)
         # vLLM reads these when it is imported. One process: its own ones need an importable main module.
         if setup.tensor_parallel * setup.pipeline_parallel == 1:
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")

@@ -56,7 +56,8 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: 
 def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: params.EvaluateRun) -> pd.DataFrame:
     """What an engine's model answers (see `answer`), not graded."""
     asked_as = [
-        prompts.encode(engine.tokenizer, prompts.bare(problem.question, run.system_prompt)) for problem in asked
+        prompts.encode(engine.tokenizer, prompts.bare(problem.question, run.system_prompt), run.prompt_date)
+        for problem in asked
     ]
     with progress.Bar(len(asked_as), "answer") as bar:
         given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))

@@ -8,7 +8,6 @@ import functools
 from pathlib import Path
 
 import pandas as pd
-from transformers import AutoConfig
 
 from response_priming import artifacts, engines, models, params, problems, progress, prompts
 from response_priming.generate.store import KEPT, Answered, read, shard_name, write_shard
@@ -27,7 +26,7 @@ def score(run: params.PromptSignalsRun) -> pd.DataFrame:
 def _score(run: params.PromptSignalsRun, folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     engine = engines.open_engine(run.engine, engines.teacher_of(run))
-    config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
+    config = models.config(run.teacher, run.teacher_revision)
     vocabulary, dense = int(config.get_text_config().vocab_size), run.top_k == "all"
     with progress.Bar(len(asked), "prompt") as bar:
         for first in range(0, len(asked), run.generate_batch):

@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import NamedTuple
 
 import pandas as pd
-from transformers import AutoConfig
 
 from response_priming import artifacts, engines, models, params, problems, progress, prompts, provenance
 from response_priming.errors import InputError
@@ -96,7 +95,7 @@ class _Prompts:
         made = []
         for problem in self.asked[first:last]:
             chat = prompts.messages(problem.question, system_prompt=system, prefix=prefix, examples=self.examples)
-            tokens = prompts.encode(self.tokenizer, chat)
+            tokens = prompts.encode(self.tokenizer, chat, self.run.prompt_date)
             for sample in range(self.run.samples):
                 key = hashlib.sha256(f"{self.settings}{tokens}{sample}".encode()).hexdigest()[:32]
                 made.append(_Prompt(problem.id, sample, tokens, key))
@@ -117,7 +116,7 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: a
     if not missing:
         return
     before = stored([folder for folder in artifacts.shelved(run.folders[0].path) if folder != partial.folder], top_k)
-    config = AutoConfig.from_pretrained(models.locate(run.teacher), revision=run.teacher_revision)
+    config = models.config(run.teacher, run.teacher_revision)
     vocabulary, engine = config.get_text_config().vocab_size, None
     with progress.Bar(len(asked) * run.samples, "response", done=sum(done.values()) * run.samples) as bar:
         for first, last in missing:

@@ -9,4 +9,6 @@ packing   a batch read without padding
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs={"examples": ["prepare"]})
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={"examples": ["prepare"], "student": ["lora_config"]}
+)

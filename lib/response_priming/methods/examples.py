@@ -48,7 +48,7 @@ Example = dict[str, Any]
 Item = list[Example]
 LONGEST_RELEASED = 256
 # What responses and training must have in common; elsewhere a problem of the same name is another one.
-SHARED = ("dataset", "data", "seed", "largest_operand", "two_step_share", "system_prompt")
+SHARED = ("dataset", "data", "seed", "largest_operand", "two_step_share", "system_prompt", "prompt_date")
 # What of an example is padded to a batch.
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("input_ids", "attention_mask", "positions", "labels"), np.int64),
@@ -175,7 +175,9 @@ class Examples(Dataset[Example]):
         """What the student reads first."""
         question = self.asked[self.order[index]].question
         if "template" in self.repaired:
-            tokens = prompts.encode(self.tokenizer, prompts.bare(question, self.run.system_prompt))
+            tokens = prompts.encode(
+                self.tokenizer, prompts.bare(question, self.run.system_prompt), self.run.prompt_date
+            )
         else:
             tokens = prompts.encode_plain(self.tokenizer, question)
         return self._begun(tokens)

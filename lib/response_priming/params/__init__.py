@@ -1,8 +1,10 @@
 """Parameters: a profile (YAML) goes in, and every stage gets its own, validated, as a run.
 
-`sections` has every parameter with its default, `runs` what each notebook is given, `profile` how both are read.
+`sections` has every parameter with its default, `fields` the types of those that are shared, `runs` what each notebook
+is given, `profile` how both are read.
 """
 
+from response_priming.params.fields import Engine, is_on_hub
 from response_priming.params.hardware import device_of, precision_of
 from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
 from response_priming.params.runs import (
@@ -27,7 +29,6 @@ from response_priming.params.sections import (
     REPAIRS,
     SEARCHED,
     Distill,
-    Engine,
     Generate,
     Model,
     Problems,
@@ -60,6 +61,7 @@ __all__ = [
     "SearchRun",
     "collect",
     "device_of",
+    "is_on_hub",
     "load",
     "parameters_cell",
     "precision_of",

@@ -3,16 +3,17 @@
 import hashlib
 import json
 import os
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from response_priming import arms, paths
-from response_priming.errors import InputError
+from response_priming.errors import InputError, first_problem
+from response_priming.params.fields import Arms, Seed, Seeds, known_arms
 from response_priming.params.runs import RUNS, Run
 from response_priming.params.sections import (
-    Arms,
+    SOFT,
     Attention,
     Attribution,
     Audit,
@@ -24,9 +25,6 @@ from response_priming.params.sections import (
     Problems,
     Search,
     Section,
-    Seed,
-    Seeds,
-    first_problem,
 )
 
 DEFAULTS: Any = Field({}, validate_default=True)  # a section as if nothing of it were said
@@ -35,7 +33,7 @@ DEFAULTS: Any = Field({}, validate_default=True)  # a section as if nothing of i
 class Profile(Section):
     """A full parameter set: `params/NAME.yaml`."""
 
-    name: str
+    name: arms.Name
     seed: Seed
     seeds: Seeds
     arms: Arms
@@ -49,22 +47,28 @@ class Profile(Section):
     ladder: Ladder = DEFAULTS
     search: Search = DEFAULTS
     attribution: Attribution = DEFAULTS
-    overrides: dict[str, dict[str, Any]] = Field({}, description="per arm: values of `distill` that differ there")
+    overrides: Annotated[dict[str, dict[str, Any]], AfterValidator(known_arms)] = Field(
+        {}, description="per arm: values of `distill` that differ there"
+    )
 
     @model_validator(mode="after")
-    def _arms_are_known(self) -> Self:
-        for where, names in (("arms", self.arms), ("overrides", list(self.overrides))):
-            for arm in names:
-                if arm not in arms.known():
-                    raise ValueError(f"{where}: unknown arm {arm!r}; known: {', '.join(arms.known())}")
-        if len(set(self.arms)) < len(self.arms) or not self.arms:
-            raise ValueError("arms: must be one or more different names")
-        for arm in (*self.arms, *self.overrides):
-            self.distill_of(arm)
-        for section, name in (("ladder", self.ladder.ladder_strategy), ("search", self.search.search_strategy)):
-            if name not in arms.strategies():
-                known = ", ".join(arms.strategies())
-                raise ValueError(f"{section}.{section}_strategy = {name!r}: unknown; known: {known}")
+    def _nothing_is_ignored(self) -> Self:
+        for arm in self.overrides:
+            if arm not in self.trained:
+                raise ValueError(f"overrides.{arm}: ignored; the trained arms are {', '.join(self.trained) or 'none'}")
+        trainings = {arm: self.distill_of(arm) for arm in self.trained}
+        for name, section in self:
+            for key, why in section.ignored().items() if isinstance(section, Section) else ():
+                value = getattr(section, key)
+                used = name == "distill" and any(key not in one.ignored() for one in trainings.values())
+                if value != type(section).model_fields[key].default and not used:
+                    raise ValueError(f"{name}.{key} = {value!r}: ignored; {why}")
+        for arm, own in self.overrides.items():
+            without = dict.fromkeys((*SOFT, "signal", "hard_labels"), "the arm has no teacher")
+            ignored = trainings[arm].ignored() | (without if arm == arms.FINE_TUNED else {})
+            for key in filter(ignored.__contains__, own):
+                if own[key] != getattr(self.distill, key):
+                    raise ValueError(f"overrides.{arm}.{key} = {own[key]!r}: ignored; {ignored[key]}")
         return self
 
     @property
@@ -129,8 +133,7 @@ def profiles() -> list[str]:
 def load(name: str) -> Profile:
     """Read and validate `params/NAME.yaml`.
 
-    GSM8K_DIR, where set, becomes `problems.data_dir` of a GSM8K profile; PUBLISHED_LOGS becomes `audit.logs_dir`. Where
-    relative they start at the project's folder, so that make and notebooks agree on them.
+    GSM8K_DIR, where set, becomes `problems.data_dir` of a GSM8K profile; PUBLISHED_LOGS becomes `audit.logs_dir`.
 
     Raises:
         InputError: no such profile, or a key or value outside the schema.
@@ -142,9 +145,9 @@ def load(name: str) -> Profile:
         raise InputError(f"params/{name}.yaml: name = {content['name']!r}: unknown key; a profile is named by its file")
     problems = content.get("problems")
     if os.environ.get("GSM8K_DIR") and isinstance(problems, dict) and problems.get("dataset") == "gsm8k":
-        problems["data_dir"] = str((paths.ROOT / os.environ["GSM8K_DIR"]).resolve())
+        problems["data_dir"] = os.environ["GSM8K_DIR"]
     if os.environ.get("PUBLISHED_LOGS") and isinstance(content.setdefault("audit", {}), dict):
-        content["audit"]["logs_dir"] = str((paths.ROOT / os.environ["PUBLISHED_LOGS"]).resolve())
+        content["audit"]["logs_dir"] = os.environ["PUBLISHED_LOGS"]
     try:
         return Profile.model_validate({"name": name} | content)
     except ValidationError as error:

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr
 
 from response_priming import arms, paths
+from response_priming.params import fields
 from response_priming.params.sections import (
     PLACEMENT,
-    Arms,
     Attention,
     Attribution,
     Audit,
@@ -18,14 +18,8 @@ from response_priming.params.sections import (
     Ladder,
     Model,
     Problems,
-    Rule,
     Search,
-    Seed,
-    Seeds,
     Signal,
-    Teacher,
-    TeacherRevision,
-    WorkedExamples,
 )
 
 
@@ -50,12 +44,12 @@ class Run(BaseModel):
     of a student beside the arms, as a rung of the ladder.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = arms.STRICT
     stage: ClassVar[str]
     # Where the data lies says nothing of them; a recipe has their content.
     idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir"})
-    profile: str = Field("laptop", description="parameter set, params/PROFILE.yaml")
-    seed: Seed
+    profile: arms.Name = Field("laptop", description="parameter set, params/PROFILE.yaml")
+    seed: fields.Seed
     _explored: Path | None = PrivateAttr(None)
     _beside: Path | None = PrivateAttr(None)
 
@@ -108,7 +102,7 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
 
     stage = "generate"
     idle = Run.idle | PLACEMENT | {"n_test", "student", "student_revision", "signal"}
-    strategy: str = Field("none", description="priming prefix, a name in params/prompts.yaml")
+    strategy: fields.Strategy = Field("none", description="priming prefix, a name in params/prompts.yaml")
 
     @property
     def item(self) -> dict[str, str]:
@@ -128,7 +122,7 @@ class PromptSignalsRun(GenerateRun):
     stage = "prompt-signals"
     idle = (
         GenerateRun.idle
-        | {"system_prompt"}
+        | {"system_prompt", "prompt_date"}
         | (Generate.model_fields.keys() - {"teacher", "teacher_revision", "engine", "teacher_quantization", "top_k"})
     )
 
@@ -142,7 +136,7 @@ class PromptSignalsRun(GenerateRun):
 class SeedsRun(Run):
     """What all notebooks about students share: every trained arm has one student for each seed."""
 
-    seeds: Seeds
+    seeds: fields.Seeds
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
@@ -160,7 +154,7 @@ class SeedsRun(Run):
 class ArmRun(Model, Problems, SeedsRun):
     """What distill and evaluate share."""
 
-    arm: str = Field("none", description="line of the results table: how this student is made")
+    arm: fields.Arm = Field("none", description="line of the results table: how this student is made")
 
     @property
     def item(self) -> dict[str, str]:
@@ -215,13 +209,13 @@ class EvaluateRun(Evaluate, ArmRun):
 class ArmsRun(SeedsRun):
     """What the notebooks that look at the students of several arms share."""
 
-    arms: Arms
+    arms: fields.Arms
 
 
 class TaughtRun(Run):
     """What the notebooks that look at a teacher's responses under several strategies share."""
 
-    strategies: list[str] = Field(
+    strategies: list[fields.Strategy] = Field(
         ["none", "teacher", "ground-truth", "confidence"], description="strategies whose responses are looked at"
     )
 
@@ -251,7 +245,7 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
 
     stage = "attention-visualize"
     idle = Run.idle | {"n_train", "n_test", "heatmaps", "heatmap_tokens", "chosen_heads", "rule"}
-    rule: Rule
+    rule: fields.Rule
 
     @property
     def students(self) -> list[tuple[str, int]]:
@@ -316,7 +310,7 @@ class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
     idle = Run.idle | {
         "trials", "n_test", "train_steps", "evaluate_batch", "evaluate_every", "save_every", "micro_batch"
     }  # fmt: skip
-    worked_examples: WorkedExamples
+    worked_examples: fields.WorkedExamples
 
     @property
     def reads(self) -> list[Path]:
@@ -330,9 +324,9 @@ class AttributionRun(Attribution, Model, Problems, TaughtRun):
 
     stage = "attribution"
     idle = Run.idle | {"n_test", "student", "student_revision"}
-    teacher: Teacher
-    teacher_revision: TeacherRevision
-    worked_examples: WorkedExamples
+    teacher: fields.Teacher
+    teacher_revision: fields.TeacherRevision
+    worked_examples: fields.WorkedExamples
 
     @property
     def folders(self) -> list[Folder]:

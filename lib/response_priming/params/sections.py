@@ -3,12 +3,13 @@
 Defaults live here alone; they are the `laptop` profile, and every other profile names what differs.
 """
 
-from collections.abc import Collection
-from typing import Annotated, Any, Literal, Self, cast, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from response_priming.extraction import RULES
+from response_priming import arms
+from response_priming.errors import first_problem
+from response_priming.params import fields
 from response_priming.params.divergences import DIVERGENCES
 from response_priming.params.hardware import precision_of
 
@@ -45,53 +46,8 @@ SEARCHED = {
     "divergence": "divergences",
 }
 
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-Engine = Literal["transformers", "vllm", "server"]
-
-
-def _one_of(table: Collection[str]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in table:
-            raise ValueError(f"{name!r} is none of {', '.join(table)}")
-        return name
-
-    return AfterValidator(check)
-
-
-RuleName = Annotated[str, _one_of(RULES)]
-
-
-def _differ(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{seeds} must be different numbers")
-    return seeds
-
-
-_Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_differ)]
-Range = Annotated[list[float], Field(min_length=2, max_length=2)]
-
-# Parameters that a notebook takes without the section that they are of, or that are of no section.
-Seed = Annotated[int, Field(default=0, ge=0, description="seed of the problems")]
-Seeds = Annotated[
-    _Seeds,
-    Field(default=[0], description="training seeds (initial LoRA weights, data order): one student each"),
-]
-Arms = Annotated[
-    list[str],
-    Field(
-        default=["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"],
-        description="arms, in the order of tables and figures",
-    ),
-]
-Rule = Annotated[RuleName, Field(default="last-number", description="extraction rule of the headline accuracy")]
-Teacher = Annotated[
-    str, Field(default="embedded", description="`embedded`, a hub id, or a folder with a transformers model")
-]
-TeacherRevision = Annotated[str | None, Field(default=None, description="commit of the teacher on the hub")]
-WorkedExamples = Annotated[
-    int, Field(default=4, ge=0, le=16, description="solved validation problems shown to the teacher first")
-]
-
+# What shapes the soft loss alone, which takes a teacher's distributions.
+SOFT = ("alpha", "kd_temperature", "divergence", "divergence_share")
 
 # Where the teacher runs, and how much of it at once, decides no response.
 PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel", "server_url"})
@@ -100,7 +56,11 @@ PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel",
 class Section(BaseModel):
     """One section of a profile: unknown keys are refused, values are not changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = arms.STRICT
+
+    def ignored(self) -> dict[str, str]:
+        """Parameters that mean nothing beside other values of the section: name -> where they are ignored, in words."""
+        return {}
 
 
 class Problems(Section):
@@ -115,10 +75,17 @@ class Problems(Section):
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
-    n_train: int = Field(160, ge=1, description="problems the teacher answers and students train on")
-    n_test: int = Field(200, ge=1, description="held-out problems every arm is scored on")
+    n_train: int = Field(160, ge=1, le=1_000_000, description="problems the teacher answers and students train on")
+    n_test: int = Field(200, ge=1, le=1_000_000, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
     two_step_share: float = Field(0.25, ge=0, le=1, description="share of procedural problems with two operations")
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        if self.dataset == "procedural":
+            return dict.fromkeys(("data_dir", "dataset_revision"), "dataset 'procedural' is made here")
+        made = dict.fromkeys(("largest_operand", "two_step_share"), "only dataset 'procedural' is made here")
+        return made | ({"dataset_revision": "dataset 'local' is a folder"} if self.dataset == "local" else {})
 
     @model_validator(mode="after")
     def _local_problems_have_a_folder(self) -> Self:
@@ -132,11 +99,18 @@ class Model(Section):
 
     student: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
     student_revision: str | None = Field(None, description="commit of the student on the hub")
-    dtype: Dtype = Field(
+    dtype: fields.Dtype = Field(
         "auto", description="precision of weights and products; auto: bfloat16 where units multiply it, else float32"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda where there is one, else cpu")
     system_prompt: str = Field("You solve word problems.", description="system message of every prompt")
+    prompt_date: fields.Day = Field(
+        "2024-07-26", description="today, for chat templates that print it, as Llama 3.2's; so prompts stay the same"
+    )
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        return {} if fields.is_on_hub(self.student) else {"student_revision": "the student is not of the hub"}
 
     @property
     def precision(self) -> str:
@@ -147,16 +121,16 @@ class Model(Section):
 class Generate(Section):
     """How the teacher answers."""
 
-    teacher: Teacher
-    teacher_revision: TeacherRevision
-    engine: Engine = Field("transformers", description="what runs the teacher")
+    teacher: fields.Teacher
+    teacher_revision: fields.TeacherRevision
+    engine: fields.Engine = Field("transformers", description="what runs the teacher")
     teacher_quantization: Literal["none", "nf4", "int8", "awq", "gptq", "fp8"] = Field(
         "none", description="format of the teacher's weights; none: as its checkpoint is stored"
     )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share each layer of the teacher (vllm)")
     pipeline_parallel: int = Field(1, ge=1, description="groups of GPUs that share out the teacher's layers (vllm)")
     server_url: str | None = Field(None, description="engine server: its address, as http://localhost:8000/v1")
-    worked_examples: WorkedExamples
+    worked_examples: fields.WorkedExamples
     response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
     top_k: int | Literal["all"] = Field(
@@ -166,7 +140,7 @@ class Generate(Section):
     samples: int = Field(1, ge=1, le=256, description="responses to each problem; the majority's answer trains")
     keep_finished: bool = Field(False, description="only responses that ended within the budget train")
     keep_right: bool = Field(False, description="only responses with the right answer train")
-    answer_rule: RuleName = Field("last-number", description="extraction rule of keep_right and of the majority")
+    answer_rule: fields.RuleName = Field("last-number", description="extraction rule of keep_right and of the majority")
 
     @field_validator("top_k", mode="before")
     @classmethod
@@ -174,6 +148,19 @@ class Generate(Section):
         if value != "all" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{value!r} is neither a number from 1 nor 'all'")
         return value
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        words = f"engine {self.engine!r} knows none"
+        found = {} if self.engine == "vllm" else dict.fromkeys(("tensor_parallel", "pipeline_parallel"), words)
+        found |= {} if self.engine == "server" else {"server_url": words}
+        return found | ({} if fields.is_on_hub(self.teacher) else {"teacher_revision": "the teacher is not of the hub"})
+
+    @model_validator(mode="after")
+    def _server_has_an_address(self) -> Self:
+        if self.engine == "server" and not self.server_url:
+            raise ValueError("server_url = None: engine 'server' needs one, as http://localhost:8000/v1")
+        return self
 
     @model_validator(mode="after")
     def _samples_differ(self) -> Self:
@@ -199,7 +186,7 @@ class Distill(Signal):
     repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see examples.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
-    divergence: Annotated[str, _one_of(DIVERGENCES)] = Field("forward-kl", description="soft loss")
+    divergence: Annotated[str, fields.one_of(DIVERGENCES)] = Field("forward-kl", description="soft loss")
     divergence_share: float = Field(
         0.5, gt=0, lt=1, description="jsd: beta; skew-*: share of the first distribution in the second (DistiLLM: 0.1)"
     )
@@ -234,6 +221,21 @@ class Distill(Signal):
     )
     train_tokens: int = Field(256, ge=8, description="longest prompt plus response; longer ones are refused (tokens)")
 
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        found: dict[str, str] = {}
+        if self.signal == "text":
+            found |= dict.fromkeys(SOFT, "signal 'text' has no distributions")
+        if self.divergence in ("forward-kl", "reverse-kl"):
+            found["divergence_share"] = f"divergence {self.divergence!r} mixes none"
+        if self.optimizer == "adamw":
+            found["momentum"] = "optimizer 'adamw' has none"
+        if self.schedule == "one-epoch" and self.warmup_steps:
+            found["warmup_steps"] = "schedule 'one-epoch' has none"
+        if self.adapter == "full":
+            found |= dict.fromkeys(("lora_r", "lora_alpha", "lora_dropout", "lora_targets"), "adapter 'full' has none")
+        return found
+
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Self:
         if self.train_batch % self.micro_batch:
@@ -263,7 +265,7 @@ class Evaluate(Section):
     answer_tokens: int = Field(96, ge=1, description="longest answer of a student (tokens)")
     evaluate_engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the students")
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
-    rule: Rule
+    rule: fields.Rule
 
 
 class Attention(Section):
@@ -281,6 +283,12 @@ class Attention(Section):
     explorer_prompts: int = Field(2, ge=1, description="problems whose maps are kept for heatmaps and the explorer")
     explorer_tokens: int = Field(96, ge=2, le=512, description="tokens kept of each: the first and the last ones")
 
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        found = {"heatmaps": "chosen_heads are shown"} if self.chosen_heads else {}
+        more = self.explorer_prompts > self.attention_prompts
+        return found | ({"explorer_prompts": f"attention_prompts = {self.attention_prompts}"} if more else {})
+
 
 class Audit(Section):
     """What the audit of the published study counts."""
@@ -291,22 +299,22 @@ class Audit(Section):
 class Ladder(Section):
     """The way from the released procedure to the repaired one, a repair at a time."""
 
-    ladder_strategy: str = Field("ground-truth", description="strategy of every rung")
+    ladder_strategy: fields.Strategy = Field("ground-truth", description="strategy of every rung")
     ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
-    ladder_seeds: _Seeds = Field([0], description="training seeds of every rung")
+    ladder_seeds: fields.SomeSeeds = Field([0], description="training seeds of every rung")
 
 
 class Search(Section):
     """Search for training values on the validation split."""
 
-    search_strategy: str = Field("none", description="strategy whose responses every trial learns from")
+    search_strategy: fields.Strategy = Field("none", description="strategy whose responses every trial learns from")
     trials: int = Field(12, ge=1, description="trials in all, pruned ones included")
     trial_steps: int = Field(20, ge=1, description="optimiser steps of a trial")
     trial_checks: int = Field(4, ge=1, description="validation losses in a trial, at each of which it may be pruned")
     validation_problems: int = Field(60, ge=1, description="validation problems that a trial is scored on")
-    alpha_range: Range = Field([0.0, 1.0], description="least and greatest alpha")
-    temperature_range: Range = Field([1.0, 6.0], description="least and greatest kd_temperature")
-    learning_rate_range: Range = Field([2.0e-4, 5.0e-3], description="least and greatest learning_rate")
+    alpha_range: fields.Range = Field([0.0, 1.0], description="least and greatest alpha")
+    temperature_range: fields.Range = Field([1.0, 6.0], description="least and greatest kd_temperature")
+    learning_rate_range: fields.Range = Field([2.0e-4, 5.0e-3], description="least and greatest learning_rate")
     divergences: list[str] = Field(
         ["forward-kl", "reverse-kl", "jsd"], min_length=1, description="values of divergence to choose from"
     )
@@ -331,17 +339,3 @@ class Attribution(Section):
     attribution_problems: int = Field(4, ge=1, description="problems whose responses are attributed")
     gradient_steps: int = Field(16, ge=1, description="steps of integrated gradients")
     random_orders: int = Field(2, ge=1, description="random orders that a deletion curve is compared with")
-
-
-def first_problem(error: ValidationError, schema: type[BaseModel]) -> str:
-    """The first problem in one line: key, value and what is allowed."""
-    problem = error.errors()[0]
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        for section in problem["loc"][:-1]:
-            schema = cast("type[BaseModel]", schema.model_fields[str(section)].annotation)
-        return f"{key} = {problem['input']!r}: unknown key; allowed: {', '.join(schema.model_fields)}"
-    if problem["type"] == "value_error":
-        message = str(problem["ctx"]["error"])
-        return f"{key}: {message}" if key else message
-    return f"{key} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

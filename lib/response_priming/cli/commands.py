@@ -10,7 +10,8 @@ from typing import Annotated, cast
 
 import typer
 
-from response_priming import arms, artifacts, notebooks, params, paths, progress
+from response_priming import arms, artifacts, notebooks, params, paths, progress, provenance
+from response_priming.cli import checks
 from response_priming.errors import InputError
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -28,28 +29,22 @@ ProfileName = Annotated[str, typer.Argument(help="Parameter set: params/PROFILE.
 
 @app.command()
 def check(profile: ProfileName) -> None:
-    """Validate a profile, make sure its data and models can be had, and print every parameter."""
-    from response_priming import engines, models, problems
-
+    """Validate a profile, find what would fail once the teacher has answered, and print every parameter."""
     loaded = params.load(profile)
     precision = loaded.model.precision
-    for engine in (loaded.generate.engine, loaded.evaluate.evaluate_engine):
-        engines.require(engine)
-    sizes = {
-        "train": loaded.problems.n_train,
-        "test": loaded.problems.n_test,
-        "validation": loaded.generate.worked_examples,
-    }
-    found = {split: problems.load(loaded.problems, split, sizes[split], seed=loaded.seed) for split in problems.SPLITS}
-    if shared := {problem.id for problem in found["train"]} & {problem.id for problem in found["validation"]}:
-        raise InputError(
-            f"problems.n_train = {sizes['train']}: leaves too few for {sizes['validation']} worked examples; "
-            f"{len(shared)} of them would be training problems"
-        )
+    found = checks.check_problems(loaded)
     # Standard output is the parameters: what fetching says goes to standard error, in one line where it moves.
     with progress.Line("check", progress.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
-        for model in (loaded.generate.teacher, loaded.model.student):
-            models.locate(model)
+        checks.check_student(loaded, found)
+        if loaded.strategies or loaded.scored:
+            checks.check_teacher(loaded, found)
+    for role, name, revision in (
+        ("generate.teacher", loaded.generate.teacher, loaded.generate.teacher_revision),
+        ("model.student", loaded.model.student, loaded.model.student_revision),
+    ):
+        if revision is None and params.is_on_hub(name):
+            commit = provenance.hub_commit(name, None) or "unknown"
+            typer.echo(f"[check] {role}_revision = None: whatever {name} is on the hub, now {commit}", err=True)
     if loaded.model.dtype == "auto":
         typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
     typer.echo(loaded.written, nl=False)
@@ -79,6 +74,10 @@ def clean(
     responses: Annotated[bool, typer.Option("--responses", help="What the teacher gave, too; asks before.")] = False,
 ) -> None:
     """Remove a profile's results, and say what goes and how long it took to make; the teacher's responses stay."""
+    try:
+        arms.well_formed(profile)
+    except ValueError as error:
+        raise InputError(f"profile: {error}") from None
     folders = [path for path in sorted((paths.BUILD / profile).glob("*")) if path.is_dir()]
     going = [path for path in folders if responses or path.name not in ("responses", "prompt-signals")]
     for path in going:
