@@ -16,6 +16,7 @@ from response_priming.compare import figures as compare_figures
 from response_priming.generate import figures as generate_figures
 from response_priming.report import page, preview, variables
 from response_priming.studies import figures as studies_figures
+from response_priming.studies import two_runs
 
 SECRET = "what is in a file of whoever renders"
 TITLE = 'Dr. <script>window.ran = 1</script> {{< var seed >}} @nobody *b* _i_ `c` | [l](javascript:0) "q" $5 and $6 \\'
@@ -177,10 +178,14 @@ def test_what_is_staged_for_quarto_has_none_of_its_syntax(site):
     assert words(title) == "Generate: Dr. scriptwindow.ran 1script var seed nobody b i c l(javascript:0) q 5 and 6"
 
 
-def test_the_two_runs_page_shows_foreign_text_as_written(tmp_path, outputs, open_page, planted, secret):
+def test_the_two_runs_page_shows_foreign_text_as_written(tmp_path, outputs, open_page, planted, secret, monkeypatch):
     found = pd.DataFrame({"title": [TITLE, TITLE], "points": [5.0, -5.0], "p": 0.01, "p_holm": 0.01, "paired": True})
-    run = type("Run", (), {"problems": pd.DataFrame({"id": [1]}), "seeds": 1, "rule": "hash"})
-    said = studies_figures.describe_accuracies(found.assign(low=1.0, high=2.0), run, run)
+    about = {"name": "a", "profile": "laptop", "link": None, "lost": [], "seeds": 1, "rule": "hash"}
+    run = type("Run", (), about | {"problems": pd.DataFrame({"id": [1]})})
+    nothing = pd.DataFrame(columns=["a", "b"])
+    for name, value in (("differing", nothing), ("differing_code", []), ("same_problems", True), ("claims", nothing)):
+        monkeypatch.setattr(two_runs, name, lambda *_, value=value: value)
+    said = studies_figures.describe(run, run, found.assign(low=1.0, high=2.0))["accuracies"]
     described = v4.new_output("display_data", data={"text/markdown": said, "text/plain": "Markdown"})
     shown = [described, *outputs["distill-teacher"], *outputs["evaluate-teacher"]]
     write_notebook(tmp_path / "runs.ipynb", *(v4.new_code_cell("show()", outputs=[output]) for output in shown))

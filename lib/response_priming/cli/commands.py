@@ -11,7 +11,7 @@ from typing import Annotated, cast
 import typer
 
 from response_priming import arms, artifacts, notebooks, params, paths, progress, provenance
-from response_priming.cli import checks
+from response_priming.cli.checks import check_problems, check_student, check_teacher
 from response_priming.errors import InputError
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -32,12 +32,12 @@ def check(profile: ProfileName) -> None:
     """Validate a profile, find what would fail once the teacher has answered, and print every parameter."""
     loaded = params.load(profile)
     precision = loaded.model.precision
-    found = checks.check_problems(loaded)
+    found = check_problems(loaded)
     # Standard output is the parameters: what fetching says goes to standard error, in one line where it moves.
     with progress.Line("check", progress.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
-        checks.check_student(loaded, found)
+        check_student(loaded, found)
         if loaded.strategies or loaded.scored:
-            checks.check_teacher(loaded, found)
+            check_teacher(loaded, found)
     for role, name, revision in (
         ("generate.teacher", loaded.generate.teacher, loaded.generate.teacher_revision),
         ("model.student", loaded.model.student, loaded.model.student_revision),

@@ -6,7 +6,17 @@ from typing import Any, ClassVar, NamedTuple, Self
 from pydantic import BaseModel, Field, PrivateAttr
 
 from response_priming import arms, paths
-from response_priming.params import fields
+from response_priming.params.fields import (
+    Arm,
+    Arms,
+    Rule,
+    Seed,
+    Seeds,
+    Strategy,
+    Teacher,
+    TeacherRevision,
+    WorkedExamples,
+)
 from response_priming.params.sections import (
     PLACEMENT,
     Attention,
@@ -49,7 +59,7 @@ class Run(BaseModel):
     # Where the data lies says nothing of them; a recipe has their content.
     idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir"})
     profile: arms.Name = Field("laptop", description="parameter set, params/PROFILE.yaml")
-    seed: fields.Seed
+    seed: Seed
     _explored: Path | None = PrivateAttr(None)
     _beside: Path | None = PrivateAttr(None)
 
@@ -102,7 +112,7 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
 
     stage = "generate"
     idle = Run.idle | PLACEMENT | {"n_test", "student", "student_revision", "signal"}
-    strategy: fields.Strategy = Field("none", description="priming prefix, a name in params/prompts.yaml")
+    strategy: Strategy = Field("none", description="priming prefix, a name in params/prompts.yaml")
 
     @property
     def item(self) -> dict[str, str]:
@@ -136,7 +146,7 @@ class PromptSignalsRun(GenerateRun):
 class SeedsRun(Run):
     """What all notebooks about students share: every trained arm has one student for each seed."""
 
-    seeds: fields.Seeds
+    seeds: Seeds
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
@@ -154,7 +164,7 @@ class SeedsRun(Run):
 class ArmRun(Model, Problems, SeedsRun):
     """What distill and evaluate share."""
 
-    arm: fields.Arm = Field("none", description="line of the results table: how this student is made")
+    arm: Arm = Field("none", description="line of the results table: how this student is made")
 
     @property
     def item(self) -> dict[str, str]:
@@ -209,13 +219,13 @@ class EvaluateRun(Evaluate, ArmRun):
 class ArmsRun(SeedsRun):
     """What the notebooks that look at the students of several arms share."""
 
-    arms: fields.Arms
+    arms: Arms
 
 
 class TaughtRun(Run):
     """What the notebooks that look at a teacher's responses under several strategies share."""
 
-    strategies: list[fields.Strategy] = Field(
+    strategies: list[Strategy] = Field(
         ["none", "teacher", "ground-truth", "confidence"], description="strategies whose responses are looked at"
     )
 
@@ -245,7 +255,7 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
 
     stage = "attention-visualize"
     idle = Run.idle | {"n_train", "n_test", "heatmaps", "heatmap_tokens", "chosen_heads", "rule"}
-    rule: fields.Rule
+    rule: Rule
 
     @property
     def students(self) -> list[tuple[str, int]]:
@@ -310,7 +320,7 @@ class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
     idle = Run.idle | {
         "trials", "n_test", "train_steps", "evaluate_batch", "evaluate_every", "save_every", "micro_batch"
     }  # fmt: skip
-    worked_examples: fields.WorkedExamples
+    worked_examples: WorkedExamples
 
     @property
     def reads(self) -> list[Path]:
@@ -324,9 +334,9 @@ class AttributionRun(Attribution, Model, Problems, TaughtRun):
 
     stage = "attribution"
     idle = Run.idle | {"n_test", "student", "student_revision"}
-    teacher: fields.Teacher
-    teacher_revision: fields.TeacherRevision
-    worked_examples: fields.WorkedExamples
+    teacher: Teacher
+    teacher_revision: TeacherRevision
+    worked_examples: WorkedExamples
 
     @property
     def folders(self) -> list[Folder]:

@@ -9,8 +9,22 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from response_priming import arms
 from response_priming.errors import first_problem
-from response_priming.params import fields
 from response_priming.params.divergences import DIVERGENCES
+from response_priming.params.fields import (
+    Day,
+    Dtype,
+    Engine,
+    Range,
+    Rule,
+    RuleName,
+    SomeSeeds,
+    Strategy,
+    Teacher,
+    TeacherRevision,
+    WorkedExamples,
+    is_on_hub,
+    one_of,
+)
 from response_priming.params.hardware import precision_of
 
 Repair = Literal[
@@ -99,18 +113,18 @@ class Model(Section):
 
     student: str = Field("embedded", description="`embedded`, a hub id, or a folder with a transformers model")
     student_revision: str | None = Field(None, description="commit of the student on the hub")
-    dtype: fields.Dtype = Field(
+    dtype: Dtype = Field(
         "auto", description="precision of weights and products; auto: bfloat16 where units multiply it, else float32"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda where there is one, else cpu")
     system_prompt: str = Field("You solve word problems.", description="system message of every prompt")
-    prompt_date: fields.Day = Field(
+    prompt_date: Day = Field(
         "2024-07-26", description="today, for chat templates that print it, as Llama 3.2's; so prompts stay the same"
     )
 
     def ignored(self) -> dict[str, str]:
         """See `Section.ignored`."""
-        return {} if fields.is_on_hub(self.student) else {"student_revision": "the student is not of the hub"}
+        return {} if is_on_hub(self.student) else {"student_revision": "the student is not of the hub"}
 
     @property
     def precision(self) -> str:
@@ -121,16 +135,16 @@ class Model(Section):
 class Generate(Section):
     """How the teacher answers."""
 
-    teacher: fields.Teacher
-    teacher_revision: fields.TeacherRevision
-    engine: fields.Engine = Field("transformers", description="what runs the teacher")
+    teacher: Teacher
+    teacher_revision: TeacherRevision
+    engine: Engine = Field("transformers", description="what runs the teacher")
     teacher_quantization: Literal["none", "nf4", "int8", "awq", "gptq", "fp8"] = Field(
         "none", description="format of the teacher's weights; none: as its checkpoint is stored"
     )
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share each layer of the teacher (vllm)")
     pipeline_parallel: int = Field(1, ge=1, description="groups of GPUs that share out the teacher's layers (vllm)")
     server_url: str | None = Field(None, description="engine server: its address, as http://localhost:8000/v1")
-    worked_examples: fields.WorkedExamples
+    worked_examples: WorkedExamples
     response_tokens: int = Field(32, ge=1, description="longest response of the teacher (tokens)")
     generate_batch: int = Field(64, ge=1, description="prompts answered at once")
     top_k: int | Literal["all"] = Field(
@@ -140,7 +154,7 @@ class Generate(Section):
     samples: int = Field(1, ge=1, le=256, description="responses to each problem; the majority's answer trains")
     keep_finished: bool = Field(False, description="only responses that ended within the budget train")
     keep_right: bool = Field(False, description="only responses with the right answer train")
-    answer_rule: fields.RuleName = Field("last-number", description="extraction rule of keep_right and of the majority")
+    answer_rule: RuleName = Field("last-number", description="extraction rule of keep_right and of the majority")
 
     @field_validator("top_k", mode="before")
     @classmethod
@@ -154,7 +168,7 @@ class Generate(Section):
         words = f"engine {self.engine!r} knows none"
         found = {} if self.engine == "vllm" else dict.fromkeys(("tensor_parallel", "pipeline_parallel"), words)
         found |= {} if self.engine == "server" else {"server_url": words}
-        return found | ({} if fields.is_on_hub(self.teacher) else {"teacher_revision": "the teacher is not of the hub"})
+        return found | ({} if is_on_hub(self.teacher) else {"teacher_revision": "the teacher is not of the hub"})
 
     @model_validator(mode="after")
     def _server_has_an_address(self) -> Self:
@@ -186,7 +200,7 @@ class Distill(Signal):
     repairs: list[Repair] = Field([], description="deviations of alignment published that are undone: see examples.py")
     alpha: float = Field(0.5, ge=0, le=1, description="weight of the hard loss; 1 - alpha weighs the soft one")
     kd_temperature: float = Field(1.0, gt=0, le=100, description="softens both distributions in the soft loss")
-    divergence: Annotated[str, fields.one_of(DIVERGENCES)] = Field("forward-kl", description="soft loss")
+    divergence: Annotated[str, one_of(DIVERGENCES)] = Field("forward-kl", description="soft loss")
     divergence_share: float = Field(
         0.5, gt=0, lt=1, description="jsd: beta; skew-*: share of the first distribution in the second (DistiLLM: 0.1)"
     )
@@ -265,7 +279,7 @@ class Evaluate(Section):
     answer_tokens: int = Field(96, ge=1, description="longest answer of a student (tokens)")
     evaluate_engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the students")
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
-    rule: fields.Rule
+    rule: Rule
 
 
 class Attention(Section):
@@ -299,22 +313,22 @@ class Audit(Section):
 class Ladder(Section):
     """The way from the released procedure to the repaired one, a repair at a time."""
 
-    ladder_strategy: fields.Strategy = Field("ground-truth", description="strategy of every rung")
+    ladder_strategy: Strategy = Field("ground-truth", description="strategy of every rung")
     ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
-    ladder_seeds: fields.SomeSeeds = Field([0], description="training seeds of every rung")
+    ladder_seeds: SomeSeeds = Field([0], description="training seeds of every rung")
 
 
 class Search(Section):
     """Search for training values on the validation split."""
 
-    search_strategy: fields.Strategy = Field("none", description="strategy whose responses every trial learns from")
+    search_strategy: Strategy = Field("none", description="strategy whose responses every trial learns from")
     trials: int = Field(12, ge=1, description="trials in all, pruned ones included")
     trial_steps: int = Field(20, ge=1, description="optimiser steps of a trial")
     trial_checks: int = Field(4, ge=1, description="validation losses in a trial, at each of which it may be pruned")
     validation_problems: int = Field(60, ge=1, description="validation problems that a trial is scored on")
-    alpha_range: fields.Range = Field([0.0, 1.0], description="least and greatest alpha")
-    temperature_range: fields.Range = Field([1.0, 6.0], description="least and greatest kd_temperature")
-    learning_rate_range: fields.Range = Field([2.0e-4, 5.0e-3], description="least and greatest learning_rate")
+    alpha_range: Range = Field([0.0, 1.0], description="least and greatest alpha")
+    temperature_range: Range = Field([1.0, 6.0], description="least and greatest kd_temperature")
+    learning_rate_range: Range = Field([2.0e-4, 5.0e-3], description="least and greatest learning_rate")
     divergences: list[str] = Field(
         ["forward-kl", "reverse-kl", "jsd"], min_length=1, description="values of divergence to choose from"
     )
