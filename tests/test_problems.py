@@ -148,10 +148,10 @@ def test_a_line_separator_inside_a_question_ends_no_record(gsm8k):
 @pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ([json.dumps(record(1)), '{"question": "How'], r"train.jsonl:2: not JSON \(.*\): '{\"question\": \"How'"),
-        ([json.dumps(record(1)), '{"question": "How?"}'], r"train.jsonl:2: needs a string field 'answer'"),
-        (['{"question": 3, "answer": "#### 3"}'], r"train.jsonl:1: needs a string field 'question'"),
-        (["[]"], r"train.jsonl:1: needs a string field 'question'"),
+        ([json.dumps(record(1)), '{"question": "How'], r"train.jsonl: row 2: not JSON \(.*\): '{\"question\": \"How'"),
+        ([json.dumps(record(1)), '{"question": "How?"}'], r"train.jsonl: row 2: needs a string field 'answer'"),
+        (['{"question": 3, "answer": "#### 3"}'], r"train.jsonl: row 1: needs a string field 'question'"),
+        (["[]"], r"train.jsonl: row 1: must be a JSON object, is '\[\]'"),
         ([], r"train.jsonl: empty"),
         (
             [json.dumps(record(1) | {"answer": "It is 1."})] * 2,

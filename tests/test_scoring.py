@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
@@ -42,6 +42,7 @@ def test_summary_of_two_students():
 
 
 @given(st.lists(st.sampled_from(["7", "8", "none"]), min_size=1))
+@settings(deadline=None)
 def test_accuracy_is_share_answered_times_accuracy_of_those(responses):
     found = scoring.summary(graded(responses), RULE)
     assert found["accuracy"] == pytest.approx(found["answered"] * np.nan_to_num(found["accuracy_answered"]))
@@ -159,7 +160,7 @@ def test_reference_without_a_number_is_refused(tmp_path, answer):
         ("a.jsonl", '{"answer": "1", "response": "1"}\n{"answer": 2}\n', "row 2: no field 'response'"),
         ("a.jsonl", '{"answer": "1", "response": null}\n', "row 1: response = None: must be text"),
         ("a.jsonl", "[1]\n", r"row 1: must be a JSON object, is '\[1\]'"),
-        ("a.jsonl", "{'a': 1}\n", "row 1: must be a JSON object, is .{'a': 1}"),
+        ("a.jsonl", "{'a': 1}\n", r"row 1: not JSON \(.*\): .{'a': 1}"),
         ("a.csv", "answer,response\n1\n", "row 1: response = None: must be text"),
         ("a.csv", "answer,response\n1,2\n1,2,3\n", "row 2: more fields than columns"),
         ("a.csv", "id,answer,response\n5,1,1\n6,1,1\n5,1,1\n", "row 3: id = '5': occurs twice"),

@@ -3,31 +3,38 @@
 `procedural` makes seeded one- and two-step word problems in GSM8K's form. Its three splits share neither a story
 template nor an operand pair, so a student cannot answer a test problem by recalling a training problem.
 `gsm8k` reads GSM8K (Cobbe et al. 2021, arXiv 2110.14168) from the hub or from a folder of JSON lines, `local` whatever
-such a folder holds; there the validation split is cut from the end of train, because GSM8K has none.
+such a folder holds; there the validation split is cut from the end of train, because GSM8K has none. `rows` reads any
+JSON lines and CSV.
 """
 
+import csv
 import hashlib
 import json
 import random
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from response_priming import paths
 from response_priming.errors import InputError
+from response_priming.extraction import right_answer
 from response_priming.params.sections import Problems
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-FINAL_ANSWER = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)\s*$")
+HALF_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write it, no tokenizer can read it
+FORMATS = (".jsonl", ".csv")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `solution` is in GSM8K's form: calculator marks `<<a+b=c>>` inside, `#### answer` at the end."""
+    """One problem. `solution` is in GSM8K's form: calculator marks `<<a+b=c>>` inside, `#### answer` at the end;
+    `answer` is that as `extraction.right_answer` writes it."""
 
     id: str
     question: str
@@ -73,31 +80,62 @@ def fingerprint(source: Problems) -> str:
 
 
 def _gsm8k_problem(problem_id: str, record: dict[str, str], origin: str) -> Problem:
-    final = FINAL_ANSWER.search(record["answer"].strip())
-    if final is None:
-        raise InputError(f"{origin}: {problem_id}: answer does not end in `#### NUMBER`: {record['answer'][-40:]!r}")
-    return Problem(problem_id, record["question"].strip(), record["answer"].strip(), final[1].replace(",", ""))
+    solution = record["answer"].strip()
+    answer = right_answer(solution) if "####" in solution else None
+    if answer is None:
+        raise InputError(f"{origin}: {problem_id}: answer does not end in `#### NUMBER`: {solution[-40:]!r}")
+    return Problem(problem_id, record["question"].strip(), solution, answer)
 
 
 def read_jsonl(path: Path) -> list[dict[str, str]]:
-    """GSM8K records of one file; every line must be an object with string fields `question` and `answer`."""
+    """GSM8K records of one file; every row must be an object with text in its fields `question` and `answer`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; the folder holds train.jsonl and test.jsonl")
     records = []
-    # Not by `splitlines`: a JSON string may hold line separators other than a line feed.
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error.msg}): {line.strip()[:60]!r}") from None
-            for field in ("question", "answer"):
-                if not isinstance(record, dict) or not isinstance(record.get(field), str):
-                    raise InputError(f"{path}:{number}: needs a string field {field!r}, as GSM8K's records have")
-            records.append(record)
+    for where, record in rows(path):
+        for field in ("question", "answer"):
+            if not isinstance(record.get(field), str):
+                raise InputError(f"{where}: needs a string field {field!r}, as GSM8K's records have")
+            if HALF_SURROGATE.search(record[field]):
+                raise InputError(f"{where}: {field} = {record[field][:60]!r}: half of a surrogate pair is no text")
+        records.append(record)
     if not records:
         raise InputError(f"{path}: empty; expected one GSM8K record a line")
     return records
+
+
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a JSON-lines or CSV file in UTF-8, each with its place in the file: path and row number, 1 is the first.
+
+    Blank lines are no rows, and a byte order mark is no text. A JSON number becomes a `Decimal`, with all its digits; a
+    CSV row becomes a dictionary, None its missing fields.
+
+    Raises:
+        InputError: another extension; not readable; not UTF-8; a row that is no JSON object or has too many fields.
+    """
+    if path.suffix not in FORMATS:
+        raise InputError(f"{path}: extension {path.suffix!r}: allowed: {', '.join(FORMATS)}")
+    csv.field_size_limit(2**31 - 1)  # the default is 128 KiB
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            # Not by `splitlines`: a JSON string may hold line separators other than a line feed.
+            for row in csv.DictReader(lines, strict=True) if path.suffix == ".csv" else filter(str.strip, lines):
+                number += 1
+                where = f"{path}: row {number}"
+                if isinstance(row, str):
+                    line, row = row, json.loads(row, parse_int=Decimal, parse_float=Decimal)
+                    if not isinstance(row, dict):
+                        raise InputError(f"{where}: must be a JSON object, is {line.strip()[:60]!r}")
+                elif None in row:
+                    raise InputError(f"{where}: more fields than columns: {row[None]}")
+                yield where, row
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg}): {error.doc.strip()[:60]!r}") from None
+    except (RecursionError, InvalidOperation):
+        raise InputError(f"{where}: cannot be read: brackets too deep, or an exponent too large") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
 
 
 def _from_hub(stem: str, revision: str) -> list[dict[str, str]]:
