@@ -134,6 +134,23 @@ def test_score_refuses_in_one_line(responses, monkeypatch, arguments, message):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "spelling", ["responses.jsonl", "./responses.jsonl", "../{}/responses.jsonl", "link.csv", "hard.csv"]
+)
+def test_verdicts_never_replace_the_responses(responses, monkeypatch, spelling):
+    folder, content = responses.parent, responses.read_bytes()
+    monkeypatch.chdir(folder)
+    (folder / "link.csv").symlink_to(responses)
+    (folder / "hard.csv").hardlink_to(responses)
+    verdicts = spelling.format(folder.name)
+    done = call("score", responses, "--verdicts", verdicts)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == f"response-priming: {Path(verdicts)}: holds the responses; write the verdicts to another file\n"
+    )
+    assert responses.read_bytes() == content
+
+
 def test_parameters_prints_the_cell():
     assert call("parameters", "distill").stdout == params.parameters_cell("distill") + "\n"
 

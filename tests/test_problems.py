@@ -146,6 +146,39 @@ def test_a_line_separator_inside_a_question_ends_no_record(gsm8k):
 
 
 @pytest.mark.parametrize(
+    ("written", "answer"),
+    [("3.0", "3"), ("-$5", "-5"), ("5.", "5"), ("**5**", "5"), ("1{,}500", "1500"), ("3 pens", "3")],
+)
+def test_the_right_answer_is_the_number_at_the_end(gsm8k, written, answer):
+    assert gsm8k([json.dumps(record(1) | {"answer": f"2 + 1\n#### {written}"})])[0].answer == answer
+
+
+@pytest.mark.parametrize("written", ["3,5", "1,2,3", ",", "5 million", ""])
+def test_what_is_no_number_is_no_right_answer(gsm8k, written):
+    with pytest.raises(InputError, match="train-0: answer does not end in `#### NUMBER`: "):
+        gsm8k([json.dumps(record(1) | {"answer": f"2 + 1\n#### {written}"})])
+
+
+def test_a_file_is_read_as_other_tools_write_it(gsm8k):
+    long = json.dumps(record(2) | {"n": 0}).replace("0}", "1" * 5000 + "}")
+    assert [problem.answer for problem in gsm8k([f"\ufeff{json.dumps(record(1))}\r", "", long, " "], limit=2)] == [
+        "1",
+        "2",
+    ]
+
+
+def test_half_a_surrogate_pair_is_a_replaced_character(gsm8k):
+    assert gsm8k([json.dumps(record(1) | {"question": "A \ud83d?"})])[0].question == "A \ufffd?"
+
+
+def test_another_encoding_is_named(gsm8k, tmp_path):
+    gsm8k([json.dumps(record(1))])
+    (tmp_path / "train.jsonl").write_text('{"question": "Où?", "answer": "#### 1"}', encoding="latin-1")
+    with pytest.raises(InputError, match=r"train.jsonl: cannot be read: 'utf-8' codec can't decode byte 0xf9"):
+        problems.load(sections.Problems(dataset="local", data_dir=str(tmp_path)), "train", 1, seed=0)
+
+
+@pytest.mark.parametrize(
     ("lines", "problem"),
     [
         ([json.dumps(record(1)), '{"question": "How'], r"train.jsonl: row 2: not JSON \(.*\): '{\"question\": \"How'"),

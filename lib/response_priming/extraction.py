@@ -34,10 +34,10 @@ _NUMBER = re.compile(
 )
 _BEFORE_SPACE = re.compile(rf"[\d\\]|{_CURRENCY}")  # what a number may have before a space within it
 _HASH = re.compile(rf"####\s*(?:\*\*)?{_NUMBER.pattern}")
-# Of a right answer; `5 million` is not 5, nor is `2 and a half` 2, and a single letter may be a variable.
-_UNIT = re.compile(
-    r"(?<=[\d%*])[\s%*]*(?!(?i:.*\b(?:and|or|to|half|dozen|hundred|thousand|lakh|crore|[mb]n|mio|[a-z]+illion)s?\b))"
-    r"[^\W\d_]{2,}(?:[\s/.-]+[^\W\d_]+)*[\s.*]*$"
+# A right answer and its unit; `5 million` is not 5, nor is `2 and a half` 2, and a single letter may be a variable.
+_WITH_UNIT = re.compile(
+    r"(?s)(?>(.*\d))[\s%*]*(?!(?i:.*\b(?:and|or|to|half|dozen|hundred|thousand|lakh|crore|[mb]n|mio|[a-z]+illion)s?\b))"
+    r"[^\W\d_]{2,}(?:[\s/.-]+[^\W\d_]+)*[\s.*]*"
 )
 # Some responses lose the backslash, or a log stores `\b` as the control character it stands for.
 _BOX = re.compile(r"[b\x08]oxed\{")
@@ -246,7 +246,9 @@ def right_answer(text: str) -> str | None:
     Without separators, signs but a minus, exponents and units (words after it, as in `3 pens`), and as GSM8K writes
     whole numbers, without decimals: `3.0` is 3. None where it is no number (see `number`), as `3,5` and `5 million`.
     """
-    value = number(_UNIT.sub("", text.rpartition("####")[2]))
+    last = text.rpartition("####")[2]
+    found = _WITH_UNIT.fullmatch(last)
+    value = number(found[1] if found else last)
     whole, _, decimals = f"{value:zf}".partition(".") if value is not None else ("", "", "")
     return f"{whole}.{decimals}" if decimals.strip("0") else whole or None
 

@@ -27,7 +27,6 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-HALF_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write it, no tokenizer can read it
 FORMATS = (".jsonl", ".csv")
 
 
@@ -96,8 +95,6 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
         for field in ("question", "answer"):
             if not isinstance(record.get(field), str):
                 raise InputError(f"{where}: needs a string field {field!r}, as GSM8K's records have")
-            if HALF_SURROGATE.search(record[field]):
-                raise InputError(f"{where}: {field} = {record[field][:60]!r}: half of a surrogate pair is no text")
         records.append(record)
     if not records:
         raise InputError(f"{path}: empty; expected one GSM8K record a line")
@@ -107,8 +104,8 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
 def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a JSON-lines or CSV file in UTF-8, each with its place in the file: path and row number, 1 is the first.
 
-    Blank lines are no rows, and a byte order mark is no text. A JSON number becomes a `Decimal`, with all its digits; a
-    CSV row becomes a dictionary, None its missing fields.
+    Blank lines are no rows, and a byte order mark is no text. A JSON number becomes a `Decimal`, with all its digits,
+    and half of a surrogate pair, which JSON can write and nobody else can read, U+FFFD. What a CSV row lacks is None.
 
     Raises:
         InputError: another extension; not readable; not UTF-8; a row that is no JSON object or has too many fields.
@@ -124,7 +121,7 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 number += 1
                 where = f"{path}: row {number}"
                 if isinstance(row, str):
-                    line, row = row, json.loads(row, parse_int=Decimal, parse_float=Decimal)
+                    line, row = row, json.loads(row, parse_int=Decimal, parse_float=Decimal, object_pairs_hook=_whole)
                     if not isinstance(row, dict):
                         raise InputError(f"{where}: must be a JSON object, is {line.strip()[:60]!r}")
                 elif None in row:
@@ -136,6 +133,12 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"{where}: cannot be read: brackets too deep, or an exponent too large") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
+
+
+def _whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without half surrogates in its keys and texts."""
+    half = re.compile("[\ud800-\udfff]")
+    return {half.sub("\ufffd", key): half.sub("\ufffd", text) if isinstance(text, str) else text for key, text in pairs}
 
 
 def _from_hub(stem: str, revision: str) -> list[dict[str, str]]:

@@ -88,7 +88,7 @@ def read(path: Path) -> pd.DataFrame:
     for where, row in problems.rows(path):
         for field in ("answer", "response"):
             if field not in row:
-                raise InputError(f"{where}: no field {field!r}; there are: {', '.join(row)}")
+                raise InputError(f"{where}: no field {field!r}; there are: {' '.join(', '.join(row).split())}")
         if not isinstance(row["response"], str):
             raise InputError(f"{where}: response = {str(row['response'])[:60]}: must be text")
         answer = right_answer(str(row["answer"])) if isinstance(row["answer"], str | Decimal) else None
