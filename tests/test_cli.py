@@ -280,8 +280,8 @@ def test_a_hundred_thousand_problems_are_answered_for_at_once(checked):
 
 
 def test_a_local_test_set_that_is_too_small_is_found(checked, tmp_path):
-    row = json.dumps({"question": "How many are 1 and 1?", "answer": "1 + 1 = 2\n#### 2"}) + "\n"
     for name, count in (("train", 9), ("test", 3)):
+        row = json.dumps({"question": f"How many are 1 and 1, {name}?", "answer": "1 + 1 = 2\n#### 2"}) + "\n"
         (tmp_path / f"{name}.jsonl").write_text(row * count)
     found = [
         checked(problems={"dataset": "local", "data_dir": str(tmp_path), "n_test": n_test}).stderr for n_test in (3, 4)
@@ -342,6 +342,23 @@ def test_score_refuses_in_one_line(responses, monkeypatch, arguments, message):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "spelling", ["responses.jsonl", "./responses.jsonl", "../{}/responses.jsonl", "link.csv", "hard.csv"]
+)
+def test_verdicts_never_replace_the_responses(responses, monkeypatch, spelling):
+    folder, content = responses.parent, responses.read_bytes()
+    monkeypatch.chdir(folder)
+    (folder / "link.csv").symlink_to(responses)
+    (folder / "hard.csv").hardlink_to(responses)
+    verdicts = spelling.format(folder.name)
+    done = call("score", responses, "--verdicts", verdicts)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == f"response-priming: {Path(verdicts)}: holds the responses; write the verdicts to another file\n"
+    )
+    assert responses.read_bytes() == content
 
 
 def test_parameters_prints_the_cell():

@@ -19,8 +19,10 @@ from response_priming.extraction import (
     lm_eval_flexible,
     lm_eval_strict,
     math_verify,
+    number,
     published,
     published_corrected,
+    right_answer,
     same_number,
     same_text,
     same_value,
@@ -81,10 +83,84 @@ def test_last_number(response, number):
     assert last_number(response) == number
 
 
-@given(st.text(st.sampled_from("0123456789.,-$ \n\u2212\u00a0ax{}%")))
+@given(st.text(st.sampled_from("0123456789.,-$ \n\u2212\u00a0ax{}%#e+'\\!")))
 def test_last_number_is_the_last_of_all_numbers_in_the_whole_text(text):
     every = [extraction._plain(found) for found in extraction._NUMBER.finditer(text)]
     assert last_number(text) == (every[-1] if every else None)
+
+
+# --- thousands and exponents, wherever a rule of ours looks ---
+
+SEPARATORS = [*",'_\u2019\u00a0\u2007\u2009\u202f", "{,}", r"\text{,}", r",\!", r"\,", r"\!", r"\;", r"\:", "\\ "]
+
+
+@given(st.integers(-(10**13), 10**13), st.sampled_from(SEPARATORS), st.sampled_from(["", ".5", ".50"]))
+def test_thousands_are_one_number_whatever_separates_them(integer, separator, decimals):
+    written, plain = f"{integer:,}".replace(",", separator) + decimals, f"{integer}{decimals}"
+    assert last_number(f"In 2024 it is ${written}$ dollars.") == plain
+    assert hash_mark(f"so\n#### ${written}\n\n7") == plain
+    assert boxed_first(rf"7, so \boxed{{{written}}} or 8") == plain
+    assert same_number(written, plain)
+    assert same_number(right_answer(f"12\n#### {written}"), plain)
+
+
+@pytest.mark.parametrize("separator", [*SEPARATORS, " "])
+@pytest.mark.parametrize("groups", [("1", "50"), ("1", "5000"), ("1", "500", "50"), ("1234", "500")])
+def test_other_groups_are_numbers_of_their_own(separator, groups):
+    assert number(separator.join(groups)) is None
+    assert last_number(f"so {separator.join(groups)} of them") == groups[-1]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("answers 1 500 and 2 000", "2000"),
+        ("It costs $12 345.60.", "12345.60"),
+        ("a total of 467 000 people", "467000"),
+        ("In 2005, 1 050 200 people", "1050200"),
+        ("in 2020 467 000 people", "467000"),
+        ("**-1 500**", "-1500"),
+        ("$409 500", "409500"),
+        ("409 500", "409500"),
+        ("in 2024 300 people", "300"),
+        ("200 - 40 = 160 160", "160"),
+        ("the sizes 5 10 100 200", "200"),
+        ("it has 1 234 567", "1234567"),
+        ("the sizes 100 200 300 400", "400"),
+        ("R/12 216 * 4 = x", "4"),
+        ("so 12 216 / R", "216"),
+        ("at 10:30 500 people", "500"),
+        ("he has 5 100-dollar bills", "100"),
+        ("3 500ml bottles", "500"),
+        ("from 3 100,000", "100000"),
+        ("1  500", "500"),
+        ("1\n500", "500"),
+    ],
+)
+def test_a_plain_space_groups_thousands_where_it_can_hardly_separate(text, number):
+    assert last_number(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1.2e6", "1200000"), ("1E+16", "1" + "0" * 16), ("1e-05", "0.00001"), ("-2.5e\u22123", "-0.0025"), ("7e0", "7")],
+)
+def test_an_exponent_belongs_to_its_number(text, number):
+    assert right_answer(text) == right_answer(f"#### {text}") == number
+    for rule in ("hash", "last-number", "boxed-first", "boxed-last"):
+        assert RULES[rule].verdicts([rf"4, so \boxed{{{text}}}" + f"\n#### {text}."], [number])[0][1]
+
+
+@pytest.mark.parametrize(("text", "number"), [("2e1000", None), ("2e5x", None), ("2e", None)])
+def test_what_only_looks_like_an_exponent_is_none(text, number):
+    assert right_answer(text) == number
+
+
+def test_the_rules_of_others_read_thousands_as_they_always_did():
+    text = "In all\n1{,}500 or 1 500 or 1.2e6"
+    assert published([text]) == published_corrected([text]) == [lm_eval_flexible(text)] == ["6"]
+    assert lm_eval_strict("#### 1{,}500") == "1"
+    assert not same_text("18.0", "18")
 
 
 # --- hash ---
@@ -101,6 +177,9 @@ def test_last_number_is_the_last_of_all_numbers_in_the_whole_text(text):
         pytest.param("#### 25%", "25", id="percent"),
         pytest.param("#### 3/4", "3", id="fraction"),
         pytest.param("#### 25 km", "25", id="unit"),
+        pytest.param("#### **25** km", "25", id="bold"),
+        pytest.param("#### $ 25", "25", id="space_after_currency"),
+        pytest.param("#### 123 456\n", "123456", id="plain_space"),
         pytest.param("#### -3", "-3", id="negative"),
         pytest.param("#### \u22123", "-3", id="unicode_minus"),
         pytest.param("#### Answer\n7\n#### 8", "8", id="heading_without_a_number_is_passed_over"),
@@ -313,7 +392,7 @@ def test_same_number_in_another_writing(extracted, answer):
 
 @pytest.mark.parametrize(
     ("extracted", "answer"),
-    [("1,2", "12"), ("18.01", "18"), ("-3", "3"), ("3/4", "0.75"), ("", ""), ("NaN", "NaN"), ("1e1", "10")],
+    [("1,2", "12"), ("18.01", "18"), ("-3", "3"), ("3/4", "0.75"), ("", ""), ("NaN", "NaN"), ("1e1x", "10")],
 )
 def test_not_the_same_number(extracted, answer):
     assert not same_number(extracted, answer)
@@ -323,10 +402,90 @@ def test_floating_point_does_not_blur_long_numbers():
     assert not same_number("9007199254740993", "9007199254740992")
 
 
+# --- right answers ---
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        *[
+            ("3.0", "3"),
+            ("3.50", "3.50"),
+            ("-$5", "-5"),
+            ("$-5", "-5"),
+            ("5.", "5"),
+            ("5%", "5"),
+            ("5 \\%", "5"),
+            (".5", "0.5"),
+        ],
+        *[
+            ("\u22125", "-5"),
+            ("+5", "5"),
+            ("\u20ac5", "5"),
+            ("5 \u20ac", "5"),
+            ("$ 5", "5"),
+            ("$5$", "5"),
+            ("007", "7"),
+        ],
+        *[
+            ("**5**", "5"),
+            ("**$1,234.50**", "1234.50"),
+            ("-0.0", "0"),
+            ("\uff11\uff12.\uff15", "12.5"),
+            ("\u0663", "3"),
+        ],
+        *[("3 pens", "3"), ("5 km/h.", "5"), ("**5** pens", "5"), ("20% discount", "20"), ("$1,500 per year", "1500")],
+        *[("1 500", "1500"), ("123 456", "123456"), ("1" * 5000, "1" * 5000)],
+    ],
+)
+def test_a_right_answer_is_read_alike_in_a_solution_and_alone(written, number):
+    assert right_answer(written) == right_answer(f"half of 7\n#### {written}\n") == number
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *[
+            "3,5",
+            "1,2,3",
+            ",",
+            "1,2345",
+            "12,34,567",
+            "3 or 4",
+            "2024 300",
+            "5 10 100",
+            "3/4",
+            "2 x 3",
+            "1.2.3",
+            "--5",
+            "$",
+            "%",
+        ],
+        *[
+            "5 million",
+            "2 dozen",
+            "2 and a half",
+            "5 to six",
+            "3x",
+            "3 x",
+            "(5)",
+            "= 5",
+            "five",
+            "x",
+            "",
+            "1e5000",
+            "\u00bd",
+        ],
+    ],
+)
+def test_what_is_no_number_is_no_right_answer(written):
+    assert right_answer(written) is right_answer(f"#### {written}") is None
+
+
 # --- all rules ---
 
 
-@given(st.lists(st.text()), st.text())
+@given(st.lists(st.text(st.characters(codec=None))), st.text())
 def test_odd_text_never_raises(texts, answer):
     for name, rule in RULES.items():
         if name != "math-verify":  # guarded by its own library, and slow

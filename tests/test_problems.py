@@ -121,8 +121,9 @@ def gsm8k(tmp_path):
     """Writes train.jsonl and test.jsonl, and reads them as the loader does."""
 
     def load(lines, split="train", limit=1):
-        for stem in ("train", "test"):
-            (tmp_path / f"{stem}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        own, other = ("test", "train") if split == "test" else ("train", "test")
+        for stem, some in ((own, lines), (other, [json.dumps({"question": "Another?", "answer": "#### 1"})])):
+            (tmp_path / f"{stem}.jsonl").write_text("".join(f"{line}\n" for line in some), encoding="utf-8")
         return problems.load(sections.Problems(dataset="gsm8k", data_dir=str(tmp_path)), split, limit, seed=0)
 
     return load
@@ -147,12 +148,45 @@ def test_a_line_separator_inside_a_question_ends_no_record(gsm8k):
 
 
 @pytest.mark.parametrize(
+    ("written", "answer"),
+    [("3.0", "3"), ("-$5", "-5"), ("5.", "5"), ("**5**", "5"), ("1{,}500", "1500"), ("3 pens", "3")],
+)
+def test_the_right_answer_is_the_number_at_the_end(gsm8k, written, answer):
+    assert gsm8k([json.dumps(record(1) | {"answer": f"2 + 1\n#### {written}"})])[0].answer == answer
+
+
+@pytest.mark.parametrize("written", ["3,5", "1,2,3", ",", "5 million", ""])
+def test_what_is_no_number_is_no_right_answer(gsm8k, written):
+    with pytest.raises(InputError, match="train-0: answer does not end in `#### NUMBER`: "):
+        gsm8k([json.dumps(record(1) | {"answer": f"2 + 1\n#### {written}"})])
+
+
+def test_a_file_is_read_as_other_tools_write_it(gsm8k):
+    long = json.dumps(record(2) | {"n": 0}).replace("0}", "1" * 5000 + "}")
+    assert [problem.answer for problem in gsm8k([f"\ufeff{json.dumps(record(1))}\r", "", long, " "], limit=2)] == [
+        "1",
+        "2",
+    ]
+
+
+def test_half_a_surrogate_pair_is_a_replaced_character(gsm8k):
+    assert gsm8k([json.dumps(record(1) | {"question": "A \ud83d?"})])[0].question == "A \ufffd?"
+
+
+def test_another_encoding_is_named(gsm8k, tmp_path):
+    gsm8k([json.dumps(record(1))])
+    (tmp_path / "train.jsonl").write_text('{"question": "Où?", "answer": "#### 1"}', encoding="latin-1")
+    with pytest.raises(InputError, match=r"train.jsonl: cannot be read: 'utf-8' codec can't decode byte 0xf9"):
+        problems.load(sections.Problems(dataset="local", data_dir=str(tmp_path)), "train", 1, seed=0)
+
+
+@pytest.mark.parametrize(
     ("lines", "problem"),
     [
-        ([json.dumps(record(1)), '{"question": "How'], r"train.jsonl:2: not JSON \(.*\): '{\"question\": \"How'"),
-        ([json.dumps(record(1)), '{"question": "How?"}'], r"train.jsonl:2: needs a string field 'answer'"),
-        (['{"question": 3, "answer": "#### 3"}'], r"train.jsonl:1: needs a string field 'question'"),
-        (["[]"], r"train.jsonl:1: needs a string field 'question'"),
+        ([json.dumps(record(1)), '{"question": "How'], r"train.jsonl: row 2: not JSON \(.*\): '{\"question\": \"How'"),
+        ([json.dumps(record(1)), '{"question": "How?"}'], r"train.jsonl: row 2: needs a string field 'answer'"),
+        (['{"question": 3, "answer": "#### 3"}'], r"train.jsonl: row 1: needs a string field 'question'"),
+        (["[]"], r"train.jsonl: row 1: must be a JSON object, is '\[\]'"),
         ([], r"train.jsonl: empty"),
         (
             [json.dumps(record(1) | {"answer": "It is 1."})] * 2,
@@ -173,9 +207,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_local_problems_are_read_and_known_by_their_content(gsm8k, tmp_path):
-    gsm8k([json.dumps(record(1))])
+    found = gsm8k([json.dumps(record(1))], "test")
     source = sections.Problems(dataset="local", data_dir=str(tmp_path))
-    assert problems.load(source, "test", 1, seed=0) == gsm8k([json.dumps(record(1))], "test")
+    assert problems.load(source, "test", 1, seed=0) == found
     assert problems.fingerprint(source) != "procedural"
 
 
@@ -230,3 +264,16 @@ def test_as_many_procedural_problems_as_there_are_can_be_made(split, share):
 
     most = bisect.bisect_left(range(50_000), True, key=too_many) - 1
     assert len(problems.load(source, split, most, seed=0)) == most
+
+
+@pytest.mark.parametrize("change", [str, str.upper, lambda text: f" {text.replace(' ', '  ').replace('?', ' ?!')}"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_question_of_test_is_not_trained_on_however_it_is_written(tmp_path, split, change):
+    asked = [f"What are {n} and 1?" for n in range(6)]
+    for stem, questions in (("train", [*asked[:3], change(asked[4])]), ("test", asked[3:])):
+        rows = [json.dumps({"question": question, "answer": "#### 1"}) for question in questions]
+        (tmp_path / f"{stem}.jsonl").write_text("\n".join(rows))
+    source = sections.Problems(dataset="local", data_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"train-3 is in test, too, as are 0 others of train: take them out$"):
+        problems.load(source, split, 2, seed=0)
+    assert len(problems.load(source, "test", 3, seed=0)) == 3

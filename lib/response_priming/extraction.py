@@ -14,14 +14,31 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-# A hyphen or minus right before a number is its sign, also in `2-1`: whoever breaks off there has not given the 1.
-# A comma belongs to a number where it groups thousands: `1,234` is one number, `1,2` are two.
-# A full stop needs a digit after it: the number in `It is 18.` is 18. A leading one needs no word before it: `.5`.
-_NUMBER = re.compile(
-    r"(?P<sign>[-\u2212\u2013])?(?:\\?[$\u20ac\u00a3\u00a5\u20b9](?P<late>[-\u2212\u2013])?)?"
-    r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\w)\.\d+)"
+# What a number is, `number` says; here is how it is found in a text.
+_SIGN = r"[-+\u2212\u2013]"
+_SYMBOL = r"$\u20ac\u00a3\u00a5\u20b9"
+_CURRENCY = rf"\\?[{_SYMBOL}]"
+_SEPARATOR = r",(?:\\!)?|(?:\\[a-z]+)?\{,\}|\\[,!;: ]|['_\u2019\u00a0\u2007\u2009\u202f]"
+_SPACED = (
+    r"(?<!\w)(?<!\d[.,:/])(?:"
+    r"\A(?=[\d ]+\Z)"  # there is no other text
+    rf"|(?<=[{_SYMBOL}\#])|(?<=[{_SYMBOL}\#][ ])"
+    r"|(?=\d{1,3}(?:[ ]\d{3}){0,3}[ ]0\d\d)"  # a group begins with 0
+    r"|(?<!\d[ ])(?=\d\d?(?:[ ]\d{3}){1,2}(?![ ]?(?:[\d+/=\u00d7]|\*(?!\*)|-[ ]?\d)))"
+    r")[1-9]\d{0,2}(?:[ ]\d{3}){1,4}(?![ ]?\d|,\d|-?[^\W\d])"
 )
-_HASH = re.compile(rf"####\s*{_NUMBER.pattern}")
+_NUMBER = re.compile(
+    rf"(?P<sign>{_SIGN})?(?:{_CURRENCY}[ ]?(?P<late>{_SIGN})?)?(?P<digits>(?:"
+    rf"\d{{1,3}}(?P<separator>{_SEPARATOR})\d{{3}}(?:(?P=separator)\d{{3}})*(?!\d)|{_SPACED}"
+    r"|\d+)(?:\.\d+)?|(?<!\w)\.\d+)(?P<exponent>[eE][-+\u2212]?\d{1,3}(?!\w))?"
+)
+_BEFORE_SPACE = re.compile(rf"[\d\\]|{_CURRENCY}")  # what a number may have before a space within it
+_HASH = re.compile(rf"####\s*(?:\*\*)?{_NUMBER.pattern}")
+# A right answer and its unit; `5 million` is not 5, nor is `2 and a half` 2, and a single letter may be a variable.
+_WITH_UNIT = re.compile(
+    r"(?s)(?>(.*\d))[\s%*]*(?!(?i:.*\b(?:and|or|to|half|dozen|hundred|thousand|lakh|crore|[mb]n|mio|[a-z]+illion)s?\b))"
+    r"[^\W\d_]{2,}(?:[\s/.-]+[^\W\d_]+)*[\s.*]*"
+)
 # Some responses lose the backslash, or a log stores `\b` as the control character it stands for.
 _BOX = re.compile(r"[b\x08]oxed\{")
 _BOXED_NUMBER = re.compile(r"[b\x08]oxed\{\s*\\?\$?-?\d")
@@ -30,7 +47,7 @@ _BOXED_NUMBER = re.compile(r"[b\x08]oxed\{\s*\\?\$?-?\d")
 @dataclass(frozen=True)
 class Rule:
     """`extract`: what each response gives as its answer, None where it finds nothing. `same`: whether that (first
-    argument) is the right answer, a number without thousands separators (second argument)."""
+    argument) is the right answer, as `right_answer` writes it (second argument)."""
 
     extract: Callable[[Sequence[str]], list[str | None]]
     same: Callable[[str, str], bool]
@@ -70,11 +87,15 @@ def boxed_last(response: str) -> str | None:
 
 def last_number(response: str) -> str | None:
     """The last number anywhere, as in zero-shot chain-of-thought evaluations (Kojima et al. 2022, arXiv 2205.11916)."""
-    # No number holds white space, so the last one is in the last word with a digit: quicker than reading all of them.
-    for word in reversed(response.split()):
-        found = list(_NUMBER.finditer(word))
-        if found:
-            return _plain(found[-1])
+    # From the last word on, with those before it that a number may begin in: quicker than reading all of them.
+    space = end = len(response)
+    while space >= 0:
+        space = response.rfind(" ", 0, space)
+        if space < 1 or not _BEFORE_SPACE.match(response, space - 1):
+            found = list(_NUMBER.finditer(response, space + 1, end))
+            if found:
+                return _plain(found[-1])
+            end = space
     return None
 
 
@@ -137,6 +158,7 @@ _STRICT = re.compile(r"#### (\-?[0-9\.\,]+)")
 # `(-?[$0-9.,]{2,})|(-?[0-9]+)`, mirrored: its first match in the mirrored text is the last one in the text.
 _FLEXIBLE_MIRRORED = re.compile(r"[$0-9.,]{2,}-?|[0-9]-?")
 _IGNORED = re.compile(r"[,$]")
+_DECIMAL = re.compile(r"-?\d+(?:\.\d+)?")
 _MOST_FRACTIONS = 20
 
 
@@ -180,7 +202,7 @@ def same_value(extracted: str, answer: str) -> bool:
     Two cases are decided here, as the library decides them on all the released logs, only quicker: a plain number, and
     a run of fractions that goes on and on (`1/2 3/4 1/2 ...`), which its comparison gives up after five seconds.
     """
-    if plain_number(extracted) is not None:
+    if _DECIMAL.fullmatch(extracted):
         return same_number(extracted, answer)
     if extracted.count("/") > _MOST_FRACTIONS:
         return False
@@ -199,21 +221,48 @@ def _parsed(number: str) -> list[Any]:
 # --- numbers ---
 
 
+def number(text: str) -> Decimal | None:
+    r"""The number that a text consists of; None where it is none. What a number is, for all but other people's rules:
+
+    - digits of any script, with decimals after a full stop: `18`, `18.50`, `.5`, `18.`; an exponent of up to three
+      digits, `1.2e6`, `1E-05`;
+    - a sign right before it, `+` or `-`, U+2212 or an en dash, before or after a currency: `-$5`, `$-5`;
+    - a currency `$`, euro, pound, yen or rupee, before it or after it, LaTeX's `\$` too; bold stars; a per cent sign;
+    - thousands in groups of three digits, one kind of separator a number: comma, apostrophe, underscore, no-break,
+      figure, thin or narrow space, LaTeX's `{,}`, `\text{,}`, `,\!`, `\,`, `\!`, `\;`, `\:` and `\ `. In other groups
+      they separate numbers: `1,2` and `3,5` are two each, and a full stop never groups.
+    - One plain space groups, too, where it can hardly separate: after a currency or a `#` (`$350 000`), or where there
+      is no other text; where a group begins with 0 (`467 000`); else after one or two digits (`1 500`, `12 345.60`),
+      unless a number stands before or an operator behind. No letter, hyphen or other number may touch the groups: in
+      `2024 300`, `160 160`, `5 10 100`, `= 12 216 * 5`, `5 100-dollar` and `3 500ml` every part is a number by itself.
+    """
+    found = _NUMBER.fullmatch(text.strip().lstrip("*").rstrip("%.\\ *$\u20ac\u00a3\u00a5\u20b9"))
+    return Decimal(_plain(found)) if found else None
+
+
+def right_answer(text: str) -> str | None:
+    """The right answer as rules compare it: the number after the last `####`, or that a text without one consists of.
+
+    Without separators, signs but a minus, exponents and units (words after it, as in `3 pens`), and as GSM8K writes
+    whole numbers, without decimals: `3.0` is 3. None where it is no number (see `number`), as `3,5` and `5 million`.
+    """
+    last = text.rpartition("####")[2]
+    found = _WITH_UNIT.fullmatch(last)
+    value = number(found[1] if found else last)
+    whole, _, decimals = f"{value:zf}".partition(".") if value is not None else ("", "", "")
+    return f"{whole}.{decimals}" if decimals.strip("0") else whole or None
+
+
 def same_number(extracted: str, answer: str) -> bool:
     """Whether both are numbers, and equal: `18`, `18.0`, `$18`, `18.` and `18 %` are; other text never is."""
-    left, right = plain_number(extracted), plain_number(answer)
-    return left is not None and right is not None and Decimal(left) == Decimal(right)
+    left = number(extracted)
+    return left is not None and left == number(answer)
 
 
-def plain_number(text: str) -> str | None:
-    """The number a text consists of, without currency, separators and per cent sign; None where it is no number."""
-    found = _NUMBER.fullmatch(text.strip().rstrip("%.\\ "))
-    return _plain(found) if found else None
-
-
-def _plain(number: re.Match[str]) -> str:
-    """Without currency and thousands separators, with an ASCII minus."""
-    return ("-" if number["sign"] or number["late"] else "") + number["digits"].replace(",", "")
+def _plain(found: re.Match[str]) -> str:
+    """As `Decimal` reads it: without currency and separators, with an ASCII minus."""
+    minus = "-" if {found["sign"], found["late"]} - {None, "+"} else ""
+    return minus + re.sub(r"[^\d.]", "", found["digits"]) + (found["exponent"] or "").replace("\u2212", "-")
 
 
 def _content(rest: str) -> str:
@@ -222,10 +271,8 @@ def _content(rest: str) -> str:
     for brace in re.finditer(r"[{}]", rest):
         depth += 1 if brace[0] == "{" else -1
         if depth == 0:
-            rest = rest[: brace.start()]
-            break
-    # LaTeX may guard a thousands separator from spacing: 1{,}234 or 1,\!234.
-    return rest.replace("{,}", ",").replace("\\!", "")
+            return rest[: brace.start()]
+    return rest
 
 
 def _each(extract: Callable[[str], str | None]) -> Callable[[Sequence[str]], list[str | None]]:

@@ -3,32 +3,38 @@
 `procedural` makes seeded one- and two-step word problems in GSM8K's form. Its three splits share neither a story
 template nor an operand pair, so a student cannot answer a test problem by recalling a training problem.
 `gsm8k` reads GSM8K (Cobbe et al. 2021, arXiv 2110.14168) from the hub or from a folder of JSON lines, `local` whatever
-such a folder holds; there the validation split is cut from the end of train, because GSM8K has none.
+such a folder holds; there the validation split is cut from the end of train, because GSM8K has none. `rows` reads any
+JSON lines and CSV.
 """
 
+import csv
 import hashlib
 import json
 import random
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from response_priming import paths
 from response_priming.errors import InputError
+from response_priming.extraction import right_answer
 from response_priming.params.sections import Problems
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
-FINAL_ANSWER = re.compile(r"####\s*\$?(-?[\d,]+(?:\.\d+)?)\s*$")
+FORMATS = (".jsonl", ".csv")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. `solution` is in GSM8K's form: calculator marks `<<a+b=c>>` inside, `#### answer` at the end."""
+    """One problem. `solution` is in GSM8K's form: calculator marks `<<a+b=c>>` inside, `#### answer` at the end;
+    `answer` is that as `extraction.right_answer` writes it."""
 
     id: str
     question: str
@@ -45,19 +51,33 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
     """The first `limit` problems of a split; of GSM8K's validation split, the last ones of train.
 
     Raises:
-        InputError: a file is missing or malformed, or the split holds fewer problems.
+        InputError: a file is missing or malformed, a question of test is also in train, or the split holds fewer
+            problems.
     """
     if source.dataset == "procedural":
         return procedural(split, limit, seed=seed, largest=source.largest_operand, two_step_share=source.two_step_share)
-    stem = "test" if split == "test" else "train"
-    if source.data_dir:
-        records, origin = read_jsonl(paths.given(source.data_dir) / f"{stem}.jsonl"), source.data_dir
-    else:
-        records, origin = _from_hub(stem, source.dataset_revision), "openai/gsm8k"
+    stem, origin = "test" if split == "test" else "train", source.data_dir or "openai/gsm8k"
+    records = _records(source, stem)
     if limit > len(records):
         raise InputError(f"{origin}: {stem} holds {len(records)} problems, {limit} asked for")
     numbered = [_gsm8k_problem(f"{stem}-{number}", record, origin) for number, record in enumerate(records)]
+    if split == "test":
+        return numbered[:limit]
+    tested = {_words(record["question"]) for record in _records(source, "test")}
+    if both := [problem.id for problem in numbered if _words(problem.question) in tested]:
+        raise InputError(f"{origin}: {both[0]} is in test, too, as are {len(both) - 1} others of train: take them out")
     return numbered[len(numbered) - limit :] if split == "validation" else numbered[:limit]
+
+
+def _records(source: Problems, stem: str) -> list[dict[str, str]]:
+    if source.data_dir:
+        return read_jsonl(paths.given(source.data_dir) / f"{stem}.jsonl")
+    return _from_hub(stem, source.dataset_revision)
+
+
+def _words(text: str) -> str:
+    """A text but for capitals, punctuation and blanks, in which copies differ."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def some(source: Problems, split: Split, limit: int, *, seed: int) -> list[Problem]:
@@ -87,31 +107,66 @@ def fingerprint(source: Problems) -> str:
 
 
 def _gsm8k_problem(problem_id: str, record: dict[str, str], origin: str) -> Problem:
-    final = FINAL_ANSWER.search(record["answer"].strip())
-    if final is None:
-        raise InputError(f"{origin}: {problem_id}: answer does not end in `#### NUMBER`: {record['answer'][-40:]!r}")
-    return Problem(problem_id, record["question"].strip(), record["answer"].strip(), final[1].replace(",", ""))
+    solution = record["answer"].strip()
+    answer = right_answer(solution) if "####" in solution else None
+    if answer is None:
+        raise InputError(f"{origin}: {problem_id}: answer does not end in `#### NUMBER`: {solution[-40:]!r}")
+    return Problem(problem_id, record["question"].strip(), solution, answer)
 
 
 def read_jsonl(path: Path) -> list[dict[str, str]]:
-    """GSM8K records of one file; every line must be an object with string fields `question` and `answer`."""
+    """GSM8K records of one file; every row must be an object with text in its fields `question` and `answer`."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; the folder holds train.jsonl and test.jsonl")
     records = []
-    # Not by `splitlines`: a JSON string may hold line separators other than a line feed.
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error.msg}): {line.strip()[:60]!r}") from None
-            for field in ("question", "answer"):
-                if not isinstance(record, dict) or not isinstance(record.get(field), str):
-                    raise InputError(f"{path}:{number}: needs a string field {field!r}, as GSM8K's records have")
-            records.append(record)
+    for where, record in rows(path):
+        for field in ("question", "answer"):
+            if not isinstance(record.get(field), str):
+                raise InputError(f"{where}: needs a string field {field!r}, as GSM8K's records have")
+        records.append(record)
     if not records:
         raise InputError(f"{path}: empty; expected one GSM8K record a line")
     return records
+
+
+def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of a JSON-lines or CSV file in UTF-8, each with its place in the file: path and row number, 1 is the first.
+
+    Blank lines are no rows, and a byte order mark is no text. A JSON number becomes a `Decimal`, with all its digits,
+    and half of a surrogate pair, which JSON can write and nobody else can read, U+FFFD. What a CSV row lacks is None.
+
+    Raises:
+        InputError: another extension; not readable; not UTF-8; a row that is no JSON object or has too many fields.
+    """
+    if path.suffix not in FORMATS:
+        raise InputError(f"{path}: extension {path.suffix!r}: allowed: {', '.join(FORMATS)}")
+    csv.field_size_limit(2**31 - 1)  # the default is 128 KiB
+    number = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            # Not by `splitlines`: a JSON string may hold line separators other than a line feed.
+            for row in csv.DictReader(lines, strict=True) if path.suffix == ".csv" else filter(str.strip, lines):
+                number += 1
+                where = f"{path}: row {number}"
+                if isinstance(row, str):
+                    line, row = row, json.loads(row, parse_int=Decimal, parse_float=Decimal, object_pairs_hook=_whole)
+                    if not isinstance(row, dict):
+                        raise InputError(f"{where}: must be a JSON object, is {line.strip()[:60]!r}")
+                elif None in row:
+                    raise InputError(f"{where}: more fields than columns: {row[None]}")
+                yield where, row
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg}): {error.doc.strip()[:60]!r}") from None
+    except (RecursionError, InvalidOperation):
+        raise InputError(f"{where}: cannot be read: brackets too deep, or an exponent too large") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
+
+
+def _whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without half surrogates in its keys and texts."""
+    half = re.compile("[\ud800-\udfff]")
+    return {half.sub("\ufffd", key): half.sub("\ufffd", text) if isinstance(text, str) else text for key, text in pairs}
 
 
 def _from_hub(stem: str, revision: str) -> list[dict[str, str]]:

@@ -4,21 +4,17 @@ Accuracy falls into two factors: the share of responses in which a rule finds a 
 right. Arms may differ in the first alone: in form, not in arithmetic. So both stand beside every accuracy.
 """
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from response_priming import stats
+from response_priming import problems, stats
 from response_priming.errors import InputError
-from response_priming.extraction import RULES, plain_number
-from response_priming.problems import FINAL_ANSWER, Problem
+from response_priming.extraction import RULES, right_answer
 
 SUMMARY = (
     "n", "seeds", "correct", "accuracy", "low", "high", "covers", "spread", "answered", "accuracy_answered", "finished",
@@ -36,7 +32,7 @@ def grade(answers: pd.DataFrame, rules: Iterable[str] = RULES) -> pd.DataFrame:
     return graded
 
 
-def grade_teacher(answered: pd.DataFrame, asked: Sequence[Problem], rule: str) -> pd.DataFrame:
+def grade_teacher(answered: pd.DataFrame, asked: Sequence[problems.Problem], rule: str) -> pd.DataFrame:
     """A teacher's responses (see `store.read`), graded by one rule; `asked` are the problems they answer."""
     right = {problem.id: problem.answer for problem in asked}
     answers = answered.rename(columns={"text": "response"})
@@ -81,31 +77,35 @@ def by_student(answers: pd.DataFrame, rule: str) -> Any:
 
 
 def read(path: Path) -> pd.DataFrame:
-    """Responses and right answers of a JSON-lines or CSV file, all columns as they are but `answer`, now a number.
+    """Responses and right answers of a JSON-lines or CSV file, all columns as they are but `answer`, now a number as
+    the loader of problems writes it.
 
     Raises:
         InputError: one line that names the row (1 is the first) or the field: no such file, another extension, not
             readable, empty, a column missing, an answer without a number, a response that is no text, an id twice.
     """
-    if path.suffix not in READERS:
-        raise InputError(f"{path}: extension {path.suffix!r}: allowed: {', '.join(READERS)}")
-    rows = []
-    try:
-        # A byte order mark, as spreadsheets write it, is no part of the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            for number, row in enumerate(READERS[path.suffix](lines), start=1):
-                rows.append(_checked(row, f"{path}: row {number}"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror if isinstance(error, OSError) else error}") from None
+    rows, ids = [], set()
+    for where, row in problems.rows(path):
+        for field in ("answer", "response"):
+            if field not in row:
+                raise InputError(f"{where}: no field {field!r}; there are: {' '.join(', '.join(row).split())}")
+        if not isinstance(row["response"], str):
+            raise InputError(f"{where}: response = {str(row['response'])[:60]}: must be text")
+        answer = right_answer(str(row["answer"])) if isinstance(row["answer"], str | Decimal) else None
+        if answer is None:
+            written = str(row["answer"])[-40:]
+            raise InputError(f"{where}: answer = {written!r}: must be a number or end in `#### NUMBER`")
+        for field in ("problem_id", "id"):
+            named = row.get(field)
+            if named in (None, "") or named != named:  # missing, NaN included
+                continue
+            if (field, str(named)) in ids:
+                raise InputError(f"{where}: {field} = {str(named)!r}: occurs twice; must be unique")
+            ids.add((field, str(named)))
+        rows.append(row | {"answer": answer})
     if not rows:
         raise InputError(f"{path}: empty; expected a row for each response")
-    table = pd.DataFrame(rows, dtype=object)
-    for field in ("problem_id", "id"):
-        repeated = table.get(field, pd.Series(dtype=object)).astype(str).duplicated().to_numpy()
-        if repeated.any():
-            row = int(repeated.argmax())
-            raise InputError(f"{path}: row {row + 1}: {field} = {table[field][row]!r}: occurs twice; must be unique")
-    return table
+    return pd.DataFrame(rows, dtype=object)
 
 
 def score(table: pd.DataFrame, rules: Sequence[str]) -> tuple[list[dict[str, Any]], pd.DataFrame]:
@@ -141,42 +141,3 @@ def known(rules: Sequence[str]) -> list[str]:
         if rule not in RULES:
             raise InputError(f"rule {rule!r}: unknown; allowed: {', '.join(RULES)}")
     return list(dict.fromkeys(rules)) or list(RULES)
-
-
-def _json_rows(lines: TextIO) -> Iterator[Any]:
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            yield line.strip()
-
-
-READERS: dict[str, Callable[[TextIO], Iterable[Any]]] = {
-    ".jsonl": _json_rows,
-    ".csv": partial(csv.DictReader, strict=True),
-}
-
-
-def _checked(row: Any, where: str) -> dict[str, Any]:
-    """The row with its answer as a number; refused unless it has one and a response."""
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: must be a JSON object, is {str(row)[:60]!r}")
-    for field in ("answer", "response"):
-        if field not in row:
-            raise InputError(f"{where}: no field {field!r}; there are: {', '.join(map(str, row))}")
-    if None in row:
-        raise InputError(f"{where}: more fields than columns: {row[None]}")
-    if not isinstance(row["response"], str):
-        raise InputError(f"{where}: response = {row['response']!r}: must be text")
-    return row | {"answer": _reference(row["answer"], where)}
-
-
-def _reference(value: Any, where: str) -> str:
-    """The number of a GSM8K solution or of a mere number; whole ones as GSM8K writes them, without decimals."""
-    text = str(value).strip() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
-    final = FINAL_ANSWER.search(text)
-    number = plain_number(final[1] if final else text)
-    if number is None:
-        raise InputError(f"{where}: answer = {str(value)[-40:]!r}: must be a number or end in `#### NUMBER`")
-    whole = Decimal(number) == Decimal(number).to_integral_value()
-    return str(int(Decimal(number))) if whole else number

@@ -77,6 +77,7 @@ def replaced(column, values):
             r"row 4: question = 'Who\?'\.\.\.: not in",
         ),
         (replaced("model_output_tokens", [1, 2, "many", 4]), "row 3: model_output_tokens = 'many': must be a whole"),
+        (replaced("model_output_tokens", [1, 2, "9" * 400, 4]), "row 3: model_output_tokens = '999.*: must be a whole"),
         (replaced("model_max_tokens", [True, "maybe", True, True]), "row 2: model_max_tokens = 'maybe': must be True"),
         (replaced("correct", [True, True, "", True]), "row 3: correct = '': must be True or False"),
     ],
@@ -91,6 +92,20 @@ def test_a_reference_without_an_answer_is_named(read):
     table = made_logs.tables()[released.REFERENCE].assign(answer=["#### 5", "many", "#### 8", "#### 3"])
     with pytest.raises(InputError, match=r"extracted_true_answers\.csv: row 2: answer = 'many': must end in"):
         read({released.REFERENCE: table})
+
+
+def test_a_log_is_read_as_spreadsheets_write_it(tmp_path):
+    folder = made_logs.write(tmp_path)
+    lines = (folder / LOG).read_text().replace("\n", "\r\n\r\n")
+    (folder / LOG).write_text(f"\ufeff{lines}", newline="")
+    assert list(released.read(folder)["teacher"]["response"]) == made_logs.RESPONSES
+
+
+def test_a_row_that_is_cut_short_is_named(tmp_path):
+    folder = made_logs.write(tmp_path)
+    (folder / LOG).write_text((folder / LOG).read_text().rpartition(",No idea")[0])
+    with pytest.raises(InputError, match=rf"{LOG}: row 4: model_answer = nan: must be text"):
+        released.read(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'a,b\n"1'])

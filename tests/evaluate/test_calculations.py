@@ -1,10 +1,11 @@
 """The arithmetic of steps: what is read as one, what is right, and the table of it."""
 
+import time
 from fractions import Fraction
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from response_priming import style
@@ -100,6 +101,34 @@ def test_any_text_can_be_checked(text):
     assert all(isinstance(step, bool) for step in calculations.check(text))
 
 
+PIECES = st.sampled_from(
+    [
+        *"0123456789.,+-*/=()% \n\t^:x<>$\\{}",
+        "(2) + ",
+        "((2) + ",
+        "1 + 1 = 2 ",
+        "<<1+1=2>>",
+        "\\frac{",
+        "3 x ",
+        "ab ",
+        "\x00",
+        "\ufdd0",
+    ]
+)
+
+
+@given(
+    st.lists(PIECES, min_size=1, max_size=6).map("".join),
+    st.integers(1, 3000),
+    st.lists(PIECES, max_size=4).map("".join),
+)
+@settings(deadline=None)
+def test_the_time_is_linear_in_the_length(part, times, end):
+    started = time.process_time()
+    calculations.check((part * times)[:6000] + end)
+    assert time.process_time() - started < 0.5
+
+
 def graded(*rows):
     table = pd.DataFrame(rows, columns=["problem_id", "response", "hash-correct"])
     return {"none": table.assign(seed=0)}
@@ -132,5 +161,7 @@ def test_too_few_steps_leave_blanks(rows):
     assert "nan" not in style.printed(found, "steps").to_html()
 
 
-def test_the_character_that_stands_for_a_mark_says_nothing_in_a_response():
-    assert calculations.check("2 + 2 = 4\x00 and \x00<<1+1=3>>") == [True, False]
+@pytest.mark.parametrize("character", [*map(chr, range(9)), "\x0b", "\x1f", "\x7f", "\u200b", "\ufdd0", "\uffff"])
+def test_no_character_stands_for_anything_but_itself(character):
+    text = f"2 + 2 = 4{character} and {character}<<1+1=3>>{character}"
+    assert calculations.check(text) == [True, False]

@@ -116,7 +116,11 @@ class Faults:
         """What came of a make that should have made this."""
         if done.returncode:
             return LOST
-        return RIGHT if results(self.project.build) == wanted else SILENT
+        made = results(self.project.build)
+        differing = [folder for folder in made.keys() | wanted.keys() if made.get(folder) != wanted.get(folder)]
+        if differing:
+            print(f"other than wanted: {sorted(differing)}")
+        return SILENT if differing else RIGHT
 
     # --- families ---
 

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from response_priming import arms, artifacts, engines, models, paths, problems
 from response_priming import prompts as priming
 from response_priming.engines import transformers
 from response_priming.errors import InputError
+from response_priming.extraction import RULES
 from response_priming.generate import store, teacher
 from response_priming.params import sections
 
@@ -491,10 +492,24 @@ def test_filters_go_before_the_vote():
 
 @pytest.mark.parametrize(
     ("answers", "position"),
-    [(["1"], 0), (["1", "2"], 0), (["1", "2", "2"], 1), (["1", "2", "2.0", "1"], 0), ([None, "3"], 1), ([None] * 2, 0)],
+    [
+        *[(["1"], 0), (["1", "2"], 0), (["1", "2", "2"], 1), (["1", "2", "2.0", "1"], 0), ([None, "3"], 1)],
+        *[([None] * 2, 0), ([float("nan"), "0"], 1), (["$29.00.", "1,029", "29"], 0), (["1/2", "x = 5", "x = 5"], 1)],
+        (["...", "-3", "\u22123", "4"], 1),
+    ],
 )
 def test_the_majority_is_the_most_frequent_and_ties_go_to_the_first(answers, position):
     assert teacher.majority(answers) == position
+
+
+@given(
+    st.lists(st.text("0123456789$.,-/=ex{} "), min_size=1, max_size=9),
+    st.sampled_from([name for name in RULES if name != "math-verify"]),
+)
+@settings(deadline=None)
+def test_whatever_a_rule_extracts_can_vote(texts, rule):
+    extracted = [found for found, _ in RULES[rule].verdicts(texts, ["7"] * len(texts))]
+    assert 0 <= teacher.majority(extracted) < len(texts)
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 3).map(str)), min_size=1, max_size=9))

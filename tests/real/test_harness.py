@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from response_priming import paths
-from response_priming.extraction import RULES
-from response_priming.problems import FINAL_ANSWER
+from response_priming.extraction import RULES, right_answer
 
 FILE = Path(os.environ.get("HARNESS_OUTPUT", paths.BUILD / "harness" / "verdicts.jsonl"))
 FILTERS = {"lm-eval-strict": "strict-match", "lm-eval-flexible": "flexible-extract"}
@@ -24,7 +23,7 @@ def theirs():
 
 
 def ours(theirs, rule):
-    answers = [FINAL_ANSWER.search(answer)[1].replace(",", "") for answer in theirs["answer"]]
+    answers = [right_answer(answer) for answer in theirs["answer"]]
     return RULES[rule].verdicts(list(theirs["text"]), answers)
 
 

@@ -85,7 +85,9 @@ def test_a_data_set(apply, tmp_path):
     folder = tmp_path / "data" / "sums"
     folder.mkdir(parents=True)
     for split, count in (("train", 70), ("test", 40)):
-        lines = [json.dumps(record | {"question": f"{number}: {record['question']}"}) for number in range(count)]
+        lines = [
+            json.dumps(record | {"question": f"{split} {number}: {record['question']}"}) for number in range(count)
+        ]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     profile = apply("A data set", ("/data", tmp_path / "data"))
     assert problems.load(profile.problems, "test", 40, seed=0)[0].answer == "5"

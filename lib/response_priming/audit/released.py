@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from response_priming import problems
 from response_priming.errors import InputError
-from response_priming.problems import FINAL_ANSWER
+from response_priming.extraction import right_answer
 
 SOURCE = "folder assessment/logs of github.com/alonso130r/knowledge-distillation at commit b869e93"
 REFERENCE = "extracted_true_answers.csv"
@@ -46,9 +47,9 @@ def read(folder: Path) -> dict[str, pd.DataFrame]:
         if not file.is_file():
             raise InputError(f"{file}: no such file; {expected}")
     reference = _table(files[REFERENCE], ["question", "answer"])
-    right = reference["answer"].str.strip().str.extract(FINAL_ANSWER)[0]
+    right = reference["answer"].map(right_answer)
     _require(files[REFERENCE], reference["answer"].str[-40:], right.notna(), "must end in `#### NUMBER`")
-    answers = dict(zip(reference["question"], right.str.replace(",", ""), strict=True))
+    answers = dict(zip(reference["question"], right, strict=True))
     return {arm: _log(files[name], answers) for arm, name in LOGS.items()}
 
 
@@ -60,7 +61,7 @@ def _log(file: Path, answers: dict[str, str]) -> pd.DataFrame:
     if len(unknown := question[~question.isin(answers)]):
         row, text = unknown.index[0] + 1, unknown.iloc[0]
         raise InputError(f"{file}: row {row}: question = {text[:40]!r}...: not in {REFERENCE}")
-    _require(file, tokens, tokens.str.fullmatch(r"\d+(\.0)?"), "must be a whole number")
+    _require(file, tokens, tokens.str.fullmatch(r"\d{1,9}(\.0)?"), "must be a whole number")
     _require(file, capped, capped.isin(_BOOLEANS), "must be True or False")
     said = table["model_answer"] if "correct" in table else map(_without, question, table["model_answer"])
     log = pd.DataFrame({"question": question, "answer": question.map(answers), "response": list(map(str.strip, said))})
@@ -73,13 +74,11 @@ def _log(file: Path, answers: dict[str, str]) -> pd.DataFrame:
 
 def _table(file: Path, columns: list[str]) -> pd.DataFrame:
     """The file as text, with at least these columns and no question twice. Rows count from 1, below the header."""
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a CSV file in UTF-8: {' '.join(str(error).split())}") from None
+    table = pd.DataFrame([row for _, row in problems.rows(file)], dtype="str")
     for column in columns:
         if column not in table:
             raise InputError(f"{file}: no column {column!r}; columns: {', '.join(map(str, table))}")
+        _require(file, table[column], table[column].notna(), "must be text")
     doubled = table["question"].duplicated()
     if doubled.any():
         row = int(doubled.argmax())

@@ -168,6 +168,8 @@ def score(
     from response_priming import scoring
 
     rules = scoring.known(rule or [])
+    if verdicts and file.exists() and verdicts.exists() and verdicts.samefile(file):
+        raise InputError(f"{verdicts}: holds the responses; write the verdicts to another file")
     counts, table = scoring.score(scoring.read(file), rules)
     if verdicts:
         try:

@@ -141,9 +141,13 @@ class Engine(abc.ABC):
 
 def teacher_of(run: params.GenerateRun) -> Setup:
     """How a run's teacher answers."""
-    how = run.model_dump(include={"dtype", "device", "tensor_parallel", "pipeline_parallel", "server_url"})
-    how |= {"quantization": run.teacher_quantization, "batch": run.generate_batch}
-    return Setup(run.teacher, run.teacher_revision, **how)
+    return Setup(
+        *(run.teacher, run.teacher_revision, run.dtype, run.device, run.teacher_quantization),
+        batch=run.generate_batch,
+        tensor_parallel=run.tensor_parallel,
+        pipeline_parallel=run.pipeline_parallel,
+        server_url=run.server_url,
+    )
 
 
 def require(name: str) -> type[Engine]:

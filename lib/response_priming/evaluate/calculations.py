@@ -11,6 +11,7 @@ other result must be exact. What is not arithmetic in numbers (`2x + 3 = 7`, `x 
 """
 
 import ast
+import itertools
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -32,18 +33,19 @@ _SAME = (
     (re.compile(r"\*\*"), " "),  # bold type
 )
 _MARK = re.compile(r"<<([^<>\n]*)>>")
-_HERE = "\x00"  # where a mark stood
 _NUMBER = r"(?:\d+(?:\.\d+)?|(?<![\d\w])\.\d+)%?"
 _UNIT = r"(?:[A-Za-z]{2,})?(?:[ \t]+(?!x\b|X\b)[A-Za-z]+){0,2}"
-_TERM = rf"(?:\([ \t]*)*{_HERE}?-?{_NUMBER}(?:[ \t]*\))*{_UNIT}(?:[ \t]*\))*"
-_SIDE = rf"{_TERM}(?:[ \t]*[-+*/][ \t]*{_TERM})*"
-_EQUATION = re.compile(rf"{_SIDE}(?:[ \t]*=[ \t]*{_HERE}?[ \t]*{_SIDE})+")
+# Possessive, because no shorter match goes on where a longer one does not; and what is no equation is consumed like
+# one, because none begins inside it. So every character is read a few times at most.
+_TERM = rf"(?>(?:\([ \t]*)*+(?:<<[^<>\n]*>>)?-?{_NUMBER}(?:[ \t]*\))*{_UNIT}(?:[ \t]*\))*)"
+_SIDE = rf"{_TERM}(?:[ \t]*[-+*/][ \t]*{_TERM})*+"
+_EQUATION = re.compile(rf"{_SIDE}(?:[ \t]*=[ \t]*(?:<<[^<>\n]*>>)?[ \t]*{_SIDE})*+|(?:\([ \t]*)++|{_MARK.pattern}")
 
 # An operand beside an equation that is no number, or the half of one: `x + 3 = 7`, `7:50 + 30 = 8:20`, `3 = 2x`. A
 # bullet or a number that opens a line is neither.
-_CUT_BEFORE = re.compile(r"(?:[\w)%][ \t]*[-+*/^]|\^)[ \t]*$|[\w.]$|\d:$")
+_CUT_BEFORE = re.compile(r"(?:[\w)%][ \t]*[-+*/^]|\^)[ \t]*\Z|[\w.]\Z|\d:\Z")
 _CUT_AFTER = re.compile(r"[\w^]|\.\d|:\d|[ \t]*[-+*/^][ \t]*\w")
-_WORDS = re.compile(r"[A-Za-z]+|[ \t\x00]")
+_WORDS = re.compile(r"[A-Za-z]+|[ \t]")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)%")
 _LONGEST = 200  # characters of one equation; longer ones are no step that a person would write
 
@@ -56,26 +58,19 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 def check(response: str) -> list[bool]:
-    """Whether each step of the response is right, in order; empty where it has none."""
-    response = response.replace(_HERE, " ")
-    marks = [_verdicts(_normal(mark)) for mark in _MARK.findall(response)]
-    text = _normal(_MARK.sub(_HERE, response))
-    found: list[tuple[int, bool]] = []
-    within: set[int] = set()
+    """Whether each step of the response is right, in order; empty where it has none; in time linear in its length."""
+    text = _normal(response)
+    found: list[bool] = []
+    last = 0  # character of the match before: what cuts an equation off stands behind it
     for match in _EQUATION.finditer(text):
-        before = text[: match.start()].rpartition("\n")[2]
-        sides = _verdicts(match[0])
-        if not sides or _CUT_BEFORE.search(before) or _CUT_AFTER.match(text, match.end()):
-            continue
-        first = text.count(_HERE, 0, match.start())
-        inside = range(first, first + match[0].count(_HERE))
-        within |= set(inside)
-        right = all(all(marks[index]) for index in inside)
-        found += [(match.start(), step and right) for step in sides]
-    places = (place for place, character in enumerate(text) if character == _HERE)
-    for index, place in enumerate(places):
-        found += [(place, step) for step in marks[index] if index not in within]
-    return [step for _, step in sorted(found, key=lambda pair: pair[0])]
+        marks = [_verdicts(mark) for mark in _MARK.findall(match[0])]
+        sides = _verdicts(_MARK.sub("", match[0]))
+        if sides and not _CUT_BEFORE.search(text, last, match.start()) and not _CUT_AFTER.match(text, match.end()):
+            found += [side and all(map(all, marks)) for side in sides]
+        else:
+            found += itertools.chain.from_iterable(marks)
+        last = match.end() - 1
+    return found
 
 
 def _normal(text: str) -> str:
@@ -86,7 +81,7 @@ def _normal(text: str) -> str:
 
 def _verdicts(equation: str) -> list[bool]:
     """A verdict for each `=` that a calculation stands before and that can be computed."""
-    if len(equation) > _LONGEST:
+    if "=" not in equation or len(equation) > _LONGEST:
         return []
     sides = [_WORDS.sub("", side) for side in equation.split("=")]
     values = [_value(side) for side in sides]

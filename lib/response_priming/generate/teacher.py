@@ -15,7 +15,7 @@ import pandas as pd
 
 from response_priming import artifacts, engines, models, params, problems, progress, prompts, provenance
 from response_priming.errors import InputError
-from response_priming.extraction import RULES
+from response_priming.extraction import RULES, number
 from response_priming.generate.store import (
     KEPT,
     Answered,
@@ -203,8 +203,10 @@ def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generat
 def majority(answers: Sequence[object]) -> int:
     """Position of the first answer that equals the most frequent one; of equally frequent ones the earliest counts.
 
-    Missing answers do not vote; where all are missing, the first position is it.
+    Numbers are equal by value (see `extraction.number`), what else a rule extracts by its text. Missing answers do not
+    vote; where all are missing, the first position is it.
     """
-    votes = [Decimal(answer) if isinstance(answer, str) else None for answer in answers]
-    counted = Counter(vote for vote in votes if vote is not None).most_common(1)
+    values = [number(answer) if isinstance(answer, str) else None for answer in answers]
+    votes = [answer if value is None else value for answer, value in zip(answers, values, strict=True)]
+    counted = Counter(vote for vote in votes if isinstance(vote, str | Decimal)).most_common(1)
     return votes.index(counted[0][0]) if counted else 0
