@@ -163,7 +163,9 @@ def test_the_adapter_loads_with_plain_peft_and_changes_the_model(run, whole):
         assert not torch.allclose(trained(tokens).logits, tiny.llama()(tokens).logits, atol=1e-3)
     assert trained.peft_config["default"].r == run.lora_r
     assert set(trained.peft_config["default"].target_modules) == set(run.lora_targets)
-    pd.testing.assert_frame_equal(pd.read_parquet(folder / "losses.parquet").assign(seed=0), whole)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(folder / "losses.parquet").assign(seed=0), whole.drop(columns=training.SPEED)
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])

@@ -16,11 +16,12 @@ from response_priming.artifacts.making import (
     shelved,
     writing,
 )
-from response_priming.artifacts.manifests import FILE, damaged, intact, is_whole, manifest, read
+from response_priming.artifacts.manifests import FILE, MEASURED, damaged, intact, is_whole, manifest, read
 from response_priming.artifacts.recipes import VERSIONS, decided_by, decisive, is_current, part_of, recipe, version
 
 __all__ = [
     "FILE",
+    "MEASURED",
     "VERSIONS",
     "Partial",
     "damaged",

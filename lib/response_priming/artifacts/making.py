@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from response_priming import paths, progress, provenance
-from response_priming.artifacts.manifests import FILE, damaged, intact, manifest, text_of
+from response_priming.artifacts.manifests import FILE, MEASURED, damaged, intact, manifest, text_of
 from response_priming.artifacts.recipes import decisive, is_current
 from response_priming.errors import InputError
 
@@ -65,12 +65,16 @@ def writing(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> None:
-    """Force a folder's files to disk, and write its manifest last, which lists them."""
+    """Force a folder's files to disk, and write its manifest last, which lists them.
+
+    Files below `measured/` are of this machine and hour; they are no outputs, so that nothing else depends on them.
+    """
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / FILE]
     for file in files:
         _sync(file)
-    outputs = {str(file.relative_to(folder)): provenance.content_digest(file) for file in files}
-    _write(folder, {**about, "outputs": outputs})
+    digests = {str(file.relative_to(folder)): provenance.content_digest(file) for file in files}
+    measured = {name: digests.pop(name) for name in list(digests) if name.startswith(f"{MEASURED}/")}
+    _write(folder, {**about, "outputs": digests} | ({"measured": measured} if measured else {}))
 
 
 def _about(made_by: dict[str, Any]) -> dict[str, Any]:

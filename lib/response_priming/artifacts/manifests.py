@@ -9,6 +9,7 @@ from response_priming import paths, provenance
 from response_priming.errors import InputError
 
 FILE = "manifest.json"
+MEASURED = "measured"  # the folder of what is another in every run, as speeds
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -64,7 +65,8 @@ def intact(folder: Path) -> set[str]:
 
 def damaged(folder: Path) -> set[str]:
     """The files of a manifest that are missing or whose digest differs."""
-    outputs = (manifest(folder) or {"outputs": {}})["outputs"]
+    made = manifest(folder) or {}
+    outputs = made.get("outputs", {}) | made.get("measured", {})
     return {
         name
         for name, made in outputs.items()

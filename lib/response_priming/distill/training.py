@@ -26,6 +26,7 @@ from response_priming.errors import InputError
 from response_priming.methods.base import Method
 from response_priming.methods.examples import prepare
 
+SPEED = ["tokens_per_second", "peak_mib"]  # of a step, and others in every training
 # Tables of a snapshot, and the column of each that changes in training.
 SNAPSHOT = {"positions.parquet": "divergence", "samples.parquet": "answer"}
 
@@ -98,7 +99,8 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
             if first:
                 shutil.rmtree(work)
             processes.wait_for_everyone()
-    return pd.read_parquet(folder / "losses.parquet")
+    speed = pd.read_parquet(folder / artifacts.MEASURED / "speed.parquet")
+    return pd.read_parquet(folder / "losses.parquet").merge(speed, on="step")
 
 
 def _train(job: _Job, processes: PartialState) -> None:
@@ -172,10 +174,12 @@ def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBa
         was, now = (pd.read_parquet(trainer.snapshot_at(step) / file) for step in (0, job.run.train_steps))
         both = was.rename(columns={value: "before"}).assign(after=now[value])
         both.to_parquet(job.folder / file, index=False)
-    curve = trainer.curve()
-    curve.to_parquet(job.folder / "losses.parquet", index=False)
+    curve, measured = trainer.curve(), job.folder / artifacts.MEASURED
+    measured.mkdir()
+    curve[["step", *SPEED]].to_parquet(measured / "speed.parquet", index=False)
+    curve.drop(columns=SPEED).to_parquet(job.folder / "losses.parquet", index=False)
     trainer.validation().to_parquet(job.folder / "validation.parquet", index=False)
-    trainer.state.save_to_json(str(job.folder / "trainer_state.json"))
+    trainer.state.save_to_json(str(measured / "trainer_state.json"))
     config = job.folder / "adapter_config.json"
     if config.exists():
         # peft lists modules in the order of a set, which is another one in every process.

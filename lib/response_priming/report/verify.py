@@ -35,7 +35,7 @@ def _differing_files(build: Path) -> Iterator[tuple[Path, str]]:
         if made is None or not artifacts.is_whole(folder):
             yield file, "not as it was written"
             continue
-        for name, digest in made["outputs"].items():
+        for name, digest in (made["outputs"] | made.get("measured", {})).items():
             if not (folder / name).is_file():
                 yield folder / name, "missing"
             elif provenance.content_digest(folder / name) != digest:
