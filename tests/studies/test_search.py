@@ -147,6 +147,7 @@ def test_a_trial_worse_than_the_median_is_pruned(run, monkeypatch):
 
     monkeypatch.setattr(distill, "train_one", trained)
     monkeypatch.setattr(evaluate, "answers_to", lambda *_: pd.DataFrame({"last-number-correct": [True, False]}))
+    monkeypatch.setattr(search, "grade", lambda answers: answers)
     table = search.trials(search.optimize(changed(run, trials=4)))
     assert table["state"].tolist() == ["complete"] * 3 + ["pruned"]
     assert table["loss"].tolist() == [1, 1, 1, 9]

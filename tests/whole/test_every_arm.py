@@ -87,4 +87,4 @@ def test_no_control_counts_as_primed(made):
     compared = made["compare"]
     assert variables.headline(compared.accuracy, compared.gains, compared.teacher)["best_primed"] is None
     assert made["attention-visualize"].tests.empty
-    assert set(made["claims"].table["verdict"]) == {claims.UNTESTABLE}
+    assert set(made["claims"]["verdict"]) == {claims.UNTESTABLE}
