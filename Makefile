@@ -71,7 +71,7 @@ plan: ## the notebooks that `make paper` would execute now
 
 # Nothing runs before the data and the models are known to be there.
 $(READY):
-	@$(BIN)/response-priming check $(PROFILE) > $@.new && mv $@.new $@
+	@$(BIN)/response-priming check $(PROFILE) > $@.$$$$ && mv $@.$$$$ $@
 
 $(NB)/%.ipynb: | $(READY)
 	@$(BIN)/response-priming run $* --profile $(PROFILE)
