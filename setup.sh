@@ -5,7 +5,8 @@
 #   setup.sh --harness PYTHON VENV  lm-evaluation-harness instead of this package
 #   setup.sh --lock PYTHON FILE     resolve all extras and write the versions to FILE
 # The lock is a constraints file: uv, or plain pip where uv cannot be had, takes versions from it and wheels from whatever
-# index pip is set up with, so torch may be a CPU build on one machine and a CUDA build on another, of the same version.
+# index pip is set up with. Each file's SHA-256 must be one that the lock gives; torch and its kin have none there, for they
+# may be a CPU build on one machine and a CUDA build on another, of the same version.
 set -euo pipefail
 cd "$(dirname "$0")"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -13,6 +14,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 refuse() { echo "make: $1" >&2; exit 2; }
 # The first error of pip or uv, with the first cause that uv gives.
 first_error() { sed -nE '/^ *(ERROR|error)/{p;n;s/^ *cause:/cause:/p;q;}' "$1" | paste -s -d ' ' - | cut -c 1-300; }
+# Stop where a log says that a file is another than the lock's: of uv's `Hash mismatch for` or pip's list, the package.
+refuse_others() {
+    local other
+    other=$(sed -nE 's/.*Hash mismatch for `([^`]+)`.*/\1/p; /DO NOT MATCH THE HASHES/,/Expected/s/^ +([^ ]+)( from .*|:)$/\1/p' "$1" | head -n 1)
+    [ -z "$other" ] || refuse "$other: its file is not the one of requirements.lock, by SHA-256; nothing of it is installed (log: $1)"
+}
 check_python() {
     command -v "$1" > /dev/null || refuse "PYTHON = $1: no such program; Python 3.11 or newer is needed"
     "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -31,9 +38,12 @@ if [ "$1" = --lock ]; then
     touch "$scratch/lock"
     for platform in x86_64-unknown-linux-gnu aarch64-apple-darwin; do
         "$scratch/venv/bin/uv" pip compile --quiet --python-version 3.11 --python-platform "$platform" \
-            --no-annotate --no-header --extra dev --extra gpu --extra cluster --extra server --group setup \
+            --generate-hashes --no-annotate --no-header --extra dev --extra gpu --extra cluster --extra server --group setup \
             --constraint "$scratch/lock" --output-file "$scratch/$platform" pyproject.toml
-        LC_ALL=C sort -t = -k 1,1 -u "$scratch/lock" "$scratch/$platform" > "$scratch/both"
+        # A line a package; no digests where the build is the machine's.
+        sed -e ':join' -e '/\\$/{N;s/ *\\\n */ /;b join' -e '}' "$scratch/$platform" |
+            sed -E '/^(torch(vision|audio|codec)?|triton)==/s/ .*//' |
+            LC_ALL=C sort -t = -k 1,1 -u "$scratch/lock" - > "$scratch/both"
         mv "$scratch/both" "$scratch/lock"
     done
     { echo "# Written by 'make lock' from pyproject.toml, all extras but quarto. A constraints file: it pins, it installs nothing."
@@ -62,21 +72,38 @@ check_python "$1"
 venv=$2 log=$2/setup.log
 python=$venv/bin/python
 
+# Install what these are the names of, one a line: such lines of the lock as have digests.
+pinned() {
+    "$python" -m pip install --no-deps --only-binary uv --require-hashes --requirement \
+        <(sed 's/.*/^&==.* --hash/' <<< "$1" | grep -f - requirements.lock)
+}
 # Bytecode is compiled here, once, as pip does: where Python writes none, as in many containers, every process would compile
 # all that it imports (torch and transformers: 16 s of CPU instead of 7).
 install() {
-    if "$python" -m pip install --only-binary uv --constraint "$constraints" uv > "$venv/uv.log" 2>&1; then
-        "$python" uv_pip.py install --compile-bytecode --constraint "$constraints" "$@"
-    else
-        echo "pip installs the packages: uv cannot be had here (log: $venv/uv.log)"
-        "$python" -m pip install --constraint "$constraints" "$@"
+    if [ "$uv" ]; then
+        "$python" uv_pip.py install --compile-bytecode --constraint "$constraints" --build-constraint "$constraints" "$@"
+        return
     fi
+    echo "pip installs the packages: uv cannot be had here (log: $venv/uv.log)"
+    # pip wants digests of everything or of nothing: it resolves, installs what has digests, then the rest. What builds this
+    # package comes first: pip would fetch it by itself, unchecked.
+    sed 's/ .*//' "$constraints" > "$venv/versions" &&
+        set -- --no-build-isolation --constraint "$venv/versions" "$@" && pinned setuptools &&
+        "$python" -m pip install --quiet --dry-run --report "$venv/resolved.json" "$@" &&
+        pinned "$("$python" -c 'import json, re, sys
+for each in json.load(open(sys.argv[1]))["install"]:
+    print(re.sub("[-_.]+", "-", each["metadata"]["name"]).lower())' "$venv/resolved.json")" &&
+        "$python" -m pip install "$@"
 }
 
 [ -x "$python" ] || { echo "Making $venv ..."; "$1" -m venv "$venv" || refuse "$venv: cannot be made by $1 -m venv"; }
 echo "Installing packages into $venv (a minute or more the first time; log: $log) ..."
-install "${packages[@]}" > "$log" 2>&1 ||
+uv=yes
+pinned uv > "$venv/uv.log" 2>&1 || { refuse_others "$venv/uv.log"; uv=; }
+install "${packages[@]}" > "$log" 2>&1 || {
+    refuse_others "$log"
     refuse "packages cannot be installed, is the package index reachable? $(first_error "$log") (log: $log)"
+}
 if [ $what = engines ]; then
     # Builds for CUDA that the CPU build fails on when it imports them; text models need none.
     "$python" -m pip uninstall --yes torchvision torchaudio torchcodec >> "$log" 2>&1
