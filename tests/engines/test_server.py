@@ -17,6 +17,7 @@ class Stub:
         self.refusals, self.running, self.most, self.asked, self.lock = 0, 0, 0, [], threading.Lock()
         self.models, self.logprobs, self.ids = [{"id": "m", "max_model_len": 50}], True, True
         self.says = None  # instead of the list of models
+        self.other, self.headers = {}, []  # what a method is answered instead: status, headers, content; what was sent
 
     def complete(self, body):
         with self.lock:
@@ -52,9 +53,16 @@ def url(stub, monkeypatch):
 
     class Handler(BaseHTTPRequestHandler):
         def reply(self, status, content):
-            data = json.dumps(content).encode()
+            stub.headers.append(self.headers)
+            data, more = json.dumps(content).encode(), {"Content-Type": "application/json"}
+            if self.command in stub.other:
+                status, more, data = stub.other[self.command]
+            if not status:
+                self.connection.close()
+                return
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            for name, value in more.items():
+                self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -70,6 +78,9 @@ def url(stub, monkeypatch):
             pass
 
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.001)
+    for name in ("RESPONSE_PRIMING_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/v1"
@@ -158,6 +169,111 @@ def test_a_prompt_longer_than_the_servers_context_is_refused(engine, stub):
     assert stub.asked == []
 
 
+WEB, JSON = {"Content-Type": "text/html"}, {"Content-Type": "application/json"}
+OTHER = {
+    "a web page": ((200, WEB, b"<!DOCTYPE html>\n<p>Welcome</p>"), "text/html: <!DOCTYPE html> <p>Welcome</p>"),
+    "nothing in it": ((200, JSON, b""), "application/json:"),
+    "half of it": ((200, JSON, b'{"data": [{"id'), 'application/json: {"data": '),
+    "no text": ((200, JSON, bytes(range(128, 256))), "application/json: "),
+    "JSON of another shape": ((200, JSON, b'{"error": "no such path"}'), 'application/json: {"error"'),
+    "a list": ((200, JSON, b"[1, 2]"), "application/json: [1, 2]"),
+    "what is none": ((200, JSON, b'{"data": null, "choices": []}'), 'application/json: {"data": null'),
+    "other types": ((200, JSON, b'{"data": [{"id": 1}], "choices": ["a"]}'), 'application/json: {"data"'),
+    "no such path": ((404, WEB, b"<h1>Not Found</h1>"), "404: <h1>Not Found</h1>"),
+    "no key": ((401, JSON, b"{}"), "401 (a key is taken from RESPONSE_PRIMING_API_KEY): {}"),
+    "an error of its own": ((500, WEB, b"oops\nat line 1"), "500: oops at line 1"),
+    "another place": ((307, {"Location": "http://localhost:9/v1"}, b""), "307:"),
+    "no answer": ((0, {}, b""), "APIConnectionError: "),
+}
+
+
+@pytest.mark.parametrize(("reply", "said"), OTHER.values(), ids=OTHER)
+@pytest.mark.parametrize(("method", "expected"), [("GET", "a list of models"), ("POST", "a completion")])
+def test_any_other_answer_is_refused_in_one_line(url, stub, tiny_model, monkeypatch, reply, said, method, expected):
+    monkeypatch.setattr(server_engine, "RETRIES", 1)
+    stub.other[method] = reply
+
+    def ask():
+        opened = engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url, batch=3))
+        list(opened.respond(PROMPTS[:2], max_tokens=5, top_k=2))
+
+    with pytest.raises(InputError) as refused:
+        ask()
+    assert str(refused.value).startswith(f"server_url = {url!r}: {said}")
+    assert str(refused.value).endswith(f"; expected is {expected}, as `vllm serve` gives it")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_server_that_scores_a_part_of_a_prompt_is_refused(engine, stub):
+    answer = stub.answer({"prompt": [1, 2], "max_tokens": 1})
+    stub.other["POST"] = (200, JSON, json.dumps(answer).encode())
+    with pytest.raises(InputError, match=r"^engine = 'server': the server scores 2 of 3 tokens"):
+        list(engine.score([[4, 5, 6]], top_k=2))
+
+
+# --- the key ---
+
+
+@pytest.fixture
+def key(monkeypatch):
+    monkeypatch.setenv("RESPONSE_PRIMING_API_KEY", "sk-planted")
+    return "sk-planted"
+
+
+def test_a_key_goes_to_the_host_that_is_said(url, stub, tiny_model, key, monkeypatch, capsys):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "of another service")
+    engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
+    assert stub.headers[0]["Authorization"] == f"Bearer {key}"
+    assert "of another service" not in str(stub.headers[0])
+    said = capsys.readouterr()
+    assert said.err == f"RESPONSE_PRIMING_API_KEY goes to {url.removesuffix('/v1')}\n"
+    assert key not in said.out
+
+
+def test_the_key_of_another_service_goes_nowhere(url, stub, tiny_model, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-planted")
+    engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
+    assert "sk-planted" not in str(stub.headers[0])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("host", ["example.com", "10.0.0.7:8000", "localhost.example.com", "[2001:db8::1]:8000"])
+def test_a_key_goes_nowhere_in_clear(tiny_model, key, host):
+    with pytest.raises(InputError, match=r"^server_url = 'http://.*: must be https://; ") as refused:
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url=f"http://{host}/v1"))
+    assert key not in str(refused.value)
+
+
+def test_a_server_that_repeats_the_key_does_not_make_it_public(url, stub, tiny_model, key):
+    stub.other["GET"] = (401, JSON, json.dumps({"error": f"Incorrect key: {key}"}).encode())
+    with pytest.raises(InputError, match="Incorrect key: RESPONSE_PRIMING_API_KEY") as refused:
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
+    assert key not in str(refused.value)
+
+
+@pytest.mark.usefixtures("key")
+def test_a_key_is_not_carried_to_another_place(url, stub, tiny_model):
+    # The very host, by another name and port: a client that followed would come back here.
+    stub.other["GET"] = (307, {"Location": url.replace("127.0.0.1", "localhost")}, b"")
+    with pytest.raises(InputError, match=": 307:"):
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
+    assert len(stub.headers) == 1
+
+
+@pytest.mark.parametrize("url", ["u", "localhost:8000/v1", "ftp://localhost/v1", "http://", "http://[::1/v1"])
+def test_what_is_no_address_is_refused(tiny_model, url):
+    with pytest.raises(InputError, match=r"^server_url = .*: must be an address as http://localhost:8000/v1$"):
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
+
+
+def test_an_address_with_a_password_is_refused_without_it(tiny_model):
+    with pytest.raises(InputError, match=r"^server_url \(host example.com\): must hold no user or password") as refused:
+        engines.open_engine("server", engines.Setup(str(tiny_model), server_url="https://me:secret@example.com/v1"))
+    assert "secret" not in str(refused.value)
+
+
 def test_an_unreachable_server_is_refused_in_one_line(tiny_model, monkeypatch):
     monkeypatch.setattr(server_engine, "RETRIES", 0)
     with pytest.raises(InputError, match=r"^server_url = 'http://127.0.0.1:9/v1': APIConnectionError") as refused:
@@ -185,7 +301,7 @@ def test_a_server_is_looked_for_without_a_model_and_without_patience(url, stub, 
 @pytest.mark.parametrize("says", ["<html></html>", [], {"data": None}, {"data": 3}, {"data": ["m"]}])
 def test_a_server_that_lists_no_models_is_one_line(url, stub, tiny_model, says):
     stub.says = says
-    with pytest.raises(InputError, match=r"^server_url = '.*': (answers with no list of models|does not serve)"):
+    with pytest.raises(InputError, match=r"^server_url = '.*': application/json: .*; expected is a list of models"):
         engines.open_engine("server", engines.Setup(str(tiny_model), server_url=url))
 
 

@@ -2,17 +2,22 @@
 
 Log-probabilities come keyed by token id (`return_tokens_as_token_ids`) and responses with theirs (`return_token_ids`),
 both extensions of vLLM's: a token's text does not determine its id. An endpoint without them is refused.
+
+The server's key is the value of RESPONSE_PRIMING_API_KEY. It goes to the host of `server_url` alone: by https, or
+within this machine, and never to where that host redirects to.
 """
 
+import ipaddress
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, Field, HttpUrl, ValidationError
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import models
+from response_priming import models, progress
 from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack, tail_of
 from response_priming.errors import InputError
 
@@ -23,6 +28,50 @@ if TYPE_CHECKING:
 RETRIES = 6
 PATIENCE = 5.0  # seconds that a server has to say which models it serves, before anything runs
 TOKEN_ID = "token_id:"
+KEY = "RESPONSE_PRIMING_API_KEY"
+
+
+class Served(BaseModel):
+    """A model, as the server lists it."""
+
+    id: str
+    max_model_len: int | None = None
+
+
+class Listing(BaseModel):
+    """a list of models"""
+
+    data: list[Served]
+
+
+class Entry(BaseModel):
+    """A token of a prompt, or one that might have stood there."""
+
+    logprob: float
+
+
+class Logprobs(BaseModel):
+    """The likely tokens of a response, by position."""
+
+    top_logprobs: list[dict[str, float]] | None = None
+
+
+class Choice(BaseModel):
+    """A response; only some servers fill what may be None."""
+
+    finish_reason: str | None
+    token_ids: list[int] | None = None
+    logprobs: Logprobs | None = None
+    prompt_logprobs: list[dict[int, Entry] | None] | None = None
+
+
+class Completion(BaseModel):
+    """a completion"""
+
+    choices: list[Choice] = Field(min_length=1)
+
+
+Answer = TypeVar("Answer", Listing, Completion)
 
 
 class ServerEngine(Engine):
@@ -65,13 +114,13 @@ class ServerEngine(Engine):
         check_context(sequences, 1, self.context)
         options = {"max_tokens": 1, "temperature": 0.0, "logprobs": top_k, "extra_body": {"prompt_logprobs": top_k}}
         for index, choice in self._ask(sequences, [options] * len(sequences)):
-            read = [
-                {int(token): entry["logprob"] for token, entry in row.items()}
-                for row in _given(choice, "prompt_logprobs")[1:]
-            ]
+            rows = [row or {} for row in _given(choice, "prompt_logprobs")[1:]]
+            if len(rows) + 1 != (length := len(sequences[index])):
+                raise InputError(f"engine = 'server': the server scores {len(rows) + 1} of {length} tokens")
+            read = [{token: entry.logprob for token, entry in row.items()} for row in rows]
             yield index, self._signal(read + _rows(choice, 1), top_k)
 
-    def _ask(self, prompts: Sequence[list[int]], options: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
+    def _ask(self, prompts: Sequence[list[int]], options: list[dict[str, Any]]) -> Iterator[tuple[int, Choice]]:
         """The server's choices as they come, at most `batch` requests at once."""
         pool = ThreadPoolExecutor(self.batch)
         try:
@@ -84,15 +133,11 @@ class ServerEngine(Engine):
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _complete(self, prompt: list[int], *, extra_body: Mapping[str, Any] | None = None, **options: Any) -> Any:
-        from openai import OpenAIError
-
+    def _complete(self, prompt: list[int], *, extra_body: Mapping[str, Any] | None = None, **options: Any) -> Choice:
         extra = {"return_token_ids": True, "return_tokens_as_token_ids": True} | dict(extra_body or {})
-        try:
-            made = self.client.completions.create(model=self.model.id, prompt=prompt, extra_body=extra, **options)
-            return made.choices[0]
-        except OpenAIError as error:
-            raise InputError(f"server_url = {str(self.client.base_url)!r}: {_reason(error)}") from None
+        ask = self.client.completions.with_raw_response.create
+        options |= {"model": self.model.id, "prompt": prompt, "extra_body": extra}
+        return _answer(self.client, Completion, lambda: ask(**options)).choices[0]
 
     def _signal(self, rows: list[dict[int, float]], k: int) -> Signal:
         """A row may hold one entry more: the token that is there, where it is not among the k most likely."""
@@ -105,25 +150,65 @@ class ServerEngine(Engine):
 
 def _connect(setup: Setup, **options: Any) -> tuple["OpenAI", Any]:
     """The server, once it has said that it serves the model, and what it says of it."""
-    from openai import OpenAI, OpenAIError
+    from openai import DefaultHttpxClient, OpenAI
 
     if setup.server_url is None:
         raise InputError("server_url = None: engine server needs one, e.g. http://localhost:8000/v1")
     if setup.quantization != "none" or setup.student:
         raise InputError("engine = 'server': takes no quantization and no adapter; set them where it is started")
-    client = OpenAI(base_url=setup.server_url, api_key=os.environ.get("OPENAI_API_KEY", "none"), **options)
-    try:
-        served = {model.id: model for model in client.models.list()}
-    except OpenAIError as error:
-        raise InputError(f"server_url = {setup.server_url!r}: {_reason(error)}") from None
-    except (AttributeError, TypeError, ValueError):  # as of a web page
-        raise InputError(
-            f"server_url = {setup.server_url!r}: answers with no list of models; allowed: an API"
-        ) from None
+    key = os.environ.get(KEY, "").strip()
+    here = _is_here(setup.server_url, key)
+    # A proxy on the way to this machine would see the key.
+    http = DefaultHttpxClient(follow_redirects=False, trust_env=not here)
+    client = OpenAI(base_url=setup.server_url, api_key=key or "none", http_client=http, **options)
+    client.organization = client.project = None  # of an account elsewhere, from the environment
+    if key:
+        progress.say(f"{KEY} goes to {client.base_url.scheme}://{client.base_url.netloc.decode()}")
+    listed = _answer(client, Listing, client.models.with_raw_response.list)
+    served = {model.id: model for model in listed.data}
     name = models.locate(setup.model)
     if name not in served and len(served) != 1:
-        raise InputError(f"server_url = {setup.server_url!r}: does not serve {name}; it serves {', '.join(served)}")
+        names = ", ".join(served) or "none"
+        raise InputError(f"server_url = {setup.server_url!r}: does not serve {name}; it serves {names}")
     return client, served[name] if name in served else next(iter(served.values()))
+
+
+def _is_here(url: str, key: str) -> bool:
+    """Whether a server's address is of this machine; `InputError` where it is none, or no place for the key."""
+    try:
+        address = HttpUrl(url)
+        host = str(address.host).strip("[]")
+    except ValidationError:
+        raise InputError(f"server_url = {url!r}: must be an address as http://localhost:8000/v1") from None
+    if address.username or address.password:
+        raise InputError(f"server_url (host {host}): must hold no user or password; a key is taken from {KEY}")
+    try:
+        here = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = False
+    if key and address.scheme != "https" and not here:
+        raise InputError(f"server_url = {url!r}: must be https://; {KEY} is set, and would be sent in clear")
+    return here
+
+
+def _answer(client: "OpenAI", kind: type[Answer], ask: Callable[[], Any]) -> Answer:
+    """What a request is answered; `InputError` where it is not, or otherwise than such a server does."""
+    from openai import APIStatusError, OpenAIError
+
+    try:
+        answer = ask()
+        return kind.model_validate_json(answer.content)
+    except ValidationError:
+        came = f"{answer.headers.get('content-type')}: {answer.text}"
+    except APIStatusError as error:
+        hint = f" (a key is taken from {KEY})" if error.status_code == 401 else ""
+        came = f"{error.status_code}{hint}: {error.response.text}"
+    except OpenAIError as error:
+        came = f"{type(error).__name__}: {error} ({error.__cause__})"
+    if key := os.environ.get(KEY, "").strip():  # which a server may repeat
+        came = came.replace(key, KEY)
+    came, address = " ".join(came.split())[:200], str(client.base_url).rstrip("/")
+    raise InputError(f"server_url = {address!r}: {came}; expected is {kind.__doc__}, as `vllm serve` gives it")
 
 
 def _given(choice: Any, name: str) -> Any:
@@ -139,12 +224,6 @@ def _rows(choice: Any, length: int) -> list[dict[int, float]]:
     if not rows or len(rows) != length or not all(token.startswith(TOKEN_ID) for row in rows for token in row):
         raise InputError("engine = 'server': the server returns no log-probabilities by token id; vLLM's does")
     return [{int(token.removeprefix(TOKEN_ID)): value for token, value in row.items()} for row in rows]
-
-
-def _reason(error: Exception) -> str:
-    """One line of what went wrong, the cause of a failed connection included."""
-    cause = f" ({error.__cause__})" if error.__cause__ else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{cause}"[:300]
 
 
 ENGINE = ServerEngine
