@@ -18,14 +18,15 @@ NB := $(BUILD)/notebooks
 PAGE := $(BUILD)/report/_site/index.html
 READY := $(BUILD)/plan/ready
 
-# The active conda environment of environment.yml, or .venv, which is made and kept in step with the lock.
+# The active conda environment of environment.yml, or .venv, which is made; both are kept in step with the lock.
 ifeq ($(origin BIN),undefined)
 ifeq ($(CONDA_DEFAULT_ENV),response-priming)
-BIN := $(CONDA_PREFIX)/bin
+VENV := $(CONDA_PREFIX)
 else
-BIN := .venv/bin
-SETUP := .venv/installed
+VENV := .venv
 endif
+BIN := $(VENV)/bin
+SETUP := $(VENV)/installed
 endif
 # Without a GPU, two notebooks at once with half of the cores each finish sooner than one after the other with all of them
 # (training steps of the laptop profile: one every 1.5 s instead of 1.9 s). On a GPU they would compete for its memory. `-j1` overrides.
@@ -123,8 +124,8 @@ lint: $(SETUP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
 
-.venv/installed: requirements.lock pyproject.toml
-	@./setup.sh $(PYTHON) .venv
+$(SETUP): requirements.lock pyproject.toml
+	@./setup.sh $(PYTHON) $(VENV)
 
 .venv-engines/installed: requirements.lock pyproject.toml
 	@./setup.sh --engines $(PYTHON) .venv-engines

@@ -81,7 +81,7 @@ pinned() {
 # all that it imports (torch and transformers: 16 s of CPU instead of 7).
 install() {
     if [ "$uv" ]; then
-        "$python" uv_pip.py install --compile-bytecode --constraint "$constraints" --build-constraint "$constraints" "$@"
+        "$python" uv_pip.py install --compile-bytecode --constraint "$constraints" --build-constraint requirements.lock "$@"
         return
     fi
     echo "pip installs the packages: uv cannot be had here (log: $venv/uv.log)"

@@ -1,8 +1,10 @@
 """Set-up: one list of dependencies, and what follows from it."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -17,7 +19,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LOCK = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line)
+LOCKED = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if "==" in line]
+LOCK = dict(line.split()[0].split("==") for line in LOCKED)
 NAME = re.compile(r"^[A-Za-z0-9_.-]+")
 needs_uv = pytest.mark.skipif(not find_spec("uv"), reason="uv is not installed in this environment")
 
@@ -38,17 +41,21 @@ def test_lock_is_portable():
     assert not re.search(r"://|@|/(opt|home|tmp)|\+cpu", text)
 
 
-def test_environment_yml_installs_this_package_and_nothing_else():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    *conda, pip = environment["dependencies"]
+def test_lock_has_digests_of_every_file_that_is_the_same_on_all_machines():
+    without = {line for line in LOCKED if not re.fullmatch(r"\S+( --hash=sha256:[0-9a-f]{64})+", line)}
+    assert {line.split("==")[0] for line in without} == {"torch", "torchvision", "torchaudio", "torchcodec", "triton"}
+    assert all(re.fullmatch(r"\S+==\S+", line) for line in without)
+
+
+def test_environment_yml_leaves_packages_to_make():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert {NAME.match(entry)[0] for entry in conda} == {"python", "pip", "make", "quarto"}
-    assert pip["pip"] == ["--constraint requirements.lock", "--editable .[dev]"]
 
 
 def test_environment_yml_has_the_same_versions_as_pyproject():
     conda = dict(
         re.match(r"(\w+)(.*)", entry).groups()
-        for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][:-1]
+        for entry in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     )
     assert conda["python"] == PROJECT["requires-python"]
     assert conda["quarto"] == PROJECT["optional-dependencies"]["quarto"][0].removeprefix("quarto-cli")
@@ -60,12 +67,12 @@ def test_makefile_uses_the_conda_environment_of_environment_yml():
         ["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=False,
         env=tiny.ENVIRONMENT | {"CONDA_DEFAULT_ENV": name, "CONDA_PREFIX": "/somewhere"},
     )  # fmt: skip
-    assert done.stdout.startswith("/somewhere/bin/jupyter lab")
+    assert re.search(r"^\./setup\.sh \S+ /somewhere$", done.stdout, re.MULTILINE)
+    assert re.search(r"^/somewhere/bin/jupyter lab", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("installer", ["pip", pytest.param("uv", marks=needs_uv)])
-def test_no_package_index_is_one_line_and_keeps_the_environment(tmp_path, installer):
-    folder = tmp_path / "venv"
+def make_environment(folder, installer):
+    """A virtual environment with pip, or with pip and uv."""
     venv.create(folder, with_pip=False, symlinks=True)
     packages = next(folder.glob("lib/*/site-packages"))
     # What the installer is made of comes from this environment, all else would have to be fetched.
@@ -75,6 +82,15 @@ def test_no_package_index_is_one_line_and_keeps_the_environment(tmp_path, instal
             (packages / found.name).symlink_to(found)
     if installer == "uv":
         (folder / "bin" / "uv").symlink_to(Path(sys.executable).parent / "uv")
+
+
+installers = pytest.mark.parametrize("installer", ["pip", pytest.param("uv", marks=needs_uv)])
+
+
+@installers
+def test_no_package_index_is_one_line_and_keeps_the_environment(tmp_path, installer):
+    folder = tmp_path / "venv"
+    make_environment(folder, installer)
     offline = {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_INDEX_URL": "http://127.0.0.1:9/",
@@ -92,7 +108,10 @@ def test_no_package_index_is_one_line_and_keeps_the_environment(tmp_path, instal
     )
     assert done.returncode == 2
     assert "packages cannot be installed, is the package index reachable? " in done.stderr
-    assert {"pip": "error: subprocess-exited-with-error", "uv": "error: Failed to fetch: "}[installer] in done.stderr
+    assert {
+        "pip": "ERROR: Could not find a version that satisfies the requirement setuptools==",
+        "uv": "error: Failed to fetch: ",
+    }[installer] in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert ("pip installs the packages" in (folder / "setup.log").read_text()) == (installer == "pip")
     assert (folder / "bin" / "python").exists()
@@ -105,16 +124,66 @@ def test_missing_python_is_one_line():
     assert done.stderr == "make: PYTHON = python0: no such program; Python 3.11 or newer is needed\n"
 
 
-def put_wheel(folder, version, name="thing"):
+def put_wheel(folder, version, name="thing", requires=()):
     """Write a wheel of an empty package into `folder`, which serves as an index or for find-links."""
     folder.mkdir(parents=True, exist_ok=True)
-    info = f"{name}-{version}.dist-info"
+    info, needs = f"{name}-{version}.dist-info", "".join(f"Requires-Dist: {each}\n" for each in requires)
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
     links = [f'<a href="{file.name.replace("+", "%2B")}">{file.name}</a>' for file in folder.glob("*.whl")]
     (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{''.join(links)}</body></html>")
+
+
+# Builds a package of its own folder without setuptools.
+BACKEND = """import shutil
+def build_editable(folder, *_):
+    return shutil.copy("project-1.0-py3-none-any.whl", folder) and "project-1.0-py3-none-any.whl"
+"""
+
+
+@pytest.mark.parametrize("changed", ["", "thing", "setuptools"])
+@installers
+def test_another_file_than_the_locks_stops_set_up_and_is_named(tmp_path, installer, changed):
+    project, wheels = tmp_path / "project", tmp_path / "wheels"
+    for name, version in {"thing": "1.0", "setuptools": "99.0", "built": "2.0+cpu"}.items():
+        put_wheel(wheels, version, name)
+    make_environment(project / "venv", installer)
+    for name in ("setup.sh", "uv_pip.py"):
+        shutil.copy(ROOT / name, project)
+    (project / "pyproject.toml").write_text(
+        '[project]\nname = "project"\nversion = "1.0"\ndependencies = ["thing", "built"]\n'
+        "[project.optional-dependencies]\ndev = []\nquarto = []\n"
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (project / "backend.py").write_text(BACKEND)
+    put_wheel(project, "1.0", "project", requires=["thing", "built"])
+    lines = ["built==2.0", f"uv=={LOCK['uv'] if installer == 'uv' else '0.0'} --hash=sha256:{64 * '0'}"]
+    for wheel in wheels.glob("*-py3-none-any.whl"):
+        name, version = wheel.name.split("-")[:2]
+        digest = hashlib.sha256(wheel.read_bytes() + (b"another" if name == changed else b"")).hexdigest()
+        lines += [f"{name}=={version} --hash=sha256:{64 * '1'} --hash=sha256:{digest}"] * (name != "built")
+    (project / "requirements.lock").write_text("\n".join(lines) + "\n")
+    done = subprocess.run(
+        [project / "setup.sh", sys.executable, "venv"], capture_output=True, text=True, check=False,
+        env=os.environ | {
+            "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "UV_OFFLINE": "1",
+            "UV_CACHE_DIR": str(tmp_path / "cache"),
+        },
+    )  # fmt: skip
+    installed = {file.name for file in next((project / "venv").glob("lib/*/site-packages")).glob("*.dist-info")}
+    assert (project / "venv" / "installed").exists() == (not changed)
+    if changed:
+        version = {"thing": "1.0", "setuptools": "99.0"}[changed]
+        assert done.returncode == 2
+        assert re.fullmatch(
+            rf"make: {changed}=={version}: its file is not the one of requirements.lock, .*\n", done.stderr
+        )
+        assert f"{changed}-{version}.dist-info" not in installed
+    else:
+        assert done.returncode == 0, (project / "venv" / "setup.log").read_text()
+        assert {"thing-1.0.dist-info", "built-2.0+cpu.dist-info", "project-1.0.dist-info"} <= installed
 
 
 @needs_uv
