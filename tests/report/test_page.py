@@ -510,3 +510,10 @@ def test_a_cell_that_shows_nothing_is_named(tmp_path, label, kind):
 def test_a_figure_without_svg_is_shown_as_png(tmp_path):
     write_notebook(tmp_path / "nb.ipynb", labelled("fig-a", data={"image/png": PNG}))
     assert f"data:image/png;base64,{PNG}" in preview.expand("{{< embed nb.ipynb#fig-a >}}", Path(tmp_path), {})
+
+
+def test_a_folder_whose_name_has_a_colon_renders(tmp_path):
+    folder = shutil.copytree(paths.REPORT, tmp_path / "my paper: é")
+    options = ("--citeproc", f"--bibliography={folder / 'references.bib'}")
+    preview.pandoc("As shown before [@goyal2024].", "markdown", folder, folder / "page.html", *options)
+    assert "Enhancing Knowledge Distillation" in (folder / "page.html").read_text()
