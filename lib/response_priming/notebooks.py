@@ -221,7 +221,7 @@ def write(profile: params.Profile) -> None:
     found, all_nodes = states(profile), nodes(profile) + extras(profile)
     files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes} | {"report": "$(PAGE)"}
     stale = [files[name] for name, state in found.items() if state.reason]
-    ready = profile.run("generate", strategy=arms.UNPRIMED).build / "plan" / "ready"
+    ready = paths.BUILD / profile.name / "plan" / "ready"
     if not ready.exists() or ready.read_text(encoding="utf-8") != profile.written:
         stale.append("$(READY)")
     # Every notebook is named, or make would take it for a file between two others, which it does without.
@@ -265,7 +265,7 @@ def page_content(profile: params.Profile) -> dict[str, Any]:
     return {
         "parameters": profile.model_dump(),
         "code": provenance.code_digests("report.page"),
-        "sources": {file.name: provenance.digest(file) for file in sources},
+        "sources": {paths.shown(file): provenance.digest(file) for file in sources},
         "executed": {node.name: provenance.digest(node.executed) for node in executed},
     }
 
@@ -279,13 +279,26 @@ def mark_done(stamp: Path, content: dict[str, Any], executed: Path) -> None:
 # --- execution ---
 
 
+def _own_kernel() -> type[Any]:
+    """Starts the kernel of this Python, whatever others are installed under its name."""
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class OwnKernel(AsyncKernelManager):
+        @default("kernel_spec_manager")
+        def _own(self) -> KernelSpecManager:
+            return KernelSpecManager(parent=self, kernel_dirs=[])
+
+    return OwnKernel
+
+
 def execute(
     notebook: Path, target: Path, values: dict[str, Any], line: progress.Line, *, folder: Path = paths.NOTEBOOKS
 ) -> None:
     """Execute a notebook by papermill in a folder. It is written beside its target and renamed once complete.
 
     What it writes to standard error is also said by the line; its standard output is in the executed notebook alone.
-
     A failed one stays beside its target as `*.partial.ipynb`, readable up to the cell that failed.
 
     Raises:
@@ -293,27 +306,18 @@ def execute(
         SystemExit: it failed otherwise, and the line has said how.
     """
     import papermill
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
-    from traitlets import default
     from traitlets.config import Config
 
-    class OwnKernel(AsyncKernelManager):
-        """The kernel of this Python, whatever others are installed under its name."""
-
-        @default("kernel_spec_manager")
-        def _own(self) -> KernelSpecManager:
-            return KernelSpecManager(parent=self, kernel_dirs=[])
-
     partial = target.with_suffix(".partial.ipynb")
+    where = f"the notebook up to there: {paths.shown(partial)}"
     # The path of a socket has at most 107 bytes.
     place = None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"
     with artifacts.locked(target), tempfile.TemporaryDirectory(dir=place) as sockets:
         arguments: dict[str, Any] = {
             "parameters": values,
             "kernel_name": "python3",
-            "kernel_manager_class": OwnKernel,
+            "kernel_manager_class": _own_kernel(),
             "cwd": folder,
             "start_timeout": 300,
             # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
@@ -327,14 +331,13 @@ def execute(
         try:
             papermill.execute_notebook(notebook, partial, **arguments)
         except papermill.PapermillExecutionError as error:
-            where = paths.shown(partial)
             if error.ename == InputError.__name__:
-                raise InputError(f"{error.evalue} ({where})") from None
-            line.say(f"{line.name} failed; the notebook up to there: {where}: {error.ename}: {error.evalue}")
+                raise InputError(f"{error.evalue} ({paths.shown(partial)})") from None
+            line.say(f"{line.name} failed; {where}: {error.ename}: {error.evalue}")
             raise SystemExit(1) from None
         except DeadKernelError:
-            raise InputError(
-                f"{line.name}: its kernel was killed, perhaps for the memory it took; the notebook up to there: "
-                f"{paths.shown(partial)}; run it again, and it goes on from what is finished"
-            ) from None
+            killed = (
+                f"{line.name}: its kernel was killed, perhaps for the memory it took; {where}; run it again, and it"
+            )
+            raise InputError(f"{killed} goes on from what is finished") from None
         partial.replace(target)

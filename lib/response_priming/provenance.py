@@ -66,23 +66,23 @@ def summary(run: params.Run) -> str:
 
 
 class _Memory:
-    """What was found out about files, kept for other processes; forgotten where a file's size, times or inode change.
+    """What was found out about files, kept in a build folder; forgotten where a file's size, times or inode change.
 
     The time of the last change of its inode cannot be set by a program, so an edit is seen whatever the clock says.
     """
 
-    def __init__(self) -> None:
-        self.file, self.known, self.new = paths.BUILD / ".digests.json", dict[str, Any](), dict[str, Any]()
+    def __init__(self, build: Path) -> None:
+        self.file, self.known, self.new = build / ".digests.json", dict[str, Any](), dict[str, Any]()
         with contextlib.suppress(OSError, ValueError):
             self.known = dict(json.loads(self.file.read_text(encoding="utf-8")))
         atexit.register(self.save)
 
-    def of(self, kind: str, file: Path, find: Any) -> Any:
-        """What `find(file)` says."""
+    def of(self, kind: str, file: Path, find: Any, *, anew: bool = False) -> Any:
+        """What `find(file)` says; asked `anew` even where nothing changed."""
         state = file.stat()
         signature = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
         name = f"{kind}:{file.absolute()}"
-        if (known := self.known.get(name)) and known[0] == signature:
+        if not anew and (known := self.known.get(name)) and known[0] == signature:
             return known[1]
         self.known[name] = self.new[name] = [signature, find(file)]
         return self.known[name][1]
@@ -98,14 +98,12 @@ class _Memory:
             aside.replace(self.file)
 
 
-@functools.cache
-def _memory(build: Path) -> _Memory:  # noqa: ARG001 - another folder, another memory
-    return _Memory()
+_memory = functools.cache(_Memory)
 
 
-def digest(file: Path) -> str:
-    """SHA-256 of a file; read anew only where the file changed (see `content_digest`)."""
-    return str(_memory(paths.BUILD).of("sha256", file, content_digest))
+def digest(file: Path, *, anew: bool = False) -> str:
+    """SHA-256 of a file; where its size, times and inode are as before, it is not read again unless asked `anew`."""
+    return str(_memory(paths.BUILD).of("sha256", file, content_digest, anew=anew))
 
 
 def content_digest(file: Path) -> str:

@@ -2,7 +2,6 @@
 
 A folder is written aside and renamed in, so a killed stage leaves nothing half-written. What a model made is never
 removed because a recipe changed: it goes on a shelf, `.kept/` beside it, and comes back when that recipe is wanted.
-`made` starts from nothing; `resumed` continues where a killed run stopped.
 """
 
 import errno
@@ -13,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +22,6 @@ from response_priming.artifacts.recipes import decisive, is_current
 from response_priming.errors import InputError
 
 NOTHING_LEFT = 2**20  # bytes on a disk that is as good as full
-
-
-def made(folder: Path, recipe: dict[str, Any], write: Callable[[Path], object]) -> Path:
-    """The folder, complete and by this recipe: written aside and renamed in, unless it is there or on the shelf.
-
-    Args:
-        write: is given the empty folder to write to.
-    """
-    if not is_current(folder, recipe):
-        with locked(folder):
-            if not restored(folder, recipe):
-                with writing(folder, recipe) as aside:
-                    write(aside)
-    return folder
-
-
-def resumed(folder: Path, recipe: dict[str, Any], write: Callable[["Partial"], object]) -> Path:
-    """As `made`, but a killed run goes on from the files that it finished (see `resuming`)."""
-    if not is_current(folder, recipe):
-        with locked(folder):
-            if not restored(folder, recipe):
-                with resuming(folder, recipe) as partial:
-                    write(partial)
-    return folder
 
 
 @contextmanager
@@ -115,6 +90,27 @@ def resuming(folder: Path, made_by: dict[str, Any]) -> Iterator["Partial"]:
         _take_place(aside, folder)
 
 
+def made(
+    folder: Path,
+    recipe: dict[str, Any],
+    write: Callable[[Any], object],
+    *,
+    how: Callable[[Path, dict[str, Any]], AbstractContextManager[Any]] = writing,
+) -> Path:
+    """The folder, complete and by this recipe: made, unless it is there or on the shelf.
+
+    Args:
+        write: is given what `how` hands out: by default the empty folder to write to.
+        how: `resuming` where a killed run is to go on from the files that it finished.
+    """
+    if not is_current(folder, recipe):
+        with locked(folder):
+            if not restored(folder, recipe):
+                with how(folder, recipe) as aside:
+                    write(aside)
+    return folder
+
+
 @contextmanager
 def _one_line_for_a_full_disk(folder: Path) -> Iterator[None]:
     """Say in one line that the disk is full, whichever library met it."""
@@ -144,7 +140,7 @@ def locked(path: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read()
             assert holder != str(os.getpid()), f"{path}: a stage that writes it asks for it"
-            progress.say(f"{paths.shown(path)}: process {holder} is writing it; waiting")
+            progress.say(f"{paths.shown(path)}: process {holder or 'unknown'} is writing it; waiting")
             fcntl.flock(file, fcntl.LOCK_EX)
         # Who held it before removed it, and a third may hold another one of this name.
         if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:

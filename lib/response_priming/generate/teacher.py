@@ -51,7 +51,7 @@ def respond(run: params.GenerateRun) -> pd.DataFrame:
         _generate(run, asked, partial)
         _select(run, asked, partial)
 
-    return read(artifacts.resumed(folder.path, artifacts.recipe(run, folder), write))
+    return read(artifacts.made(folder.path, artifacts.recipe(run, folder), write, how=artifacts.resuming))
 
 
 def check_tokens(run: params.GenerateRun) -> None:

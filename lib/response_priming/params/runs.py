@@ -112,6 +112,8 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
 
     stage = "generate"
     idle = Run.idle | PLACEMENT | {"n_test", "student", "student_revision", "signal"}
+    module: ClassVar[str] = "generate.teacher"
+    place: ClassVar[str] = "responses"
     strategy: Strategy = Field("none", description="priming prefix, a name in params/prompts.yaml")
 
     @property
@@ -122,8 +124,7 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
     @property
     def folders(self) -> list[Folder]:
         """The strategy's store."""
-        code = ["generate.teacher", f"engines.{self.engine}"]
-        return [Folder(self.output / "responses" / self.strategy, code, [], {})]
+        return [Folder(self.output / self.place / self.strategy, [self.module, f"engines.{self.engine}"], [], {})]
 
 
 class PromptSignalsRun(GenerateRun):
@@ -135,12 +136,7 @@ class PromptSignalsRun(GenerateRun):
         | {"system_prompt", "prompt_date"}
         | (Generate.model_fields.keys() - {"teacher", "teacher_revision", "engine", "teacher_quantization", "top_k"})
     )
-
-    @property
-    def folders(self) -> list[Folder]:
-        """The strategy's store."""
-        code = ["generate.prompt_signals", f"engines.{self.engine}"]
-        return [Folder(self.output / "prompt-signals" / self.strategy, code, [], {})]
+    module, place = "generate.prompt_signals", "prompt-signals"
 
 
 class SeedsRun(Run):

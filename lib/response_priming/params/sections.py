@@ -24,7 +24,7 @@ from response_priming.params.fields import (
     WorkedExamples,
     is_on_hub,
     one_of,
-)
+)  # fmt: skip
 from response_priming.params.hardware import precision_of
 
 Repair = Literal[

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from response_priming import arms, artifacts, attention, notebooks, params, paths, provenance
+from response_priming import arms, artifacts, attention, notebooks, params, paths
 from response_priming.errors import InputError
 from response_priming.report import downloads, preview, variables
 from response_priming.report.check import check_sources
@@ -79,14 +79,9 @@ def _run_quarto(command: str, folder: Path, site: Path) -> None:
 
 
 def _recipe(profile: params.Profile) -> dict[str, Any]:
-    build = paths.BUILD / profile.name
-    sources = [paths.ROOT / "CITATION.cff", *(path for path in sorted(paths.REPORT.rglob("*")) if path.is_file())]
-    parameters = {
-        "profile": profile.model_dump(),
-        "quarto": quarto(),
-        "files": {paths.shown(path): provenance.digest(path) for path in [*sources, *_notebooks(profile)]},
-    }
-    return artifacts.decided_by("report", parameters, [build / name for name in variables.STAGES], code=["report.page"])
+    _notebooks(profile)  # all of which must be there
+    inputs = [paths.BUILD / profile.name / name for name in variables.STAGES]
+    return artifacts.decided_by("report", notebooks.page_content(profile) | {"quarto": quarto()}, inputs, code=[])
 
 
 def notebook_titles(profile: params.Profile) -> dict[str, str]:

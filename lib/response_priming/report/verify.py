@@ -14,10 +14,10 @@ from response_priming.report import page, variables
 
 
 def verify(profile: params.Profile) -> Iterator[str]:
-    """What differs in build/PROFILE/, a sentence each; nothing is written, and the network is not asked.
+    """What differs in build/PROFILE/, a sentence each; nothing there is changed, and the network is not asked.
 
-    Digests are those of the files as they are now, read to their end. Where all are right, answers are scored anew, and
-    audit, comparison, claims and the page's sentences are computed anew and compared.
+    Digests are those of the files as they are now, read to their end, and make will know them. Where all are right,
+    answers are scored anew, and audit, comparison, claims and the page's sentences are computed anew and compared.
     """
     build, heals = paths.BUILD / profile.name, f"`make paper PROFILE={profile.name}` makes it again"
     wrong = [f"{paths.shown(file)}: {what}; {heals}" for file, what in _differing_files(build)]
@@ -26,7 +26,8 @@ def verify(profile: params.Profile) -> Iterator[str]:
             wrong.append(f"{name}: {state.reason}; {heals}")
     yield from wrong
     if not wrong:
-        yield from (f"{what}; {heals}" for what in _derived_anew(profile))
+        # Its digest is right, so make would take it for whole.
+        yield from (f"{what}; remove the folder, and {heals}" for what in _derived_anew(profile))
 
 
 def _differing_files(build: Path) -> Iterator[tuple[Path, str]]:
@@ -38,14 +39,15 @@ def _differing_files(build: Path) -> Iterator[tuple[Path, str]]:
         for name, digest in (made["outputs"] | made.get("measured", {})).items():
             if not (folder / name).is_file():
                 yield folder / name, "missing"
-            elif provenance.content_digest(folder / name) != digest:
+            elif provenance.digest(folder / name, anew=True) != digest:
                 yield folder / name, "not as it was made"
 
 
 def _derived_anew(profile: params.Profile) -> Iterator[str]:
     """What comes out otherwise when it is computed again from what the models made."""
     for arm in profile.arms:
-        for answers, scores in zip(*[iter(profile.run("evaluate", arm=arm).folders)] * 2, strict=True):
+        folders = profile.run("evaluate", arm=arm).folders
+        for answers, scores in zip(folders[::2], folders[1::2], strict=True):
             given, graded = (pd.read_parquet(folder.path / "answers.parquet") for folder in (answers, scores))
             if not scoring.grade(given).equals(graded):
                 yield f"{paths.shown(scores.path)}: scored anew, the answers have other verdicts"
