@@ -14,7 +14,7 @@ from tests.report.test_page import PROFILE, Page, finish_run, labelled, write_no
 from response_priming import arms, paths, report, scoring, style
 from response_priming.compare import figures as compare_figures
 from response_priming.generate import figures as generate_figures
-from response_priming.report import page, preview, variables
+from response_priming.report import preview, variables
 from response_priming.studies import figures as studies_figures
 from response_priming.studies import two_runs
 
@@ -66,7 +66,7 @@ def patch(tmp_path_factory, planted):
         entries["teacher"] = entries["teacher"] | {"title": TITLE, "prefix": planted}
         patch.setattr(arms, "strategies", lambda: entries)
         patch.setattr(paths, "BUILD", tmp_path_factory.mktemp("build"))
-        patch.setattr(page, "quarto", lambda: None)
+        patch.setattr(variables, "quarto", lambda: None)
         finish_run(paths.BUILD)
         yield patch
 

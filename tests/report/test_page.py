@@ -30,7 +30,7 @@ CELL = "```\n@none {{< 1"  # what a response may hold: none of it is the manuscr
 TABLE = f"<div><style>td {{}}</style><table><tbody><tr><td>{escape(CELL)}</td></tr></tbody></table></div>"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROFILE = params.load("laptop")
-QUARTO = report.quarto()
+QUARTO = variables.quarto()
 
 
 def labelled(label, *, options=None, data=None):
@@ -117,7 +117,7 @@ def write_attention(folder):
 def build(tmp_path, monkeypatch):
     """A run of one's own, to stage, render or spoil."""
     monkeypatch.setattr(paths, "BUILD", tmp_path)
-    monkeypatch.setattr(report, "quarto", lambda: None)
+    monkeypatch.setattr(variables, "quarto", lambda: None)
     finish_run(tmp_path)
     return tmp_path / "laptop"
 
@@ -129,7 +129,7 @@ def page(tmp_path_factory):
     finish_run(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "BUILD", root)
-        patch.setattr(report, "quarto", lambda: None)
+        patch.setattr(variables, "quarto", lambda: None)
         return report.render(PROFILE)
 
 
@@ -141,7 +141,7 @@ def install_quarto(build, tmp_path, monkeypatch):
         fake = tmp_path / "quarto"
         fake.write_text(f"#!/bin/sh\n{script}\n")
         fake.chmod(0o755)
-        monkeypatch.setattr(report, "quarto", lambda: str(fake))
+        monkeypatch.setattr(variables, "quarto", lambda: str(fake))
         return build
 
     return install
@@ -464,7 +464,7 @@ def test_quarto_renders_where_it_is_installed(install_quarto):
 @pytest.mark.usefixtures("build")
 @pytest.mark.skipif(QUARTO is None, reason="Quarto is not installed")
 def test_quarto_warns_of_nothing_and_numbers_figures_and_tables_as_the_preview_does(monkeypatch):
-    monkeypatch.setattr(report, "quarto", lambda: QUARTO)
+    monkeypatch.setattr(variables, "quarto", lambda: QUARTO)
     folder = report.stage(PROFILE)
     done = subprocess.run([QUARTO, "render", str(folder)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

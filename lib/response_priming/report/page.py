@@ -6,7 +6,6 @@ Quarto renders where it is installed; elsewhere `preview` renders the same index
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def stage(profile: params.Profile) -> Path:
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
         (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
         downloads.write(profile, folder)
-        texts = variables.texts(variables.values(profile, renderer=renderer()))
+        texts = variables.texts(variables.values(profile, renderer=variables.renderer()))
         _write_yaml(folder / "_variables.yml", texts)
         _write_yaml(folder / "_quarto.yml", _quarto_config(profile))
         check_sources(folder, folder, texts)
@@ -45,7 +44,7 @@ def render(profile: params.Profile) -> Path:
     folder = stage(profile)
 
     def write(site: Path) -> None:
-        if command := quarto():
+        if command := variables.quarto():
             _run_quarto(command, folder, site)
         else:
             preview.write(folder, site, notebook_titles(profile))
@@ -54,16 +53,6 @@ def render(profile: params.Profile) -> Path:
 
     recipe = artifacts.decided_by("site", {}, [folder], code=[])
     return artifacts.made(folder / "_site", recipe, write) / "index.html"
-
-
-def renderer() -> str:
-    """What renders the page here, as the page says it."""
-    return "Quarto" if quarto() else "pandoc preview"
-
-
-def quarto() -> str | None:
-    """The Quarto executable: on PATH, or beside this Python, where an environment that is not activated keeps it."""
-    return shutil.which("quarto") or shutil.which("quarto", path=str(Path(sys.executable).parent))
 
 
 def _run_quarto(command: str, folder: Path, site: Path) -> None:
@@ -81,7 +70,8 @@ def _run_quarto(command: str, folder: Path, site: Path) -> None:
 def _recipe(profile: params.Profile) -> dict[str, Any]:
     _notebooks(profile)  # all of which must be there
     inputs = [paths.BUILD / profile.name / name for name in variables.STAGES]
-    return artifacts.decided_by("report", notebooks.page_content(profile) | {"quarto": quarto()}, inputs, code=[])
+    content = notebooks.page_content(profile) | {"quarto": variables.quarto()}
+    return artifacts.decided_by("report", content, inputs, code=[])
 
 
 def notebook_titles(profile: params.Profile) -> dict[str, str]:

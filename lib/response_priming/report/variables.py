@@ -6,7 +6,10 @@ and where they come from.
 
 import json
 import re
+import shutil
+import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -38,6 +41,16 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
         return dict(yaml.load(filled, yaml.BaseLoader))
     except (jinja2.TemplateError, yaml.YAMLError) as error:
         raise InputError(f"{paths.shown(template)}: {' '.join(str(error).split())}") from None
+
+
+def renderer() -> str:
+    """What renders the page here, as the page says it."""
+    return "Quarto" if quarto() else "pandoc preview"
+
+
+def quarto() -> str | None:
+    """The Quarto executable: on PATH, or beside this Python, where an environment that is not activated keeps it."""
+    return shutil.which("quarto") or shutil.which("quarto", path=str(Path(sys.executable).parent))
 
 
 def values(profile: params.Profile, renderer: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import yaml
 
 from response_priming import artifacts, audit, claims, compare, notebooks, params, paths, provenance, scoring
 from response_priming.errors import InputError
-from response_priming.report import page, variables
+from response_priming.report import variables
 
 
 def verify(profile: params.Profile) -> Iterator[str]:
@@ -62,7 +62,7 @@ def _derived_anew(profile: params.Profile) -> Iterator[str]:
                     yield f"{paths.shown(there.path)}/{name}: computed anew, it is another"
     staged = paths.BUILD / profile.name / "report"
     try:
-        texts = variables.texts(variables.values(profile, renderer=page.renderer()))
+        texts = variables.texts(variables.values(profile, renderer=variables.renderer()))
     except InputError as error:
         yield f"{paths.shown(staged)}: {error}"
         return
