@@ -17,7 +17,7 @@ from response_priming.attention import analysis as attention
 from response_priming.attention import differences, metrics
 from response_priming.attention import maps as capture
 from response_priming.attention.analysis import Reading, Text
-from response_priming.attention.metrics import EVERY, PAPER
+from response_priming.attention.results import EVERY, PAPER
 from response_priming.errors import InputError
 
 LAYERS, HEADS = tiny.LAYERS, tiny.HEADS

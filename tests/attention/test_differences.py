@@ -7,7 +7,7 @@ import pytest
 from response_priming import arms, paths
 from response_priming.attention import differences as tables
 from response_priming.attention import figures as drawn
-from response_priming.attention.metrics import EVERY, PAPER
+from response_priming.attention.results import EVERY, PAPER
 
 ARMS = ["undistilled", "fine-tuned", "none", "teacher"]
 

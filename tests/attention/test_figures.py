@@ -9,8 +9,7 @@ from tests.attention.test_metrics import causal_maps
 
 from response_priming import arms, params, style
 from response_priming.attention import figures as drawn
-from response_priming.attention.metrics import EVERY, PAPER
-from response_priming.attention.results import Analysis, Example
+from response_priming.attention.results import EVERY, PAPER, Analysis, Example
 from response_priming.errors import InputError
 
 DIVERGENT = pd.DataFrame(

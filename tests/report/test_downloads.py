@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from response_priming.attention.metrics import EVERY
+from response_priming.attention.results import EVERY
 from response_priming.report import downloads
 
 

@@ -18,7 +18,7 @@ import yaml
 from nbformat import v4
 
 from response_priming import arms, artifacts, params, paths
-from response_priming.attention.metrics import EVERY
+from response_priming.attention.results import EVERY
 from response_priming.audit import discrepancies, recount
 from response_priming.errors import InputError
 from response_priming.report import downloads, preview, variables

@@ -10,7 +10,7 @@ from tests.report.test_page import finish_run
 
 from response_priming import arms, notebooks, params, paths
 from response_priming.attention import differences
-from response_priming.attention.metrics import EVERY
+from response_priming.attention.results import EVERY
 from response_priming.params import sections
 from response_priming.report import preview, variables
 

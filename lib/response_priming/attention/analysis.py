@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerBase
 
 from response_priming import artifacts, params, problems, progress, prompts
 from response_priming.attention import differences, maps
-from response_priming.attention.metrics import EVERY, by_head, exact, largest_first, paper_numbers, sink_numbers, spread
-from response_priming.attention.results import SCALE, TABLES, Analysis, read
+from response_priming.attention.metrics import by_head, exact, largest_first, paper_numbers, sink_numbers, spread
+from response_priming.attention.results import EVERY, SCALE, TABLES, Analysis, read
 from response_priming.errors import InputError
 
 REGIONS = ("prompt", "solution")

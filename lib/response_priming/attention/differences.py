@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from response_priming import arms, artifacts, params, stats
-from response_priming.attention.metrics import EVERY, PAPER
+from response_priming.attention.results import EVERY, PAPER
 
 HEAD = ["prompt", "region", "layer", "head"]
 TESTED = ["region", "metric", "unprimed", "difference", "low", "high", "p_prompts", "p_holm", "p_students"]

@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from response_priming import arms, params, stats, style
-from response_priming.attention.metrics import EVERY, PAPER
-from response_priming.attention.results import Analysis, Example
+from response_priming.attention.results import EVERY, PAPER, Analysis, Example
 from response_priming.errors import InputError
 
 Head = tuple[int, int]  # layer, head

@@ -14,16 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from response_priming.attention.results import PAPER
 from response_priming.errors import InputError
 
-PAPER = {
-    "entropy": "Entropy (nats)",
-    "diagonal": "Diagonal",
-    "density": "Density",
-    "similarity": "Similarity to the layer below",
-}
-SINK = {"sink": "Share of the first token", "entropy_rest": "Entropy without the first token (nats)"}
-EVERY = PAPER | SINK
 DENSE = 0.1  # entries above this are counted by the density
 
 

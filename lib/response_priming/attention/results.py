@@ -18,6 +18,15 @@ from numpy.typing import NDArray
 
 from response_priming import artifacts
 
+# The numbers of a head by name (see `metrics`), as figures call them.
+PAPER = {
+    "entropy": "Entropy (nats)",
+    "diagonal": "Diagonal",
+    "density": "Density",
+    "similarity": "Similarity to the layer below",
+}
+SINK = {"sink": "Share of the first token", "entropy_rest": "Entropy without the first token (nats)"}
+EVERY = PAPER | SINK
 TABLES = ("metrics", "divergent", "tests")
 SCALE = 255  # of the maps' square roots, which are kept as bytes
 
@@ -41,7 +50,7 @@ class Example:
 class Analysis:
     """What the stage wrote.
 
-    `metrics`: arm, seed, prompt (its number), region, layer, head, and a column for each of `metrics.EVERY`.
+    `metrics`: arm, seed, prompt (its number), region, layer, head, and a column for each of `EVERY`.
     `divergent`: layer, head, `variance` (see `metrics`; arms are means over seeds), the same over the `prompt` and the
     `solution` alone, and `seeds`, the variance between seeds of an arm (mean over arms; NaN with one seed); means over
     texts, largest variance first. `tests`: see `differences.primed`. `examples`: the texts of `explorer.npz`, in order.

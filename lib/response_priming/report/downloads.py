@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from response_priming import params, paths, stats
-from response_priming.attention.metrics import EVERY
+from response_priming.attention.results import EVERY
 
 FOLDER = "results"
 # Written by the stages as they are.
