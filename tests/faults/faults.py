@@ -6,6 +6,7 @@ result was wrong and nobody said so. Anything but right is an error, and is said
 """
 
 import argparse
+import functools
 import json
 import os
 import random
@@ -85,23 +86,26 @@ class Faults:
         assert done.returncode == 0, done.stdout + done.stderr
         self.before = results(self.project.build)
 
-    def changed(self, rate: float) -> None:
+    def change(self) -> None:
         """Another learning rate for one arm."""
-        self.project.write(overrides={"none": {"learning_rate": rate}})
+        self.project.write(overrides={"none": {"learning_rate": 2e-3}})
 
-    def after(self, rate: float) -> dict[str, Any]:
-        """What an undisturbed run makes with another learning rate; the run of before is back afterwards."""
-        self.changed(rate)
+    @functools.cached_property
+    def changed(self) -> dict[str, Any]:
+        """What an undisturbed run makes with the other learning rate; the run of before is back afterwards."""
+        self.change()
         assert self.project.make("paper").returncode == 0
         made = results(self.project.build)
         self.back()
-        shutil.rmtree(self.project.build / "students" / "none" / ".kept")  # so that it has to be trained again
         return made
 
     def back(self) -> subprocess.CompletedProcess[str]:
-        """The profile of before, and what it made."""
+        """The profile of before, and what it made; what the other one made has to be made again next time."""
         self.project.write(overrides={})
-        return self.project.make("paper")
+        done = self.project.make("paper")
+        for store in ("students", "answers"):
+            shutil.rmtree(self.project.build / store / "none" / ".kept", ignore_errors=True)
+        return done
 
     def artefacts(self) -> list[Path]:
         """The files that a person may come upon."""
@@ -126,16 +130,15 @@ class Faults:
 
     def kills(self) -> Iterator[Outcome]:
         """SIGKILL of everything at a random time; then again, and the parameter taken back."""
-        wanted = self.after(2e-3)
-        for _ in range(2 * self.times):
-            self.changed(2e-3)
+        wanted = self.changed
+        for _ in range(self.times):
+            self.change()
             after = self.draw.uniform(1, 25)
             with self.project.started("paper") as running:
                 time.sleep(after)
                 os.killpg(running.pid, signal.SIGKILL)
             yield self.judged(self.project.make("paper"), wanted), f"killed after {after:.1f} s"
             yield self.judged(self.back(), self.before), f"killed after {after:.1f} s, and taken back"
-            shutil.rmtree(self.project.build / "students" / "none" / ".kept", ignore_errors=True)
 
     def damage(self) -> Iterator[Outcome]:
         """Files changed, cut, emptied, removed, swapped: each is named by `verify`, and made again by make."""
@@ -155,8 +158,8 @@ class Faults:
                     continue
             os.utime(file.parent, (0, 0))
             done = self.project.run("verify", "tiny")
-            places = (file, file.parent)  # of a manifest, what it lists
-            names = [place.relative_to(self.project.root).as_posix() for place in places]
+            names = [place.relative_to(self.project.root).as_posix() for place in (file, file.parent)]
+            names.append(f"{file.stem}: ")  # a notebook
             known = done.returncode == 1 and any(name in done.stdout for name in names)
             crashed = done.returncode not in (0, 1) or "Traceback" in done.stderr
             yield (RIGHT if known else LOST if crashed else SILENT), f"{kind} {file.relative_to(self.project.build)}"
@@ -170,8 +173,9 @@ class Faults:
 
     def plans(self) -> Iterator[Outcome]:
         """Half-written files of the plan stop nothing."""
-        for file in sorted((self.project.build / "plan").iterdir()):
-            if file.name not in ("console",) and file.is_file():
+        files = sorted(path for path in (self.project.build / "plan").iterdir() if path.name != "console")
+        for file in self.draw.sample(files, min(len(files), 4 * self.times)):
+            if file.is_file():
                 content = file.read_bytes()
                 file.write_bytes(content[: self.draw.randrange(len(content))])
                 done = self.project.make("plan")
@@ -195,8 +199,8 @@ class Faults:
 
     def two_at_once(self) -> Iterator[Outcome]:
         """Two makes of one profile: both end well, and nothing is made twice or differs."""
-        wanted = self.after(3e-3)
-        self.changed(3e-3)
+        wanted = self.changed
+        self.change()
         with self.project.started("paper") as one, self.project.started("paper") as other:
             codes = [one.wait(timeout=tiny.PATIENCE * 5), other.wait(timeout=tiny.PATIENCE * 5)]
         same = results(self.project.build) == wanted
