@@ -217,7 +217,19 @@ def no_training(monkeypatch):
 def test_a_second_call_trains_nothing(run, whole, no_training):
     no_training()
     pd.testing.assert_frame_equal(training.train(run), whole)
-    pd.testing.assert_frame_equal(training.train(changed(run, micro_batch=2, n_test=9)), whole)
+    pd.testing.assert_frame_equal(training.train(changed(run, micro_batch=2, n_test=9, evaluate_every=1)), whole)
+
+
+def test_a_finer_validation_curve_leaves_the_weights_alone(run, tmp_path, monkeypatch):
+    run, weights = changed(run, held_out=0.25, train_steps=4, lora_dropout=0.3), []
+    for every in (3, 1):
+        monkeypatch.setattr(paths, "BUILD", tmp_path / f"every-{every}")
+        write_store(run)
+        finer = changed(run, evaluate_every=every)
+        training.train(finer)
+        assert list(training.validation(finer)["step"]) == sorted({*range(0, 4, every), 4})
+        weights.append(load_file(run.output / "students/none/seed-0/adapter_model.safetensors"))
+    assert same(*weights)
 
 
 def test_a_changed_alpha_trains_again(run, whole):

@@ -52,7 +52,7 @@ def train(run: params.DistillRun) -> pd.DataFrame:
 
 
 def validation(run: params.DistillRun) -> pd.DataFrame:
-    """Losses on held-out problems, from step 0, before the first, to the last.
+    """Losses on held-out problems, from step 0, before the first, to the last, as often as they were measured.
 
     Columns: seed, step, and in nats per scored position gold_hard (on the data set's solutions), response_hard and
     response_soft (on the teacher's responses; NaN without a teacher).

@@ -172,7 +172,8 @@ class DistillRun(Distill, ArmRun):
     """Parameters of notebooks/distill.ipynb."""
 
     stage = "distill"
-    idle = Run.idle | {"seeds", "n_test", "micro_batch", "save_every"}
+    # A finer curve of losses is no reason to train what is there again.
+    idle = Run.idle | {"seeds", "n_test", "micro_batch", "save_every", "evaluate_every"}
 
     @property
     def store(self) -> Path | None:

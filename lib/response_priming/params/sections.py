@@ -229,7 +229,9 @@ class Distill(Signal):
     micro_batch: int = Field(8, ge=1, description="responses in one forward pass; divides train_batch")
     gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the train problems kept for the validation curve")
-    evaluate_every: int = Field(20, ge=1, description="optimiser steps between points of the validation curve")
+    evaluate_every: int = Field(
+        20, ge=1, description="optimiser steps between points of the validation curve; a finished student keeps its own"
+    )
     save_every: int = Field(
         20, ge=1, description="optimiser steps between checkpoints, from which a killed run goes on"
     )
