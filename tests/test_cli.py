@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import importlib
 import importlib.util
 import io
@@ -12,7 +13,7 @@ import pytest
 import tiny
 import yaml
 
-from response_priming import cli, params, paths, problems
+from response_priming import cli, notebooks, params, paths, problems
 from response_priming.extraction import RULES
 
 
@@ -52,6 +53,18 @@ def test_clean_removes_nothing_outside_the_profiles_results(tmp_path, monkeypatc
     before = sorted(tmp_path.rglob("*"))
     assert call("clean", name).stderr.startswith(f"response-priming: profile: {name!r} is no name; allowed: ")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_whoever_writes(monkeypatch, number):
+    def full(*_):
+        raise OSError(number, "No space left on device")
+
+    monkeypatch.setattr(notebooks, "write", full)
+    ended = call("plan", "laptop")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("response-priming: build: no space left on the disk; free some and run again: ")
+    assert ended.stderr.count("\n") == 1
 
 
 def test_unknown_stage_names_those_there_are():

@@ -1,5 +1,6 @@
 """The one exception for what a person can put right: bad parameters, files, models or machines."""
 
+import errno
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -11,6 +12,17 @@ class InputError(Exception):
     def _render_traceback_(self) -> list[str]:
         # IPython asks for this: in a notebook, too, the line is all there is to read.
         return [f"{type(self).__name__}: {self}"]
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: a disk, or one's share of it, is full
+
+
+def full_disk(place: str) -> InputError:
+    """What to say where nothing more can be written."""
+    return InputError(
+        f"{place}: no space left on the disk; free some and run again: what is finished is kept, and the run continues "
+        "from there"
+    )
 
 
 def first_problem(error: ValidationError, schema: type[BaseModel]) -> str:

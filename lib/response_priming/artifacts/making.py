@@ -4,7 +4,6 @@ A folder is written aside and renamed in, so a killed stage leaves nothing half-
 removed because a recipe changed: it goes on a shelf, `.kept/` beside it, and comes back when that recipe is wanted.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +18,7 @@ from typing import Any
 from response_priming import paths, progress, provenance
 from response_priming.artifacts.manifests import FILE, MEASURED, damaged, intact, manifest, text_of
 from response_priming.artifacts.recipes import decisive, is_current
-from response_priming.errors import InputError
+from response_priming.errors import FULL, InputError, full_disk
 
 NOTHING_LEFT = 2**20  # bytes on a disk that is as good as full
 
@@ -117,14 +116,11 @@ def _one_line_for_a_full_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        full = isinstance(error, OSError) and error.errno in FULL
         # Others say it in words of their own.
         if isinstance(error, InputError) or not (full or shutil.disk_usage(folder.parent).free < NOTHING_LEFT):
             raise
-        raise InputError(
-            f"{paths.shown(folder)}: no space left on the disk; free some and run again: what is finished is kept, and "
-            "the run continues from there"
-        ) from None
+        raise full_disk(paths.shown(folder)) from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import typer
 
 from response_priming import arms, artifacts, notebooks, params, paths, progress, provenance
 from response_priming.cli.checks import check_problems, check_student, check_teacher
-from response_priming.errors import InputError
+from response_priming.errors import FULL, InputError, full_disk
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
 # every process, for a format that no notebook's schema has.
@@ -244,9 +244,12 @@ def parameters(stage: Annotated[str, typer.Argument(help=f"One of {', '.join(par
 
 
 def main() -> None:
-    """Entry point: an `InputError` is one line on standard error and exit code 2."""
+    """Entry point: an `InputError`, or a full disk, is one line on standard error and exit code 2."""
     try:
         app()
-    except InputError as error:
-        typer.echo(f"response-priming: {error}", err=True)
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in FULL:
+            raise
+        said = full_disk(paths.shown(paths.BUILD)) if isinstance(error, OSError) else error
+        typer.echo(f"response-priming: {said}", err=True)
         sys.exit(2)
