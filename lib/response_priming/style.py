@@ -14,6 +14,7 @@ import jinja2
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
@@ -47,7 +48,10 @@ def apply_style() -> None:
             "svg.hashsalt": "response-priming",
         }
     )
-    set_matplotlib_formats("svg", "png")
+    set_matplotlib_formats("svg", "png", metadata={"Date": None})
+    if shell := get_ipython():
+        plain = shell.display_formatter.formatters["text/plain"]  # else where in memory the table was
+        plain.for_type(Styler, lambda table, printer, _: printer.text(table.to_string()))
     pd.set_option("display.html.use_mathjax", False)
 
 

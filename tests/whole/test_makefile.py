@@ -230,6 +230,17 @@ def test_a_whole_run_is_verified_and_a_flipped_bit_in_any_artefact_is_named(proj
         assert done.stderr == ""
 
 
+def test_the_page_of_notebooks_that_ran_again_is_the_same_to_the_byte(project):
+    site = project.build / "report" / "_site"
+    pages = {file: file.read_bytes() for file in site.rglob("*.html")}
+    for name in ("evaluate-none", "compare", "attention-visualize"):
+        (project.build / "notebooks" / f"{name}.ipynb").unlink()
+    shutil.rmtree(project.build / "report")
+    assert project.make("paper").returncode == 0
+    assert len(pages) > 3
+    assert {file: file.read_bytes() for file in site.rglob("*.html")} == pages
+
+
 def test_a_plan_that_was_cut_short_is_written_again(project):
     plan = project.build / "plan" / "plan.mk"
     text = plan.read_text()

@@ -34,6 +34,7 @@ SHOWN_WEIGHTS = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0)  # ticks of the square-ro
 FOCUS = ".bk-input:focus-visible { outline: 3px solid #0b5cad; outline-offset: 1px; }"
 TITLES = {"map": "Attention of the arm", "difference": "The arm minus the compared arm"}
 SCRIPTS = "the page's own"  # what the page's policy allows to run, until its scripts are there to be digested
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 HOVER = [("from", "@attends"), ("to", "@attended"), ("weight", "@weight{0.000}"), ("difference", "@difference{0.000}")]
 
 
@@ -78,6 +79,9 @@ def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool 
     }
     settings.compression_level = 9
     page = file_html(document, Resources(mode="inline"), template=page, template_variables=shown)
+    # Bokeh draws the ids of its elements at random; the same maps are to be the same page.
+    for number, drawn in enumerate(dict.fromkeys(UUID.findall(page))):
+        page = page.replace(drawn, f"element-{number}")
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     sums = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     return page.replace(SCRIPTS, " ".join(f"'sha256-{sum_}'" for sum_ in sums), 1)

@@ -264,9 +264,16 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
 
 def static_copy(notebook: Path, target: Path) -> None:
     """Copy a notebook with outputs that every renderer may have (see `_safe`): without widgets (Quarto would load their
-    scripts from the network) and progress bars, which leave an output for every state that they were in."""
+    scripts from the network) and progress bars, which leave an output for every state that they were in.
+
+    When it ran stays behind, so that results which are the same again are the same page."""
     content = _read(notebook)
-    content.metadata.pop("widgets", None)
+    for place in (content, *content.cells):
+        for key in ("widgets", "papermill", "execution"):
+            place.metadata.pop(key, None)
+    for cell in content.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"  # papermill draws one at random
     nbformat.write(_made_safe(content), target)
 
 
