@@ -8,6 +8,7 @@ A file an engine, found by its name; a new one is a file and its name in `params
 """
 
 from response_priming.engines.base import (
+    LOWEST,
     Engine,
     Response,
     Setup,
@@ -15,11 +16,13 @@ from response_priming.engines.base import (
     check_context,
     counted,
     open_engine,
+    pack,
     require,
     teacher_of,
 )
 
 __all__ = [
+    "LOWEST",
     "Engine",
     "Response",
     "Setup",
@@ -27,6 +30,7 @@ __all__ = [
     "check_context",
     "counted",
     "open_engine",
+    "pack",
     "require",
     "teacher_of",
 ]

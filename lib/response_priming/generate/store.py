@@ -38,8 +38,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from response_priming import artifacts, paths
-from response_priming.engines import Response, Signal
-from response_priming.engines.base import LOWEST, pack
+from response_priming.engines import LOWEST, Response, Signal, pack
 from response_priming.errors import InputError
 
 # Tables are read without it, which takes seconds to import.

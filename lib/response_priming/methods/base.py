@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import params
-from response_priming.methods import losses, student
+from response_priming.methods.losses import Loss
+from response_priming.methods.student import load
 
 
 class Method:
@@ -26,9 +27,9 @@ class Method:
 
     def student(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student with what is to be trained, ready to return `loss`, and its tokenizer."""
-        return student.load(self.run)
+        return load(self.run)
 
-    def loss(self, model: torch.nn.Module, batch: Mapping[str, Any], **counts: Any) -> losses.Loss:
+    def loss(self, model: torch.nn.Module, batch: Mapping[str, Any], **counts: Any) -> Loss:
         """The loss of a batch.
 
         Args:
@@ -36,4 +37,4 @@ class Method:
             batch: tensors (see `examples.collate`).
             counts: `hard_tokens` and `soft_tokens` (see `losses.distillation`).
         """
-        return cast("losses.Loss", model(**batch, objective=self.run, **counts))
+        return cast("Loss", model(**batch, objective=self.run, **counts))
