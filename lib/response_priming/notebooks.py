@@ -332,7 +332,7 @@ def execute(
             papermill.execute_notebook(notebook, partial, **arguments)
         except papermill.PapermillExecutionError as error:
             if error.ename == InputError.__name__:
-                raise InputError(f"{error.evalue} ({paths.shown(partial)})") from None
+                raise InputError(f"{error.evalue} ({partial})") from None
             line.say(f"{line.name} failed; {where}: {error.ename}: {error.evalue}")
             raise SystemExit(1) from None
         except DeadKernelError:

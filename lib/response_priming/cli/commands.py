@@ -250,6 +250,6 @@ def main() -> None:
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in FULL:
             raise
-        said = full_disk(paths.shown(paths.BUILD)) if isinstance(error, OSError) else error
+        said = full_disk(paths.BUILD) if isinstance(error, OSError) else error
         typer.echo(f"response-priming: {said}", err=True)
         sys.exit(2)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from response_priming import paths
 from response_priming.errors import InputError
 from response_priming.report import preview, variables
 
@@ -29,7 +28,7 @@ def check_sources(report_dir: Path, notebooks_dir: Path, known: Collection[str] 
     codes = list(preview.SHORTCODE.finditer(text))
     if text.count("{{<") != len(codes):
         raise InputError(
-            f"{paths.shown(page)}: malformed shortcode; use {{{{< var KEY >}}}}, {{{{< embed NB.ipynb#LABEL >}}}} or "
+            f"{page}: malformed shortcode; use {{{{< var KEY >}}}}, {{{{< embed NB.ipynb#LABEL >}}}} or "
             "{{< include FILE >}}"
         )
     for code in codes:
@@ -38,13 +37,9 @@ def check_sources(report_dir: Path, notebooks_dir: Path, known: Collection[str] 
         elif code["name"] == "include":
             _require_file(page, code["value"])
         elif code["name"] != "var":
-            raise InputError(
-                f"{paths.shown(page)}: unknown shortcode {code['name']!r}; understood: var, embed, include"
-            )
+            raise InputError(f"{page}: unknown shortcode {code['name']!r}; understood: var, embed, include")
         elif code["value"] not in known:
-            raise InputError(
-                f"{paths.shown(page)}: unknown variable {code['value']!r}; known: {', '.join(sorted(known))}"
-            )
+            raise InputError(f"{page}: unknown variable {code['value']!r}; known: {', '.join(sorted(known))}")
     for drawn in preview.IMAGE.finditer(text):
         _require_file(page, drawn["file"])
     entries = re.findall(
@@ -53,28 +48,26 @@ def check_sources(report_dir: Path, notebooks_dir: Path, known: Collection[str] 
     targets = {*entries, *preview.numbers(text)}
     for reference in preview.REFERENCE.finditer("\n".join([text, *captions])):
         if reference["key"] not in targets:
-            raise InputError(
-                f"{paths.shown(page)}: @{reference['key']} is neither an embedded label nor a key of references.bib"
-            )
+            raise InputError(f"{page}: @{reference['key']} is neither an embedded label nor a key of references.bib")
 
 
 def _require_file(page: Path, name: str) -> None:
     if name not in GENERATED and not (page.parent / name).is_file():
-        raise InputError(f"{paths.shown(page)}: names {name}, but there is no such file beside it")
+        raise InputError(f"{page}: names {name}, but there is no such file beside it")
 
 
 def _embedded_caption(page: Path, notebooks_dir: Path, target: str) -> str:
     name, _, label = target.partition("#")
     notebook = notebooks_dir / name
     if not notebook.exists():
-        raise InputError(f"{paths.shown(page)}: embeds {target}, but there is no {paths.shown(notebook)}")
+        raise InputError(f"{page}: embeds {target}, but there is no {notebook}")
     cells = preview.labelled_cells(notebook)
     if label not in cells:
-        raise InputError(f"{paths.shown(page)}: embeds {target}; labels of that notebook: {', '.join(cells) or 'none'}")
+        raise InputError(f"{page}: embeds {target}; labels of that notebook: {', '.join(cells) or 'none'}")
     kind = label.partition("-")[0]
     for key in {"fig": ("fig-cap", "fig-alt"), "tbl": ("tbl-cap",)}.get(kind, ()):
         if not cells[label].options.get(key):
-            raise InputError(f"{paths.shown(notebook)}: cell {label} has no `#| {key}:`")
+            raise InputError(f"{notebook}: cell {label} has no `#| {key}:`")
     if kind not in ("fig", "tbl"):
-        raise InputError(f"{paths.shown(page)}: embeds {target}; a label must start with fig- or tbl-")
+        raise InputError(f"{page}: embeds {target}; a label must start with fig- or tbl-")
     return cells[label].options[f"{kind}-cap"]

@@ -63,7 +63,7 @@ def _run_quarto(command: str, folder: Path, site: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode or not (output / "index.html").exists():
         message = (done.stderr.strip() or "no index.html").splitlines()[-1]
-        raise InputError(f"{paths.shown(folder)}: quarto render failed: {message}")
+        raise InputError(f"{folder}: quarto render failed: {message}")
     output.replace(site)
 
 
@@ -88,7 +88,7 @@ def _notebooks(profile: params.Profile) -> list[Path]:
     executed = [paths.BUILD / profile.name / "notebooks" / f"{stem}.ipynb" for stem in notebook_titles(profile)]
     for notebook in executed:
         if not notebook.exists():
-            raise InputError(f"{paths.shown(notebook)}: not made yet; `make paper PROFILE={profile.name}` makes it")
+            raise InputError(f"{notebook}: not made yet; `make paper PROFILE={profile.name}` makes it")
     return executed
 
 

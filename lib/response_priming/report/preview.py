@@ -79,9 +79,7 @@ def labelled_cells(notebook: Path) -> dict[str, Cell]:
         if "label" not in options:
             continue
         if options["label"] in cells:
-            raise InputError(
-                f"{paths.shown(notebook)}: label {options['label']!r} occurs twice; each must be one cell's own"
-            )
+            raise InputError(f"{notebook}: label {options['label']!r} occurs twice; each must be one cell's own")
         cells[options["label"]] = Cell(options, cell.get("outputs", []))
     return cells
 

@@ -40,7 +40,7 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
         filled = style.filled(template.read_text(encoding="utf-8"), values)
         return dict(yaml.load(filled, yaml.BaseLoader))
     except (jinja2.TemplateError, yaml.YAMLError) as error:
-        raise InputError(f"{paths.shown(template)}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{template}: {' '.join(str(error).split())}") from None
 
 
 def renderer() -> str:

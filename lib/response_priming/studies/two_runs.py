@@ -128,12 +128,12 @@ def _answers(places: dict[str, Path], compared: Path, seen: dict[str, dict[str, 
         file = places.get(part, compared.parent / part) / "answers.parquet"
         if part in seen and not (file.exists() and provenance.digest(file) == seen[part][file.name]):
             raise InputError(
-                f"{paths.shown(file)}: {'changed since' if file.exists() else 'missing, but read by'} "
-                f"{paths.shown(compared)}; `make paper` makes both again"
+                f"{file}: {'changed since' if file.exists() else 'missing, but read by'} "
+                f"{compared}; `make paper` makes both again"
             )
         _, arm, seed = part.split("/")
         if arm not in arms.known():
-            raise InputError(f"{paths.shown(file.parent)}: arm {arm!r} is not in params/prompts.yaml any more")
+            raise InputError(f"{file.parent}: arm {arm!r} is not in params/prompts.yaml any more")
         answers = pd.read_parquet(file).sort_values("problem_id", kind="stable")
         blocks.setdefault(arm, []).append(answers.assign(seed=int(seed.removeprefix("seed-"))))
     return {arm: pd.concat(several, ignore_index=True) for arm, several in blocks.items()}
