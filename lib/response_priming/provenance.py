@@ -128,7 +128,7 @@ def content(run: params.Run) -> dict[str, Any]:
         strategies = run.strategies if isinstance(run, params.AttributionRun) else [run.strategy]
         found["prefixes"] = {name: arms.strategies()[name]["prefix"] for name in strategies}
     if isinstance(run, params.AuditRun):
-        found["logs"] = logs(run.logs) if run.logs else None
+        found["logs"] = logs(paths.given(run.logs_dir)) if run.logs_dir else None
     return found
 
 

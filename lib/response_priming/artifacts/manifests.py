@@ -62,12 +62,12 @@ def intact(folder: Path) -> set[str]:
     return set((manifest(folder) or {"outputs": {}})["outputs"]) - damaged(folder)
 
 
-def damaged(folder: Path) -> set[str]:
-    """The files of a manifest that are missing or whose digest differs."""
+def damaged(folder: Path, *, anew: bool = False) -> set[str]:
+    """The files of a manifest that are missing or whose digest differs (`anew`: see `provenance.digest`)."""
     made = manifest(folder) or {}
     outputs = made.get("outputs", {}) | made.get("measured", {})
     return {
         name
         for name, made in outputs.items()
-        if not (folder / name).is_file() or provenance.digest(folder / name) != made
+        if not (folder / name).is_file() or provenance.digest(folder / name, anew=anew) != made
     }

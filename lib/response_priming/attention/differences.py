@@ -68,6 +68,17 @@ def means(metrics: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     return table.rename(index=arms.title, level="arm").rename_axis(["Region", "Student"]).reset_index()
 
 
+def by_layer(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Every number of every arm by region and layer: its mean over heads, seeds and prompts, and its 95 % t-interval
+    over the `n` prompts."""
+    keys = ["region", "arm", "layer"]
+    prompts = metrics.groupby([*keys, "prompt"], sort=False)[list(EVERY)].mean().reset_index()
+    rows = prompts.melt([*keys, "prompt"], var_name="number").dropna().groupby([*keys, "number"], sort=False)["value"]
+    table = rows.agg(n="size", mean="mean", interval=stats.t_interval).reset_index()
+    table["low"], table["high"] = zip(*table.pop("interval"), strict=True)
+    return table.assign(seeds=table["arm"].map(metrics.groupby("arm")["seed"].nunique()))
+
+
 def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
     """For every student and each of `heads` (columns layer and head): its accuracy, and how far it moved the head.
 

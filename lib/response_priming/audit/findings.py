@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from response_priming import artifacts, params
+from response_priming import artifacts, params, paths
 from response_priming.audit.discrepancies import numbers, source, table
 from response_priming.audit.recount import count, tabulate
 from response_priming.audit.released import read
@@ -43,7 +43,7 @@ def audit(run: params.AuditRun) -> Audit:
     facts = folder.more["published"]
 
     def write(aside: Path) -> None:
-        found = count(read(run.logs)) if run.logs else None
+        found = count(read(paths.given(run.logs_dir))) if run.logs_dir else None
         made = tabulate(found or facts["recount"], facts)
         values = numbers(found or facts["recount"], facts, made) | {"source": source(found, facts)}
         made["discrepancies"] = table(facts, values)

@@ -22,15 +22,6 @@ from response_priming.engines.base import (
 )
 
 __all__ = [
-    "LOWEST",
-    "Engine",
-    "Response",
-    "Setup",
-    "Signal",
-    "check_context",
-    "counted",
-    "open_engine",
-    "pack",
-    "require",
+    "LOWEST", "Engine", "Response", "Setup", "Signal", "check_context", "counted", "open_engine", "pack", "require",
     "teacher_of",
-]
+]  # fmt: skip

@@ -273,11 +273,6 @@ class AuditRun(Audit, Run):
     idle = Run.idle | {"seed", "logs_dir"}
 
     @property
-    def logs(self) -> Path | None:
-        """The folder with the released logs; None: the recorded counts."""
-        return paths.given(self.logs_dir) if self.logs_dir else None
-
-    @property
     def folders(self) -> list[Folder]:
         """The tables of the recount."""
         facts = {"published": arms.published()}

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import paths, stats, style
+from response_priming import stats, style
 from response_priming.studies.search import trials
 from response_priming.studies.two_runs import ABSENT, FinishedRun, claims, differing, differing_code, same_problems
 
@@ -114,9 +114,8 @@ def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, s
         "clear": clear["points"].astype(float),
         "verdicts": claims(a, b),
     }
-    words = (paths.REPORT / "two-runs.md.jinja").read_text(encoding="utf-8")
     parts = ("runs", "parameters", "accuracies", "claims")
-    return {part: style.filled(words, values | {"part": part}).strip() for part in parts}
+    return {part: style.words("two-runs.md.jinja", values | {"part": part}).strip() for part in parts}
 
 
 def shown_parameters(a: FinishedRun, b: FinishedRun) -> Styler | None:

@@ -17,7 +17,6 @@ import pandas as pd
 
 from response_priming import arms, artifacts, params, paths, provenance, scoring, stats
 from response_priming.errors import InputError
-from response_priming.extraction import RULES
 
 # In a recipe, but no choice of the run: what the folder is for, and texts of the tables.
 NO_PARAMETERS = frozenset({"arm", "strategy", "train_seed", "titles", "published"})
@@ -229,7 +228,7 @@ def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
             if arm not in run.answers:
                 continue
             if f"{a.rule}-correct" not in run.answers[arm]:
-                have = ", ".join(name for name in RULES if f"{name}-correct" in run.answers[arm])
+                have = ", ".join(re.findall(r"(\S+)-correct", " ".join(map(str, run.answers[arm]))))
                 raise InputError(f"{run.name}: scores/{arm} has no verdicts by rule {a.rule!r}; it has those of {have}")
             right[side] = scoring.by_student(run.answers[arm], a.rule)
             low, high = stats.accuracy_interval(right[side])
