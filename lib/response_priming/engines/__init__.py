@@ -1,6 +1,6 @@
 """Engines: what runs a model. Token prompts in, responses out as they finish; a stage never asks which one it is.
 
-A file an engine, found by its name; a new one is a file and its name in `params.sections`. `base` is what they share:
+A file an engine, found by its name; a new one is a file and its name in `params.fields`. `base` is what they share:
 
     transformers  in process, with `cascade`
     vllm          in process
