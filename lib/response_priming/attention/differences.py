@@ -1,4 +1,4 @@
-"""What the numbers of all heads come to: differences, a permutation test, means, and a summary.
+"""Differences between arms in the numbers of all heads, with a permutation test; means, and a summary.
 
 `metrics` is always the table of `results.Analysis`. Arms are means over their seeds.
 """

@@ -1,4 +1,4 @@
-"""The students side by side, and their attention maps layer by layer.
+"""Attention maps of all students side by side, layer by layer.
 
 Students are grouped by the weights that they run on (`models.Base`), which are loaded once; those of a group read a
 text in one batch, each row with its own adapter. LoRA students are one group, QLoRA students another, on the 4-bit
