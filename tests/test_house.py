@@ -5,10 +5,12 @@ import json
 import re
 import subprocess
 import sys
+from typing import get_args
 
+import pandas as pd
 import pytest
 
-from response_priming import paths
+from response_priming import extraction, params, paths, scoring
 
 LIB = paths.ROOT / "lib" / "response_priming"
 FACES = sorted(LIB.glob("*/__init__.py"))
@@ -99,3 +101,18 @@ def test_every_notebook_begins_in_the_same_way(notebook):
     if notebook.stem != "compare-runs":  # which is of two runs
         assert f'run = params.collect("{notebook.stem}", globals())' in "".join(setup["source"])
         assert "".join(setup["source"]).endswith("print(provenance.summary(run))")
+
+
+# --- what is added by one file or one entry; strategies and divergences: tests/whole/test_readme.py ---
+
+
+def test_an_engine_is_a_file_and_its_name_in_the_schema():
+    files = {file.stem for file in (LIB / "engines").glob("*.py") if "\nENGINE = " in file.read_text()}
+    assert files == set(get_args(params.Engine))
+
+
+def test_an_extraction_rule_is_an_entry(monkeypatch):
+    monkeypatch.setitem(extraction.RULES, "new", extraction.RULES["last-number"])
+    graded = scoring.grade(pd.DataFrame({"response": ["so 3"], "answer": ["3"]}))
+    assert graded[f"{params.EvaluateRun(rule='new').rule}-correct"].tolist() == [True]
+    assert scoring.known([])[-1] == "new"

@@ -6,16 +6,17 @@
     notebooks, claims        which notebooks are stale, and how they run; what the paper claims, with a verdict on each
     compare                  all arms side by side
     distill, evaluate        an arm's students are trained; they answer, and rules score the answers
-    methods                  what a student learns from, and the objective
+    methods                  what a student learns from, and the objective: alpha, hard and soft loss
     attention, attribution   where students look; which tokens drive the teacher
-    generate                 the teacher responds; the store of its responses
+    generate                 the teacher responds; the store of its responses, each token with its signal
     audit                    the released study, counted again
-    engines                  what runs a model: transformers, vLLM, a server
-    models, prompts, problems, scoring, extraction, stats, style    shared by stages
+    engines                  what runs a model, a file each: transformers, vLLM, a server
+    models, prompts, problems, scoring, extraction, style    shared by stages
+    stats                    every interval, test and correction
     artifacts, provenance    what a stage wrote, by which recipe; which code and machine made it
     params                   every parameter, a profile, what a notebook is given, and what it means on this machine
     arms                     what each line of the results table is
-    progress, paths, errors  the ground
+    progress, errors, paths  the ground
 
 A room's `__init__.py` is its face: what other rooms and notebooks take. It is imported when it is used, since some of
 it takes seconds.

@@ -92,15 +92,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except OSError as error:
-        raise InputError(f"{paths.shown(path)}: cannot be read: {error.strerror}") from None
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{paths.shown(path)}: must be UTF-8, is not: {error.reason} at byte {error.start}") from None
+        raise InputError(f"{path}: must be UTF-8, is not: {error.reason} at byte {error.start}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{paths.shown(path)}: not YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if content is None:
-        raise InputError(f"{paths.shown(path)}: must be a mapping of sections, is empty; `{{}}` is all defaults")
+        raise InputError(f"{path}: must be a mapping of sections, is empty; `{{}}` is all defaults")
     if not isinstance(content, dict):
-        raise InputError(f"{paths.shown(path)}: must be a mapping of sections, is a {type(content).__name__}")
+        raise InputError(f"{path}: must be a mapping of sections, is a {type(content).__name__}")
     return content
 
 
@@ -115,9 +115,9 @@ def _strategies(path: Path) -> dict[str, Strategy]:
     try:
         found: dict[str, Strategy] = dict(_Prompts.model_validate(read_yaml(path)).strategies)
     except ValidationError as error:
-        raise InputError(f"{paths.shown(path)}: {first_problem(error, _Prompts)}") from None
+        raise InputError(f"{path}: {first_problem(error, _Prompts)}") from None
     if UNPRIMED not in found or found[UNPRIMED]["prefix"]:
-        raise InputError(f"{paths.shown(path)}: strategies.{UNPRIMED}: must be there, with an empty prefix")
+        raise InputError(f"{path}: strategies.{UNPRIMED}: must be there, with an empty prefix")
     return found
 
 

@@ -1,13 +1,23 @@
 """The one exception for what a person can put right: bad parameters, files, models or machines."""
 
 import errno
+import os
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from response_priming import paths
+
 
 class InputError(Exception):
-    """One line that names the file or key, the value, and what is allowed. The command line prints it and exits 2."""
+    """One line that names the file or key, the value, and what is allowed. The command line prints it and exits 2.
+
+    Paths within the project are shown relative to it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.replace(f"{paths.ROOT}{os.sep}", ""))
 
     def _render_traceback_(self) -> list[str]:
         # IPython asks for this: in a notebook, too, the line is all there is to read.
@@ -17,7 +27,7 @@ class InputError(Exception):
 FULL = (errno.ENOSPC, errno.EDQUOT)  # of an OSError: a disk, or one's share of it, is full
 
 
-def full_disk(place: str) -> InputError:
+def full_disk(place: Path) -> InputError:
     """What to say where nothing more can be written."""
     return InputError(
         f"{place}: no space left on the disk; free some and run again: what is finished is kept, and the run continues "

@@ -50,6 +50,12 @@ class Node:
         return f"{self.stage}-{self.item}" if self.item else self.stage
 
     @property
+    def title(self) -> str:
+        """Title of its page."""
+        stage = self.stage.capitalize().replace("-", " ")
+        return f"{stage}: {arms.title(self.item)}" if self.item else PAGES[self.stage]
+
+    @property
     def notebook(self) -> Path:
         """The notebook's source."""
         return paths.NOTEBOOKS / f"{self.stage}.ipynb"
@@ -190,14 +196,12 @@ def lacking(run: params.Run) -> str | None:
 def _changed(stamp: Path, content: dict[str, Any], executed: Path) -> str | None:
     try:
         done = json.loads(stamp.read_text(encoding="utf-8"))
-        before, made = done["content"], done["executed"]
+        before, made, there = done["content"], done["executed"], provenance.digest(executed)
     except (OSError, ValueError, LookupError, TypeError):
-        return "not run yet"
-    if not executed.exists():
         return "not run yet"
     if before != json.loads(json.dumps(content)):
         return difference(before, content)
-    return None if provenance.digest(executed) == made else f"{executed.name} changed by hand"
+    return None if there == made else f"{executed.name} changed by hand"
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -221,7 +225,7 @@ def write(profile: params.Profile) -> None:
     found, all_nodes = states(profile), nodes(profile) + extras(profile)
     files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes} | {"report": "$(PAGE)"}
     stale = [files[name] for name, state in found.items() if state.reason]
-    ready = paths.BUILD / profile.name / "plan" / "ready"
+    ready = profile.build / "plan" / "ready"
     if not ready.exists() or ready.read_text(encoding="utf-8") != profile.written:
         stale.append("$(READY)")
     # Every notebook is named, or make would take it for a file between two others, which it does without.
@@ -254,7 +258,7 @@ def notebook_code(notebook: Path) -> dict[str, str]:
 
 def page_of(profile: params.Profile) -> tuple[Path, Path]:
     """The page of a profile, behind where it is kept what it was made of."""
-    build = paths.BUILD / profile.name
+    build = profile.build
     return build / "plan" / "report.json", build / "report" / "_site" / "index.html"
 
 
@@ -279,18 +283,27 @@ def mark_done(stamp: Path, content: dict[str, Any], executed: Path) -> None:
 # --- execution ---
 
 
-def _own_kernel() -> type[Any]:
-    """Starts the kernel of this Python, whatever others are installed under its name."""
+def _own_kernel(sockets: str) -> dict[str, Any]:
+    """How papermill starts the kernel of this Python, whatever others have its name, and talks to it in a folder."""
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
+    from traitlets.config import Config
 
     class OwnKernel(AsyncKernelManager):
         @default("kernel_spec_manager")
         def _own(self) -> KernelSpecManager:
             return KernelSpecManager(parent=self, kernel_dirs=[])
 
-    return OwnKernel
+    return {
+        "kernel_name": "python3",
+        "kernel_manager_class": OwnKernel,
+        "start_timeout": 300,
+        # With TCP, kernels that start at the same time can race for a port.
+        "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
+        # Its own log would pass the line by; now and then it says that an ending kernel was interrupted.
+        "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
+    }
 
 
 def execute(
@@ -307,7 +320,6 @@ def execute(
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
-    from traitlets.config import Config
 
     partial = target.with_suffix(".partial.ipynb")
     where = f"the notebook up to there: {paths.shown(partial)}"
@@ -315,15 +327,9 @@ def execute(
     place = None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"
     with artifacts.locked(target), tempfile.TemporaryDirectory(dir=place) as sockets:
         arguments: dict[str, Any] = {
+            **_own_kernel(sockets),
             "parameters": values,
-            "kernel_name": "python3",
-            "kernel_manager_class": _own_kernel(),
             "cwd": folder,
-            "start_timeout": 300,
-            # Sockets in files of its own: with TCP, kernels that start at the same time can race for a port.
-            "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-            # The kernel's own log would pass the line by; now and then it says that an ending kernel was interrupted.
-            "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
             "coalesce_streams": True,  # of a bar, what is left on a terminal is left in the notebook: nothing
             "progress_bar": False,
             "stderr_file": line,
@@ -332,7 +338,7 @@ def execute(
             papermill.execute_notebook(notebook, partial, **arguments)
         except papermill.PapermillExecutionError as error:
             if error.ename == InputError.__name__:
-                raise InputError(f"{error.evalue} ({paths.shown(partial)})") from None
+                raise InputError(f"{error.evalue} ({partial})") from None
             line.say(f"{line.name} failed; {where}: {error.ename}: {error.evalue}")
             raise SystemExit(1) from None
         except DeadKernelError:

@@ -20,8 +20,6 @@ from typing import Any, TextIO, TypeVar
 import psutil
 from tqdm import tqdm
 
-from response_priming import paths
-
 T = TypeVar("T")
 # The end is an instruction to clear the rest of the line: text that follows it is no part of the bar.
 FORMAT = "{desc}{n}/{total} {unit}s, {speed}, {remaining} left{postfix}\x1b[K"
@@ -188,9 +186,9 @@ class Line(io.TextIOBase):
             file.write(json.dumps([block.count("\n"), lines]) + "\n")  # over the old line, at once: never half a file
 
 
-def shared(profile: str) -> Path:
-    """The file with the lines of all that the profile runs now."""
-    return paths.BUILD / profile / "plan" / "console"
+def shared(build: Path) -> Path:
+    """The file with the lines of all that a profile runs now, whose artefacts are in this folder."""
+    return build / "plan" / "console"
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,9 @@ import jinja2
 
 from response_priming import arms, params
 from response_priming.errors import InputError
-from response_priming.problems import Problem
+
+if TYPE_CHECKING:
+    from response_priming.problems import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,7 +31,7 @@ def bare(question: str, system_prompt: str) -> list[dict[str, str]]:
 
 
 def messages(
-    question: str, *, system_prompt: str, prefix: str = "", examples: Sequence[Problem] = ()
+    question: str, *, system_prompt: str, prefix: str = "", examples: "Sequence[Problem]" = ()
 ) -> list[dict[str, str]]:
     """Chat messages of a teacher's prompt: worked examples first, then the question under the strategy's prefix.
 

@@ -222,6 +222,11 @@ def seeds(row: Any) -> str:
     return "one training seed" if row["seeds"] == 1 else f"{row['seeds']} training seeds"
 
 
+def words(file: str, values: Mapping[str, Any]) -> str:
+    """A template of report/, filled."""
+    return filled((paths.REPORT / file).read_text(encoding="utf-8"), values)
+
+
 def filled(template: str, values: Mapping[str, Any]) -> str:
     """Words, a Jinja template, with these values in it; its filters are the formats above, `verbatim`, `title` and
     `number`.

@@ -69,7 +69,7 @@ def test_of_a_single_layer_what_compares_layers_stays_empty():
 @pytest.mark.parametrize(("chosen", "heads"), [([], [(2, 0), (1, 3)]), ([[0, 1]], [(0, 1)])])
 def test_heads_are_the_chosen_ones_else_the_most_divergent(chosen, heads):
     run = params.AttentionRun(chosen_heads=chosen, heatmaps=2)
-    assert drawn.shown_heads(run, analysis()) == heads
+    assert drawn.shown_heads(run.chosen_heads, run.heatmaps, analysis()) == heads
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_heads_are_the_chosen_ones_else_the_most_divergent(chosen, heads):
 )
 def test_a_head_that_is_not_there_is_refused(pair, named):
     with pytest.raises(InputError, match=named):
-        drawn.shown_heads(params.AttentionRun(chosen_heads=[pair]), analysis())
+        drawn.shown_heads([pair], 2, analysis())
 
 
 @pytest.mark.parametrize(

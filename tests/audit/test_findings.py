@@ -34,14 +34,14 @@ def test_logs_that_count_otherwise_than_the_record_are_owned_up_to(make_run, tmp
 
 
 def test_logs_that_count_as_the_record_are_said_to():
-    assert "every one equals the recorded one" in findings.source(RECORDED, FACTS)
+    assert "every one equals the recorded one" in discrepancies.source(RECORDED, FACTS)
 
 
 def test_a_second_audit_counts_nothing_until_a_log_changes(make_run, tmp_path, monkeypatch):
     run = make_run("audit", logs_dir=str(made_logs.write(tmp_path / "logs")))
     findings.audit(run)
-    read, reads = released.read, []
-    monkeypatch.setattr(released, "read", lambda folder: reads.append(folder) or read(folder))
+    read, reads = findings.read, []
+    monkeypatch.setattr(findings, "read", lambda folder: reads.append(folder) or read(folder))
     findings.audit(run)
     assert not reads
     made_logs.write(tmp_path / "logs", {"base-KD.csv": made_logs.tables()["base-KD.csv"].assign(model_answer="5")})

@@ -41,7 +41,7 @@ def test_a_model_with_it_computes_what_it_did_before():
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
     with torch.inference_mode():
         before = model(ids, attention_mask=mask).logits
-        model.set_attn_implementation(cascade.NAME)
+        model.set_attn_implementation(cascade.CASCADE)
         after = model(ids, attention_mask=mask).logits
     assert torch.equal(before[mask.bool()], after[mask.bool()])
 

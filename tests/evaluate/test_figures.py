@@ -50,7 +50,7 @@ def test_browsing_nothing_says_so():
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(InputError, match=r"^rule = 'first': allowed: hash, "):
+    with pytest.raises(InputError, match=r"^rule 'first': unknown; allowed: hash, "):
         figures.browse(ANSWERS, "first")
 
 

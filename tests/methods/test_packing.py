@@ -43,10 +43,10 @@ def test_shared_tokens_stand_once_and_padding_nowhere(batch):
 def test_hidden_states_and_gradients_are_those_of_the_padded_batch(batch):
     ids, mask = batch
     plain, packs = tiny.llama(), tiny.llama()
-    assert packing.fits(packs)
+    assert packing.can_pack(packs)
     expected = plain.model(input_ids=ids, attention_mask=mask).last_hidden_state
     layout = packing.pack(ids, mask)
-    found = packing.read(packs.model, ids, layout)[layout.places]
+    found = packing.read_packed(packs.model, ids, layout)[layout.places]
     assert torch.allclose(found[mask.bool()], expected[mask.bool()], atol=1e-5)
     for hidden in (expected, found):
         hidden[mask.bool()].pow(2).sum().backward()
@@ -61,7 +61,7 @@ def test_the_objective_is_the_same_packed_and_padded(batch, monkeypatch):
     for packed in (True, False):
         model = tiny.llama()
         if not packed:
-            monkeypatch.setattr(packing, "fits", lambda _: False)
+            monkeypatch.setattr(student, "can_pack", lambda _: False)
         student.teach(model)
         parts.append(model(input_ids=ids, attention_mask=mask, **wanted, objective=OBJECTIVE).hard)
     assert torch.allclose(*parts, atol=1e-5)
@@ -82,9 +82,9 @@ def test_a_model_that_attends_through_a_window_or_not_by_sdpa_is_left_as_it_is()
         if model.config.model_type == "llama":
             model.set_attn_implementation("eager")
         before = model.config._attn_implementation
-        assert not packing.fits(model)
+        assert not packing.can_pack(model)
         assert model.config._attn_implementation == before
-    assert packing.fits(mistral(None))
+    assert packing.can_pack(mistral(None))
 
 
 @pytest.mark.parametrize("make", [mistral, gpt2], ids=["windowed", "learned positions"])

@@ -16,7 +16,6 @@ from response_priming.compare import figures as compare_figures
 from response_priming.generate import figures as generate_figures
 from response_priming.report import preview, variables
 from response_priming.studies import figures as studies_figures
-from response_priming.studies import two_runs
 
 SECRET = "what is in a file of whoever renders"
 TITLE = 'Dr. <script>window.ran = 1</script> {{< var seed >}} @nobody *b* _i_ `c` | [l](javascript:0) "q" $5 and $6 \\'
@@ -184,7 +183,7 @@ def test_the_two_runs_page_shows_foreign_text_as_written(tmp_path, outputs, open
     run = type("Run", (), about | {"problems": pd.DataFrame({"id": [1]})})
     nothing = pd.DataFrame(columns=["a", "b"])
     for name, value in (("differing", nothing), ("differing_code", []), ("same_problems", True), ("claims", nothing)):
-        monkeypatch.setattr(two_runs, name, lambda *_, value=value: value)
+        monkeypatch.setattr(studies_figures, name, lambda *_, value=value: value)
     said = studies_figures.describe(run, run, found.assign(low=1.0, high=2.0))["accuracies"]
     described = v4.new_output("display_data", data={"text/markdown": said, "text/plain": "Markdown"})
     shown = [described, *outputs["distill-teacher"], *outputs["evaluate-teacher"]]

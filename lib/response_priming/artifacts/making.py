@@ -120,7 +120,7 @@ def _one_line_for_a_full_disk(folder: Path) -> Iterator[None]:
         # Others say it in words of their own.
         if isinstance(error, InputError) or not (full or shutil.disk_usage(folder.parent).free < NOTHING_LEFT):
             raise
-        raise full_disk(paths.shown(folder)) from None
+        raise full_disk(folder) from None
 
 
 @contextmanager

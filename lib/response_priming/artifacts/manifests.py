@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from response_priming import paths, provenance
+from response_priming import provenance
 from response_priming.errors import InputError
 
 FILE = "manifest.json"
@@ -18,21 +18,20 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, it cannot be read, it is another arm's or seed's, or a file changed since.
     """
-    where = paths.shown(folder)
     if not (folder / FILE).exists():
-        raise InputError(f"{where}: not made yet; `make paper` makes every stage in order")
+        raise InputError(f"{folder}: not made yet; `make paper` makes every stage in order")
     made = manifest(folder)
     if made is None:
-        raise InputError(f"{where}/{FILE}: damaged; `make paper` makes the folder again")
+        raise InputError(f"{folder}/{FILE}: damaged; `make paper` makes the folder again")
     parameters = made["recipe"].get("parameters", {}) if "recipe" in made else {}
     places = (folder.parent.name, folder.name) if folder.name.startswith("seed-") else (folder.name, "")
     item = parameters.get("arm", parameters.get("strategy"))
     seed = f"seed-{parameters['train_seed']}" if "train_seed" in parameters else None
     for found, place in ((item, places[0]), (seed, places[1])):
         if found is not None and found != place:
-            raise InputError(f"{where}: holds what was made for {found}; `make paper` makes it again")
+            raise InputError(f"{folder}: holds what was made for {found}; `make paper` makes it again")
     if changed := sorted(damaged(folder)):
-        raise InputError(f"{where}/{changed[0]}: not as it was made; `make paper` makes it again")
+        raise InputError(f"{folder}/{changed[0]}: not as it was made; `make paper` makes it again")
     return made
 
 
@@ -63,12 +62,12 @@ def intact(folder: Path) -> set[str]:
     return set((manifest(folder) or {"outputs": {}})["outputs"]) - damaged(folder)
 
 
-def damaged(folder: Path) -> set[str]:
-    """The files of a manifest that are missing or whose digest differs."""
+def damaged(folder: Path, *, anew: bool = False) -> set[str]:
+    """The files of a manifest that are missing or whose digest differs (`anew`: see `provenance.digest`)."""
     made = manifest(folder) or {}
     outputs = made.get("outputs", {}) | made.get("measured", {})
     return {
         name
         for name, made in outputs.items()
-        if not (folder / name).is_file() or provenance.digest(folder / name) != made
+        if not (folder / name).is_file() or provenance.digest(folder / name, anew=anew) != made
     }

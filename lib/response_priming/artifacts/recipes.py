@@ -87,7 +87,7 @@ def _require_same_precision(folder: Path, made_by: dict[str, Any], wanted: dict[
     made, here = _precision(made_by), _precision(wanted)
     if "automatic" in wanted and made not in (None, here) and here != "auto":
         raise InputError(
-            f"{paths.shown(folder)}: made in {made}, and model.dtype = auto is {here} on this machine; in the profile, "
+            f"{folder}: made in {made}, and model.dtype = auto is {here} on this machine; in the profile, "
             f"`model: {{dtype: {made}}}` goes on with what is there, `model: {{dtype: {here}}}` makes everything again"
         )
 

@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "analysis": ["analyse", "texts_of"],
         "metrics": ["divergent_heads", "head_metrics"],
         "results": ["read"],
-        "differences": ["against", "means", "summary", "with_accuracy"],
+        "differences": ["against", "by_layer", "means", "summary", "with_accuracy"],
         "explorer": ["explore", "html"],
         "figures": [
             "accuracy_figure", "heatmaps_figure", "layers_figure", "ranking_figure", "shown_heads", "shown_means",

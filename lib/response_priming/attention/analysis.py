@@ -22,7 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import artifacts, params, problems, progress, prompts
-from response_priming.attention import differences, maps
+from response_priming.attention.differences import primed
+from response_priming.attention.maps import Student, folders_of, load, visit_groups
 from response_priming.attention.metrics import by_head, exact, largest_first, paper_numbers, sink_numbers, spread
 from response_priming.attention.results import EVERY, SCALE, TABLES, Analysis, read
 from response_priming.errors import InputError
@@ -37,25 +38,25 @@ def analyse(run: params.AttentionRun) -> Analysis:
     Raises:
         InputError: a student is missing or of another model, or a text is longer than allowed.
     """
-    maps.folders_of(run)
+    folders_of(run)
     folder = run.folders[0]
     return read(artifacts.made(folder.path, artifacts.recipe(run, folder), functools.partial(_write, run)))
 
 
 def _write(run: params.AttentionRun, folder: Path) -> None:
-    groups, tokenizer = maps.load(run)
+    groups, tokenizer = load(run)
     texts = texts_of(run, tokenizer, groups[0].model.config)
     readings: list[Reading] = []
     for text in progress.over(texts, "text"):
         # The first token is the attention sink.
         kept = [0, *range(max(1, len(text.tokens) - run.explorer_tokens + 1), len(text.tokens))]
         reading = Reading(run.students, text, kept if len(readings) < run.explorer_prompts else None)
-        maps.visit_groups(groups, reading.who, text.tokens, reading.take, skip=run.skip_layers)
+        visit_groups(groups, reading.who, text.tokens, reading.take, skip=run.skip_layers)
         readings.append(reading)
     metrics = pd.concat([reading.metrics().assign(prompt=n) for n, reading in enumerate(readings)], ignore_index=True)
     divergent = pd.concat([reading.divergent() for reading in readings]).groupby(["layer", "head"]).mean()
     divergent = largest_first(divergent.reset_index())
-    tests = differences.primed(metrics, run.arms, seed=run.seed)
+    tests = primed(metrics, run.arms, seed=run.seed)
     for name, table in zip(TABLES, (metrics, divergent, tests), strict=True):
         table.to_parquet(folder / f"{name}.parquet", index=False)
     arrays: dict[str, Any] = {}
@@ -105,7 +106,7 @@ def texts_of(run: params.AttentionRun, tokenizer: PreTrainedTokenizerBase, confi
 class Reading:
     """What is kept of one text's maps while its layers pass."""
 
-    def __init__(self, who: list[maps.Student], text: Text, kept: list[int] | None = None) -> None:
+    def __init__(self, who: list[Student], text: Text, kept: list[int] | None = None) -> None:
         self.who, self.text, self.kept = who, text, kept
         self.arms = list(dict.fromkeys(arm for arm, _ in who))
         self.below: Tensor | None = None

@@ -1,4 +1,4 @@
-"""What the numbers of all heads come to: differences, a permutation test, means, and a summary.
+"""Differences between arms in the numbers of all heads, with a permutation test; means, and a summary.
 
 `metrics` is always the table of `results.Analysis`. Arms are means over their seeds.
 """
@@ -66,6 +66,17 @@ def means(metrics: pd.DataFrame, names: list[str]) -> pd.DataFrame:
         printed = pd.Series({("prompt", arm): value for arm, value in values.items()}, dtype=float)
         table[f"{PAPER[metric]}, published"] = printed.reindex(table.index)
     return table.rename(index=arms.title, level="arm").rename_axis(["Region", "Student"]).reset_index()
+
+
+def by_layer(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Every number of every arm by region and layer: its mean over heads, seeds and prompts, and its 95 % t-interval
+    over the `n` prompts."""
+    keys = ["region", "arm", "layer"]
+    prompts = metrics.groupby([*keys, "prompt"], sort=False)[list(EVERY)].mean().reset_index()
+    rows = prompts.melt([*keys, "prompt"], var_name="number").dropna().groupby([*keys, "number"], sort=False)["value"]
+    table = rows.agg(n="size", mean="mean", interval=stats.t_interval).reset_index()
+    table["low"], table["high"] = zip(*table.pop("interval"), strict=True)
+    return table.assign(seeds=table["arm"].map(metrics.groupby("arm")["seed"].nunique()))
 
 
 def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:

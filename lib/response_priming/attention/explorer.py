@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from bokeh.document import Document
@@ -26,7 +26,9 @@ from bokeh.transform import transform
 from IPython.display import HTML
 
 from response_priming import arms, paths
-from response_priming.attention.results import Analysis, Example
+
+if TYPE_CHECKING:
+    from response_priming.attention.results import Analysis, Example
 
 STEPS = 255
 BUDGET = 7_000_000  # weights, a byte each; packed and written as text they take a little over half of that
@@ -38,7 +40,7 @@ UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a
 HOVER = [("from", "@attends"), ("to", "@attended"), ("weight", "@weight{0.000}"), ("difference", "@difference{0.000}")]
 
 
-def explore(analysis: Analysis, heads: Iterable[Sequence[int]] = ()) -> HTML:
+def explore(analysis: "Analysis", heads: Iterable[Sequence[int]] = ()) -> HTML:
     """The page within a notebook, with these `heads` (layer and head) in any case, where not all fit."""
     # JupyterLab leaves out the frame, but not the text in it, until the notebook is trusted.
     return HTML(
@@ -48,7 +50,7 @@ def explore(analysis: Analysis, heads: Iterable[Sequence[int]] = ()) -> HTML:
     )
 
 
-def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool = True) -> str:
+def html(analysis: "Analysis", heads: Iterable[Sequence[int]] = (), *, back: bool = True) -> str:
     """The page, from `examples` and `divergent`; where not all heads fit into `BUDGET`, the most divergent ones and
     `heads`. With a link `back` to the manuscript in the same folder."""
     examples, divergent = analysis.examples, analysis.divergent
@@ -87,7 +89,7 @@ def html(analysis: Analysis, heads: Iterable[Sequence[int]] = (), *, back: bool 
     return page.replace(SCRIPTS, " ".join(f"'sha256-{sum_}'" for sum_ in sums), 1)
 
 
-def _texts(examples: Sequence[Example], kept: list[tuple[int, int]]) -> list[dict[str, Any]]:
+def _texts(examples: "Sequence[Example]", kept: list[tuple[int, int]]) -> list[dict[str, Any]]:
     """What explorer.js reads of each text: its tokens behind their positions, which makes them unique, and the maps'
     causal halves [heads, arms, pairs], each arm but the first as the difference to the one before it."""
     layers, heads = np.array(kept).T
@@ -101,7 +103,7 @@ def _texts(examples: Sequence[Example], kept: list[tuple[int, int]]) -> list[dic
     return texts
 
 
-def _controls(examples: Sequence[Example], kept: list[tuple[int, int]]) -> dict[str, Select]:
+def _controls(examples: "Sequence[Example]", kept: list[tuple[int, int]]) -> dict[str, Select]:
     """A list to choose from for each of arm, second arm, layer, head and problem."""
     names = [arms.title(arm) for arm in examples[0].maps]
     by_layer: dict[str, list[str]] = {}

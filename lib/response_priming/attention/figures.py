@@ -9,7 +9,7 @@ from matplotlib.colors import CenteredNorm, PowerNorm
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from response_priming import arms, params, stats, style
+from response_priming import arms, stats, style
 from response_priming.attention.results import EVERY, PAPER, Analysis, Example
 from response_priming.errors import InputError
 
@@ -74,21 +74,21 @@ def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] =
     return figure
 
 
-def shown_heads(run: params.AttentionRun, analysis: Analysis) -> list[Head]:
-    """The heads that the run chooses, else the most divergent ones.
+def shown_heads(chosen: list[list[int]], count: int, analysis: Analysis) -> list[Head]:
+    """The chosen heads, as [layer, head]; where there are none, the `count` most divergent ones.
 
     Raises:
         InputError: a chosen layer or head is not among those measured.
     """
     heads = analysis.divergent[["layer", "head"]]
-    for pair in run.chosen_heads:
+    for pair in chosen:
         for name, value in zip(("layer", "head"), pair, strict=True):
             if value > heads[name].max():
                 raise InputError(
                     f"attention.chosen_heads = {pair}: {name} {value} is not there; allowed: 0 to {heads[name].max()}"
                 )
-    chosen = run.chosen_heads or heads.head(run.heatmaps).to_numpy().tolist()
-    return [(int(layer), int(head)) for layer, head in chosen]
+    found = chosen or heads.head(count).to_numpy().tolist()
+    return [(int(layer), int(head)) for layer, head in found]
 
 
 def shown_pair(names: list[str]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The students side by side, and their attention maps layer by layer.
+"""Attention maps of all students side by side, layer by layer.
 
 Students are grouped by the weights that they run on (`models.Base`), which are loaded once; those of a group read a
 text in one batch, each row with its own adapter. LoRA students are one group, QLoRA students another, on the 4-bit
@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import arms, artifacts, models, params, paths
+from response_priming import arms, artifacts, models, params
 from response_priming.errors import InputError
 
 Student = tuple[str, int]  # an arm, and the seed of its training
@@ -38,9 +38,7 @@ def folders_of(run: params.AttentionRun) -> dict[Student, Path]:
         for key in ("student", "student_revision"):
             wanted = getattr(run, key)
             if trained.get(key, wanted) != wanted:
-                raise InputError(
-                    f"{paths.shown(folder)}: trained with {key} = {trained[key]!r}, must be this run's {wanted!r}"
-                )
+                raise InputError(f"{folder}: trained with {key} = {trained[key]!r}, must be this run's {wanted!r}")
     return found
 
 
@@ -72,7 +70,7 @@ def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase
                 except (OSError, RuntimeError, ValueError) as error:
                     reason = " ".join(str(error).split())[:120]
                     raise InputError(
-                        f"{paths.shown(folders[student])}: no adapter that fits this run's student: {reason}"
+                        f"{folders[student]}: no adapter that fits this run's student: {reason}"
                     ) from error
         groups.append(Group(model.eval(), who))
     return groups, models.tokenizer(run.student, run.student_revision)

@@ -11,8 +11,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "discrepancies": ["source"],
         "figures": ["figure", "shown"],
-        "findings": ["audit", "source"],
+        "findings": ["audit"],
         "recount": ["count", "rows"],
         "released": ["read"],
     },

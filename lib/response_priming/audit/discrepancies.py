@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from response_priming import arms, stats, style
-from response_priming.audit.recount import RULE, Counts
+from response_priming.audit.recount import RULE, Counts, differences
 
 BEST = "ground-truth"
 
@@ -21,6 +21,13 @@ def table(facts: Mapping[str, Any], values: Mapping[str, Any]) -> pd.DataFrame:
         {"no.": number} | {key: style.filled(text, values) for key, text in entry.items()}
         for number, entry in enumerate(facts["discrepancies"], start=1)
     )
+
+
+def source(found: Counts | None, facts: Mapping[str, Any]) -> str:
+    """A sentence that says where the counts come from, and whether a recount equals the record."""
+    differing = differences(found, facts["recount"]) if found else []
+    case = "recorded" if found is None else "differing" if differing else "equal"
+    return style.filled(facts["source"][case], {"differing": differing})
 
 
 def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The audit's figure, and its tables as the paper prints them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -8,13 +8,15 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from response_priming import style
-from response_priming.audit.findings import Audit
 from response_priming.extraction import RULES
+
+if TYPE_CHECKING:
+    from response_priming.audit.findings import Audit
 
 GRADINGS = ["readme", "graded", *RULES]  # what the README prints, the log's own, and ours
 
 
-def shown(found: Audit, name: str) -> Styler:
+def shown(found: "Audit", name: str) -> Styler:
     """One table as the paper prints it."""
     table: pd.DataFrame = getattr(found, name)
     if name == "rules":
@@ -24,7 +26,7 @@ def shown(found: Audit, name: str) -> Styler:
     return style.printed(table, name)
 
 
-def figure(found: Audit) -> Figure:
+def figure(found: "Audit") -> Figure:
     """Accuracy of every arm by every rule, with the README's values as hollow markers in a row of their own."""
     table, names = found.rules, list(found.rules["arm"].unique())
     chart, axes = style.panels(7, 0.8 + 0.4 * len(GRADINGS))

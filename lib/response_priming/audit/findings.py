@@ -6,15 +6,16 @@ counted again, and whether the two agree is said.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from response_priming import arms, artifacts, params, paths, style
-from response_priming.audit import discrepancies, recount, released
+from response_priming import artifacts, params, paths
+from response_priming.audit.discrepancies import numbers, source, table
+from response_priming.audit.recount import count, tabulate
+from response_priming.audit.released import read
 
 TABLES = ("published", "rules", "decomposition", "tests", "discrepancies")
 
@@ -38,25 +39,19 @@ def audit(run: params.AuditRun) -> Audit:
     Raises:
         InputError: the folder is not one with the released logs (see `released.read`).
     """
-    folder, facts = run.folders[0], arms.published()
+    folder = run.folders[0]
+    facts = folder.more["published"]
 
     def write(aside: Path) -> None:
-        found = recount.count(released.read(paths.given(run.logs_dir))) if run.logs_dir else None
-        made = recount.tabulate(found or facts["recount"], facts)
-        values = discrepancies.numbers(found or facts["recount"], facts, made) | {"source": source(found, facts)}
-        made["discrepancies"] = discrepancies.table(facts, values)
-        for name, table in made.items():
-            table.to_csv(aside / f"{name}.csv", index=False)
+        found = count(read(paths.given(run.logs_dir))) if run.logs_dir else None
+        made = tabulate(found or facts["recount"], facts)
+        values = numbers(found or facts["recount"], facts, made) | {"source": source(found, facts)}
+        made["discrepancies"] = table(facts, values)
+        for name, content in made.items():
+            content.to_csv(aside / f"{name}.csv", index=False)
         (aside / "variables.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     made = artifacts.made(folder.path, artifacts.recipe(run, folder), write)
     # Only empty fields are missing values: an arm is called "none".
-    read = {name: pd.read_csv(made / f"{name}.csv", keep_default_na=False, na_values=[""]) for name in TABLES}
-    return Audit(**read, variables=json.loads((made / "variables.json").read_text(encoding="utf-8")))
-
-
-def source(found: recount.Counts | None, facts: Mapping[str, Any]) -> str:
-    """A sentence that says where the counts come from, and whether a recount equals the record."""
-    differing = recount.differences(found, facts["recount"]) if found else []
-    case = "recorded" if found is None else "differing" if differing else "equal"
-    return style.filled(facts["source"][case], {"differing": differing})
+    tables = {name: pd.read_csv(made / f"{name}.csv", keep_default_na=False, na_values=[""]) for name in TABLES}
+    return Audit(**tables, variables=json.loads((made / "variables.json").read_text(encoding="utf-8")))

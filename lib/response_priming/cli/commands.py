@@ -31,10 +31,10 @@ ProfileName = Annotated[str, typer.Argument(help="Parameter set: params/PROFILE.
 def check(profile: ProfileName) -> None:
     """Validate a profile, find what would fail once the teacher has answered, and print every parameter."""
     loaded = params.load(profile)
-    precision = loaded.model.precision
+    precision, console = loaded.model.precision, progress.shared(loaded.build)
     found = check_problems(loaded)
     # Standard output is the parameters: what fetching says goes to standard error, in one line where it moves.
-    with progress.Line("check", progress.shared(profile), stream=sys.stderr) as line, contextlib.redirect_stderr(line):
+    with progress.Line("check", console, stream=sys.stderr) as line, contextlib.redirect_stderr(line):
         check_student(loaded, found)
         if loaded.strategies or loaded.scored:
             check_teacher(loaded, found)
@@ -131,7 +131,7 @@ def run(
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
     notebooks.require(loaded, node)
     content = node.content()  # as it is now, whatever is edited meanwhile
-    with progress.Line(node.name, progress.shared(profile), place=f"[{place}] ") as line:
+    with progress.Line(node.name, progress.shared(loaded.build), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
         notebooks.execute(node.notebook, node.executed, node.run.model_dump(), line)
         notebooks.mark_done(node.stamp, content, node.executed)
@@ -185,7 +185,7 @@ def report_(profile: ProfileName) -> None:
     from response_priming import report
 
     loaded = params.load(profile)
-    with progress.Line("report", progress.shared(profile), place="[report] ") as line:
+    with progress.Line("report", progress.shared(loaded.build), place="[report] ") as line:
         line.start("notebooks and manuscript -> pages")
         content = notebooks.page_content(loaded)
         page = report.render(loaded)
@@ -250,6 +250,6 @@ def main() -> None:
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in FULL:
             raise
-        said = full_disk(paths.shown(paths.BUILD)) if isinstance(error, OSError) else error
+        said = full_disk(paths.BUILD) if isinstance(error, OSError) else error
         typer.echo(f"response-priming: {said}", err=True)
         sys.exit(2)

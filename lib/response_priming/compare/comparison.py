@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
-from response_priming import arms, artifacts, evaluate, generate, params, problems, scoring
-from response_priming.compare import tables
+from response_priming import artifacts, evaluate, generate, params, problems, scoring
+from response_priming.compare.tables import accuracy, gains, rules, samples, teacher
 from response_priming.errors import InputError
 
 TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration")
@@ -52,13 +52,13 @@ def compare(run: params.CompareRun) -> Comparison:
 
 def _write(run: params.CompareRun, folder: Path) -> None:
     scores = read_scores(run)
-    printed = {arm: values["readme_accuracy"] for arm, values in arms.published()["arms"].items()}
+    printed = {arm: values["readme_accuracy"] for arm, values in run.folders[0].more["published"].items()}
     made = {
-        "accuracy": tables.accuracy(scores, run.rule, printed),
-        "gains": tables.gains(scores, run.rule, seed=run.seed),
-        "rules": tables.rules(scores),
-        "teacher": teacher_table(run),
-        "samples": tables.samples(scores, run.rule),
+        "accuracy": accuracy(scores, run.rule, printed),
+        "gains": gains(scores, run.rule, seed=run.seed),
+        "rules": rules(scores),
+        "teacher": teacher(read_teacher(run), run.rule),
+        "samples": samples(scores, run.rule),
         "losses": losses_table(run),
         "steps": evaluate.calculations_table(scores, run.rule),
         "calibration": evaluate.calibration_table(scores, run.rule),
@@ -95,6 +95,22 @@ def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
     return {arm: pd.concat(blocks, ignore_index=True) for arm, blocks in scores.items()}
 
 
+def read_teacher(run: params.CompareRun) -> dict[str, pd.DataFrame]:
+    """The teacher's graded responses under each strategy to the training problems, one a problem."""
+    asked = problems.load(run, "train", run.n_train, seed=run.seed)
+    graded = {}
+    for strategy in run.strategies:
+        _made_by(run, run.build / "responses" / strategy)
+        # One response a problem, however many samples.
+        answered = generate.read(run.build / "responses" / strategy).query("sample == 0")
+        if set(answered["problem_id"]) != {problem.id for problem in asked}:
+            raise InputError(
+                f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"
+            )
+        graded[strategy] = scoring.grade_teacher(answered, asked, run.rule)
+    return graded
+
+
 def _made_by(run: params.CompareRun, folder: Path) -> dict[str, Any]:
     """Parameters and code or version that made a folder; refused where they contradict the run's parameters."""
     name, recipe = artifacts.part_of(folder), artifacts.decisive(artifacts.read(folder)["recipe"])
@@ -110,26 +126,6 @@ def _require_alike(name: str, made: Mapping[str, Any], other: str, wanted: Mappi
         have, want = made.get(field), wanted.get(field)
         if have != want:
             raise InputError(f"{name}: {field} = {have!r}, but {want!r} in {other}; only alike runs are compared")
-
-
-# --- tables that need more than scores ---
-
-
-def teacher_table(run: params.CompareRun) -> pd.DataFrame:
-    """How often the teacher itself was right under each strategy, on the problems it answered for training."""
-    asked = problems.load(run, "train", run.n_train, seed=run.seed)
-    rows = []
-    for strategy in run.strategies:
-        _made_by(run, run.build / "responses" / strategy)
-        # One response a problem, however many samples.
-        answered = generate.read(run.build / "responses" / strategy).query("sample == 0")
-        if set(answered["problem_id"]) != {problem.id for problem in asked}:
-            raise InputError(
-                f"responses/{strategy}: problem_id differs from the run's train problems; generate it again"
-            )
-        summary = scoring.summary(scoring.grade_teacher(answered, asked, run.rule), run.rule)
-        rows.append({"arm": strategy, "title": arms.title(strategy), **summary})
-    return pd.DataFrame(rows, columns=["arm", "title", *scoring.SUMMARY])
 
 
 def losses_table(run: params.CompareRun) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """The figures and printed tables of stage compare."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from response_priming import style
-from response_priming.compare.comparison import Comparison
+
+if TYPE_CHECKING:
+    from response_priming.compare.comparison import Comparison
 
 
-def shown(found: Comparison, name: str) -> Styler:
+def shown(found: "Comparison", name: str) -> Styler:
     """One table as the paper prints it: titles for arms, per cent for shares, one column for an interval."""
     table: pd.DataFrame = getattr(found, name)
     if name == "rules":
@@ -24,7 +26,7 @@ def shown(found: Comparison, name: str) -> Styler:
     return style.printed(table, name)
 
 
-def accuracy_figure(found: Comparison) -> Figure:
+def accuracy_figure(found: "Comparison") -> Figure:
     """Accuracy of every arm with its interval, and the paper's printed value as a hollow marker."""
     table = found.accuracy
     figure, axes = style.panels(7, 0.8 + 0.55 * len(table))
@@ -41,7 +43,7 @@ def accuracy_figure(found: Comparison) -> Figure:
     return figure
 
 
-def loss_figure(found: Comparison) -> Figure:
+def loss_figure(found: "Comparison") -> Figure:
     """Hard and soft loss of every trained arm by optimiser step: means over seeds, and bands from the lowest to the
     highest of them; a panel is left out where no arm has that loss."""
     names = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]

@@ -27,6 +27,12 @@ def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[s
     )
 
 
+def teacher(graded: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
+    """One row a strategy: `scoring.summary` of the teacher's own graded responses under it."""
+    rows = [{"arm": name, "title": arms.title(name), **scoring.summary(rows, rule)} for name, rows in graded.items()]
+    return pd.DataFrame(rows, columns=["arm", "title", *scoring.SUMMARY])
+
+
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
     """Every trained arm against the undistilled student, every primed arm or control against the unprimed one, and
     every primed arm against the one with neutral words; the columns of `gains_of`."""

@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,9 +17,10 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from response_priming import params, progress, prompts
 from response_priming.errors import InputError
-from response_priming.methods.base import Method
-from response_priming.methods.examples import TrainingData, collate, stream
-from response_priming.methods.losses import IGNORED
+from response_priming.methods.examples import TrainingData, collate, stream, targets
+
+if TYPE_CHECKING:
+    from response_priming.methods.base import Method
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
 SAMPLES, SAMPLE_TOKENS = 3, 40  # problems that a snapshot shows the answers to, and tokens at most
@@ -34,7 +35,7 @@ class DistillTrainer(Trainer):
 
     def __init__(
         self,
-        method: Method,
+        method: "Method",
         data: TrainingData,
         *,
         model: torch.nn.Module,
@@ -75,10 +76,7 @@ class DistillTrainer(Trainer):
         """The micro-batches of a step, and the numbers of its hard and soft targets over all processes."""
         self._begun = time.monotonic()
         batches = list(itertools.islice(epoch_iterator, num_batches))
-        counted = [
-            [(batch["labels"] != IGNORED).sum().item(), batch["scored"].sum().item() if "scored" in batch else 0]
-            for batch in batches
-        ]
+        counted = [[wanted.sum().item() for wanted in targets(batch)] for batch in batches]
         self.problems = [name for batch in batches for name in batch["problem_ids"]]
         return batches, self.accelerator.reduce(torch.tensor(counted, device=device).sum(0), "sum")
 
@@ -155,8 +153,7 @@ class DistillTrainer(Trainer):
             with self.compute_loss_context_manager():
                 inputs = self._prepare_inputs({key: batch[key] for key in batch if key != "problem_ids"})
                 loss = self.method.loss(model, inputs)
-            counts = batch["labels"] != IGNORED, batch.get("scored", torch.zeros_like(batch["labels"]))
-            for total, values in zip(sums, (loss.hard, loss.soft, *counts), strict=True):
+            for total, values in zip(sums, (loss.hard, loss.soft, *targets(batch)), strict=True):
                 total[: values.shape[1]] += values.sum(0).cpu()
         return pd.DataFrame(sums.T.numpy(), columns=["hard", "soft", "hard_tokens", "soft_tokens"])
 

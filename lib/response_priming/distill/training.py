@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from response_priming import arms, artifacts, models, params, progress, provenance
+from response_priming import artifacts, models, params, progress, provenance
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
 from response_priming.methods.base import Method
@@ -206,7 +206,7 @@ def card(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
         run=run,
         seed=seed,
         base=models.PACKAGE if run.student == provenance.EMBEDDED else run.student,
-        teacher=arms.store_of(run.arm, run.repaired),
+        teacher=run.store.relative_to(run.build) if run.store else None,
         loss=curve["loss"].iloc[-1],
         versions=provenance.summary(run),
     )

@@ -1,6 +1,6 @@
 """Engines: what runs a model. Token prompts in, responses out as they finish; a stage never asks which one it is.
 
-A file an engine, found by its name; a new one is a file and its name in `params.sections`. `base` is what they share:
+A file an engine, found by its name; a new one is a file and its name in `params.fields`. `base` is what they share:
 
     transformers  in process, with `cascade`
     vllm          in process
@@ -8,6 +8,7 @@ A file an engine, found by its name; a new one is a file and its name in `params
 """
 
 from response_priming.engines.base import (
+    LOWEST,
     Engine,
     Response,
     Setup,
@@ -15,18 +16,12 @@ from response_priming.engines.base import (
     check_context,
     counted,
     open_engine,
+    pack,
     require,
     teacher_of,
 )
 
 __all__ = [
-    "Engine",
-    "Response",
-    "Setup",
-    "Signal",
-    "check_context",
-    "counted",
-    "open_engine",
-    "require",
+    "LOWEST", "Engine", "Response", "Setup", "Signal", "check_context", "counted", "open_engine", "pack", "require",
     "teacher_of",
-]
+]  # fmt: skip

@@ -16,7 +16,7 @@ from transformers.masking_utils import sdpa_mask
 
 from response_priming.errors import InputError
 
-NAME = "cascade"
+CASCADE = "cascade"
 # A common beginning shorter than this is not worth a forward pass of its own.
 SHORTEST_SHARED_PREFIX = 8
 
@@ -114,5 +114,5 @@ def attend(
     return output.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, attend)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(CASCADE, attend)
+AttentionMaskInterface.register(CASCADE, sdpa_mask)

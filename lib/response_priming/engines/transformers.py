@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import models, progress
-from response_priming.engines import cascade
 from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack
+from response_priming.engines.cascade import CASCADE, Slots, shared_prefix
 from response_priming.errors import InputError
 
 # New sequences wait until this share of the places is free: fewer, larger forward passes read their prompts.
@@ -49,7 +49,7 @@ class TransformersEngine(Engine):
         self.context = model.config.get_text_config().max_position_embeddings
         stops = model.generation_config.eos_token_id
         self.stop_tokens = set(stops) if isinstance(stops, list) else {stops}
-        model.set_attn_implementation(cascade.NAME)
+        model.set_attn_implementation(CASCADE)
         self._read: tuple[list[int], DynamicCache] = [], DynamicCache(config=model.config)
 
     @classmethod
@@ -115,7 +115,7 @@ class TransformersEngine(Engine):
                     f"engine transformers: {self.model.config.model_type} attends by {type(layer).__name__}, which is "
                     "not full attention; use engine: vllm"
                 )
-        beginning = request.prompts[0][: cascade.shared_prefix(request.prompts)]
+        beginning = request.prompts[0][: shared_prefix(request.prompts)]
         # A stage asks batch by batch, and all its prompts begin alike.
         if beginning and beginning == self._read[0]:
             return self._read[1]
@@ -128,7 +128,7 @@ class TransformersEngine(Engine):
     def _decode(self, request: Request, prefix: DynamicCache, waiting: list[int]) -> Iterator[tuple[int, Response]]:
         places = min(self.batch, len(waiting))
         width = max(len(request.prompts[index]) for index in waiting) - prefix.get_seq_length() + request.max_tokens
-        slots = cascade.Slots(prefix, places, width)
+        slots = Slots(prefix, places, width)
         active: list[_Sequence] = []
         while waiting or active:
             free = places - len(active)
@@ -154,7 +154,7 @@ class TransformersEngine(Engine):
                 signal = Signal(*map(np.stack, zip(*sequence.steps, strict=True))) if sequence.steps else None
                 yield sequence.index, Response(sequence.tokens, text, finished, signal)
 
-    def _admit(self, request: Request, slots: cascade.Slots, first: int, indices: list[int]) -> list[_Sequence]:
+    def _admit(self, request: Request, slots: Slots, first: int, indices: list[int]) -> list[_Sequence]:
         """Read the prompts, left-padded, into the slots from `first` on; returns them with one token each."""
         rests = [request.prompts[index][slots.begin :] for index in indices]
         width = max(map(len, rests))
@@ -170,7 +170,7 @@ class TransformersEngine(Engine):
     def _forward(
         self,
         request: Request,
-        slots: cascade.Slots,
+        slots: Slots,
         first: int,
         sequences: list[_Sequence],
         ids: Tensor,

@@ -1,4 +1,4 @@
-r"""Step consistency: is every calculation that a response writes down right?
+r"""Calculations (step consistency): is every `a op b = c` that a response writes down right?
 
 The paper (Goyal et al. 2024, arXiv 2412.17846) scores the consistency of steps by a language-inference model, and gets
 under 1 % for every student. Steps of arithmetic need no model: each `a op b = c` can be computed.

@@ -12,10 +12,8 @@ import ipywidgets
 import pandas as pd
 from matplotlib.figure import Figure
 
-from response_priming import arms, style
-from response_priming.errors import InputError
+from response_priming import arms, scoring, style
 from response_priming.evaluate.calibration import KINDS, reliability
-from response_priming.extraction import RULES
 
 
 def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
@@ -24,8 +22,7 @@ def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
     Raises:
         InputError: there is no such rule.
     """
-    if rule not in RULES:
-        raise InputError(f"rule = {rule!r}: allowed: {', '.join(RULES)}")
+    scoring.known([rule])
     right = answers[f"{rule}-correct"].astype(bool)
     groups = {"all": answers, "right": answers[right], "wrong": answers[~right]}
     counted = [(f"{name} ({len(group)})", name) for name, group in groups.items()]

@@ -37,9 +37,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from response_priming import artifacts, paths
-from response_priming.engines import Response, Signal
-from response_priming.engines.base import LOWEST, pack
+from response_priming import artifacts
+from response_priming.engines import LOWEST, Response, Signal, pack
 from response_priming.errors import InputError
 
 # Tables are read without it, which takes seconds to import.
@@ -232,12 +231,12 @@ def dataset(folder: Path) -> "Dataset":
         data = Dataset.from_parquet(shards, cache_dir=cache)
     kept = np.flatnonzero(pd.read_parquet(folder / KEPT)["kept"])
     if not len(kept):
-        raise InputError(f"{paths.shown(folder)}: all {len(data)} responses are dropped by the filters; nothing trains")
+        raise InputError(f"{folder}: all {len(data)} responses are dropped by the filters; nothing trains")
     return data.select(kept).with_format("numpy")
 
 
 def _shards(folder: Path) -> list[Path]:
     shards = [folder / name for name in artifacts.read(folder)["outputs"] if is_shard(name)]
     if not shards:
-        raise InputError(f"{paths.shown(folder)}: no responses here; the generate stage writes them")
+        raise InputError(f"{folder}: no responses here; the generate stage writes them")
     return sorted(shards)

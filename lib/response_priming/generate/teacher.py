@@ -9,11 +9,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from response_priming import artifacts, engines, models, params, problems, progress, prompts, provenance
+from response_priming import artifacts, engines, models, params, problems, progress, prompts
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, number
 from response_priming.generate.store import (
@@ -45,13 +45,14 @@ def respond(run: params.GenerateRun) -> pd.DataFrame:
     """
     check_tokens(run)
     folder = run.folders[0]
+    recipe = artifacts.recipe(run, folder)
 
     def write(partial: artifacts.Partial) -> None:
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
-        _generate(run, asked, partial)
+        _generate(run, _Prompts(run, asked, recipe), partial)
         _select(run, asked, partial)
 
-    return read(artifacts.made(folder.path, artifacts.recipe(run, folder), write, how=artifacts.resuming))
+    return read(artifacts.made(folder.path, recipe, write, how=artifacts.resuming))
 
 
 def check_tokens(run: params.GenerateRun) -> None:
@@ -76,16 +77,16 @@ class _Prompt(NamedTuple):
 class _Prompts:
     """The run's prompts, made when they are needed, so that a large number of problems takes no memory."""
 
-    def __init__(self, run: params.GenerateRun, asked: list[problems.Problem]) -> None:
+    def __init__(self, run: params.GenerateRun, asked: list[problems.Problem], recipe: dict[str, Any]) -> None:
         self.run, self.asked = run, asked
         self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
         wanted = run.worked_examples
         self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
         settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
-            "model": provenance.weights(run.teacher, run.teacher_revision),
-            "dtype": run.precision,
+            "model": recipe["parameters"]["teacher_weights"],
+            "dtype": recipe["parameters"]["dtype"],
             "seed": run.seed if run.temperature else None,
-            "version": artifacts.version(run),
+            "version": recipe["version"],
         }
         self.settings = json.dumps(settings, sort_keys=True)
 
@@ -102,9 +103,9 @@ class _Prompts:
         return made
 
 
-def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: artifacts.Partial) -> None:
+def _generate(run: params.GenerateRun, wanted: _Prompts, partial: artifacts.Partial) -> None:
     """Write the shards that are missing; the teacher gives those responses that no earlier store has."""
-    wanted, top_k = _Prompts(run, asked), None if run.top_k == "all" else run.top_k
+    top_k, total = None if run.top_k == "all" else run.top_k, len(wanted.asked)
     done: dict[int, int] = {}
     for name in filter(is_shard, partial.outputs):
         keys = pd.read_parquet(partial.folder / name, columns=["key"])["key"].tolist()
@@ -112,13 +113,13 @@ def _generate(run: params.GenerateRun, asked: list[problems.Problem], partial: a
         if keys == [prompt.key for prompt in wanted.between(first, first + count)]:
             done[first] = count
     partial.keep([shard_name(first) for first in done])
-    missing = list(gaps(done, len(asked), max(1, run.generate_batch // run.samples)))
+    missing = list(gaps(done, total, max(1, run.generate_batch // run.samples)))
     if not missing:
         return
     before = stored([folder for folder in artifacts.shelved(run.folders[0].path) if folder != partial.folder], top_k)
     config = models.config(run.teacher, run.teacher_revision)
     vocabulary, engine = config.get_text_config().vocab_size, None
-    with progress.Bar(len(asked) * run.samples, "response", done=sum(done.values()) * run.samples) as bar:
+    with progress.Bar(total * run.samples, "response", done=sum(done.values()) * run.samples) as bar:
         for first, last in missing:
             batch = wanted.between(first, last)
             there = [prompt.key for prompt in batch if prompt.key in before]

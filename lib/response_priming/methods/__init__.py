@@ -2,8 +2,8 @@
 
 base      the steps of a method
 examples  what is trained on, and which positions of teacher and student meet
-losses    the objective
-student   the model whose forward pass returns it
+losses    the objective: hard and soft loss, weighed by alpha
+student   the model whose forward pass returns that loss
 packing   a batch read without padding
 """
 

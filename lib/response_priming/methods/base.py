@@ -5,19 +5,22 @@ A related method is a subclass in a file of its own that overrides the steps in 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from response_priming import params
-from response_priming.methods import losses, student
+from response_priming.methods.student import load
+
+if TYPE_CHECKING:
+    from response_priming import params
+    from response_priming.methods.losses import Loss
 
 
 class Method:
     """The repaired method, and the released one: a student learns from what its teacher gave before the training."""
 
-    def __init__(self, run: params.DistillRun) -> None:
+    def __init__(self, run: "params.DistillRun") -> None:
         self.run = run
 
     def prepare(self) -> Path | None:
@@ -26,9 +29,9 @@ class Method:
 
     def student(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student with what is to be trained, ready to return `loss`, and its tokenizer."""
-        return student.load(self.run)
+        return load(self.run)
 
-    def loss(self, model: torch.nn.Module, batch: Mapping[str, Any], **counts: Any) -> losses.Loss:
+    def loss(self, model: torch.nn.Module, batch: Mapping[str, Any], **counts: Any) -> "Loss":
         """The loss of a batch.
 
         Args:
@@ -36,4 +39,4 @@ class Method:
             batch: tensors (see `examples.collate`).
             counts: `hard_tokens` and `soft_tokens` (see `losses.distillation`).
         """
-        return cast("losses.Loss", model(**batch, objective=self.run, **counts))
+        return cast("Loss", model(**batch, objective=self.run, **counts))

@@ -27,13 +27,14 @@ With all repairs `published` is `response`, so one code serves both.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedTokenizerBase
@@ -266,6 +267,12 @@ def stream(items: Items, *, count: int, seed: int) -> Subset[Item]:
     random = np.random.default_rng(seed)
     passes = [random.permutation(len(items)) for _ in range(math.ceil(count / len(items)))]
     return Subset(items, np.concatenate(passes)[:count].tolist())
+
+
+def targets(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Where a batch (see `collate`) has a hard target, and where a soft one, [batch, n] each."""
+    hard: Tensor = batch["labels"] != IGNORED
+    return hard, batch.get("scored", torch.zeros_like(hard))
 
 
 def collate(batch: Sequence[Example], pad: int) -> dict[str, Any]:

@@ -11,14 +11,14 @@ log-sum-exp of all other logits. Autograd sees those alone; the rest of the grad
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from response_priming import params
-from response_priming.params.divergences import DIVERGENCES
+if TYPE_CHECKING:
+    from response_priming import params
 
 IGNORED = -100
 # What one chunk may take. Larger chunks were no faster (benchmarks/results/losses.md).
@@ -61,7 +61,7 @@ def distillation(
     hidden: Tensor,
     head: Tensor,
     targets: Targets,
-    objective: params.Distill,
+    objective: "params.Distill",
     *,
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
@@ -79,7 +79,7 @@ def distillation(
     return Loss(*_Fused.apply(hidden, head, targets, objective, scale, chunk_bytes))  # type: ignore[no-untyped-call]
 
 
-def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: params.Distill) -> tuple[Tensor, Tensor]:
+def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: "params.Distill") -> tuple[Tensor, Tensor]:
     """Hard and soft part at each position, [n] each.
 
     Args:
@@ -94,7 +94,7 @@ def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: params.Di
     if logits.shape[-1] > teacher.shape[-1]:
         assert targets.tail_logprobs is not None
         teacher = torch.cat([teacher, targets.tail_logprobs.to(logits.dtype)[:, None]], -1)
-    heat, divergence = objective.kd_temperature, DIVERGENCES[objective.divergence]
+    heat, divergence = objective.kd_temperature, objective.soft_loss
     softened = [(part / heat).log_softmax(-1) for part in (teacher.clamp(SMALLEST_LOGPROB), logits)]
     soft = heat**2 * divergence.between(softened[0], softened[1], objective.divergence_share)
     return hard, torch.where(targets.scored, soft, 0.0)
@@ -109,7 +109,7 @@ class _Fused(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Targets,
-        objective: params.Distill,
+        objective: "params.Distill",
         scale: tuple[Tensor | float, Tensor | float],
         chunk_bytes: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +139,7 @@ class _Fused(torch.autograd.Function):
 
 
 def _of_chunk(
-    logits: Tensor, targets: Targets, objective: params.Distill, scale: tuple[Tensor | float, Tensor | float]
+    logits: Tensor, targets: Targets, objective: "params.Distill", scale: tuple[Tensor | float, Tensor | float]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Hard and soft parts [n], and the gradient of their scaled sum [n, vocabulary], which takes the logits' place."""
     label = targets.labels.clamp(min=0)[:, None]

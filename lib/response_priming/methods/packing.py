@@ -40,7 +40,7 @@ def pack(input_ids: Tensor, attention_mask: Tensor) -> Packing:
     return Packing(torch.where(kept, count, column.clamp(max=shared - 1).clamp(min=0)), kept.flatten().nonzero()[:, 0])
 
 
-def read(decoder: torch.nn.Module, input_ids: Tensor, packing: Packing) -> Tensor:
+def read_packed(decoder: torch.nn.Module, input_ids: Tensor, packing: Packing) -> Tensor:
     """The last hidden states of the packed tokens, [packed, width of the model]."""
     columns = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
     output = decoder(
@@ -56,7 +56,7 @@ def read(decoder: torch.nn.Module, input_ids: Tensor, packing: Packing) -> Tenso
 
 
 @torch.no_grad()
-def fits(model: PreTrainedModel) -> bool:
+def can_pack(model: PreTrainedModel) -> bool:
     """Whether a model can read packed rows: sdpa over all tokens in every layer, and positions that can be given.
 
     If so, its attention becomes `packed`; else it stays as it is, and batches are read padded.
@@ -73,7 +73,7 @@ def fits(model: PreTrainedModel) -> bool:
     ids = torch.tensor([[1, 2, 0, 3], [1, 2, 3, 0]], device=model.device)
     packing = pack(ids, torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]], device=model.device))
     padded = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[packing.kept]
-    alike = torch.nn.functional.cosine_similarity(read(decoder, ids, packing).float(), padded.float())
+    alike = torch.nn.functional.cosine_similarity(read_packed(decoder, ids, packing).float(), padded.float())
     if (alike > 0.99).all():
         return True
     model.set_attn_implementation("sdpa")

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import models, params
 from response_priming.errors import InputError
-from response_priming.methods import packing
 from response_priming.methods.losses import IGNORED, Loss, Targets, distillation
+from response_priming.methods.packing import can_pack, pack, read_packed
 
 
 def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -73,7 +73,7 @@ def teach(model: PreTrainedModel) -> None:
             raise InputError(
                 f"model.student: {name} scales, caps or shifts its logits; allowed: a model with a plain head"
             )
-    packed, project = packing.fits(model), head.forward
+    packed, project = can_pack(model), head.forward
 
     @functools.wraps(plain)
     def forward(*arguments: Any, objective: params.Distill | None = None, **batch: Any) -> Any:
@@ -100,8 +100,8 @@ def _loss(
 ) -> Loss:
     if packed:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        layout = packing.pack(input_ids, mask)
-        hidden, places = packing.read(model.get_decoder(), input_ids, layout), layout.places
+        layout = pack(input_ids, mask)
+        hidden, places = read_packed(model.get_decoder(), input_ids, layout), layout.places
     else:
         # Padding is on the right, where a causal model's other tokens do not see it: no mask is needed.
         hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)

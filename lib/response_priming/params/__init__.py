@@ -1,12 +1,13 @@
 """Parameters: a profile (YAML) goes in, and every stage gets its own, validated, as a run.
 
 `sections` has every parameter with its default, `fields` the types of those that are shared, `runs` what each notebook
-is given, `profile` how both are read.
+is given, `profile` how both are read; `released` is the training of the released code.
 """
 
 from response_priming.params.fields import Engine, is_on_hub
 from response_priming.params.hardware import device_of, precision_of
 from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
+from response_priming.params.released import REPAIRS
 from response_priming.params.runs import (
     RUNS,
     AttentionRun,
@@ -23,47 +24,11 @@ from response_priming.params.runs import (
     Run,
     SearchRun,
 )
-from response_priming.params.sections import (
-    PLACEMENT,
-    RELEASED_TRAINING,
-    REPAIRS,
-    SEARCHED,
-    Distill,
-    Generate,
-    Model,
-    Problems,
-)
+from response_priming.params.sections import PLACEMENT, SEARCHED, Distill, Generate, Model, Problems
 
 __all__ = [
-    "PLACEMENT",
-    "RELEASED_TRAINING",
-    "REPAIRS",
-    "RUNS",
-    "SEARCHED",
-    "AttentionRun",
-    "AttributionRun",
-    "AuditRun",
-    "ClaimsRun",
-    "CompareRun",
-    "Distill",
-    "DistillRun",
-    "Engine",
-    "EvaluateRun",
-    "Folder",
-    "Generate",
-    "GenerateRun",
-    "LadderRun",
-    "Model",
-    "Problems",
-    "Profile",
-    "PromptSignalsRun",
-    "Run",
-    "SearchRun",
-    "collect",
-    "device_of",
-    "is_on_hub",
-    "load",
-    "parameters_cell",
-    "precision_of",
-    "profiles",
-]
+    "PLACEMENT", "REPAIRS", "RUNS", "SEARCHED", "AttentionRun", "AttributionRun", "AuditRun", "ClaimsRun",
+    "CompareRun", "Distill", "DistillRun", "Engine", "EvaluateRun", "Folder", "Generate", "GenerateRun",
+    "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "Run", "SearchRun", "collect", "device_of",
+    "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
+]  # fmt: skip

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
@@ -70,6 +71,11 @@ class Profile(Section):
                 if own[key] != getattr(self.distill, key):
                     raise ValueError(f"overrides.{arm}.{key} = {own[key]!r}: ignored; {ignored[key]}")
         return self
+
+    @property
+    def build(self) -> Path:
+        """Where its artefacts are."""
+        return paths.BUILD / self.name
 
     @property
     def written(self) -> str:

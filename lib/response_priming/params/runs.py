@@ -275,8 +275,7 @@ class AuditRun(Audit, Run):
     @property
     def folders(self) -> list[Folder]:
         """The tables of the recount."""
-        facts = {"published": arms.published()}
-        return [Folder(self.output / "audit", ["audit.findings"], [], facts, by_model=False)]
+        return [Folder(self.output / "audit", ["audit.findings"], [], {"published": arms.published()}, by_model=False)]
 
 
 class ClaimsRun(CompareRun):

@@ -3,13 +3,13 @@
 Defaults live here alone; they are the `laptop` profile, and every other profile names what differs.
 """
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from response_priming import arms
 from response_priming.errors import first_problem
-from response_priming.params.divergences import DIVERGENCES
+from response_priming.params.divergences import DIVERGENCES, Divergence
 from response_priming.params.fields import (
     Day,
     Dtype,
@@ -26,31 +26,7 @@ from response_priming.params.fields import (
     one_of,
 )  # fmt: skip
 from response_priming.params.hardware import precision_of
-
-Repair = Literal[
-    "pairing", "prefix-offset", "bos", "eos", "teacher-answers", "positions", "template", "truncation"
-]  # fmt: skip
-REPAIRS: tuple[Repair, ...] = get_args(Repair)
-
-# The released code's training (commit b869e93), apart from its number of steps.
-RELEASED_TRAINING: dict[str, Any] = {
-    "alignment": "published",
-    "alpha": 0.6093348343631224,
-    "kd_temperature": 5.942267335064758,
-    "divergence": "reverse-kl",
-    "lora_r": 4,
-    "lora_alpha": 8,
-    "lora_dropout": 0.1,
-    "optimizer": "sgd",
-    "learning_rate": 5.0e-6,
-    "momentum": 0.9,
-    "weight_decay": 1.0e-2,
-    "schedule": "one-epoch",
-    "warmup_steps": 0,
-    "train_batch": 1,
-    "micro_batch": 1,
-    "held_out": 0.0,
-}
+from response_priming.params.released import RELEASED_TRAINING, REPAIRS, Repair
 
 # What a search varies, and the parameter with its range or choices.
 SEARCHED = {
@@ -263,6 +239,11 @@ class Distill(Signal):
         if self.repairs and self.alignment != "published":
             raise ValueError(f"repairs = {self.repairs}: only alignment 'published' has something to repair")
         return self
+
+    @property
+    def soft_loss(self) -> Divergence:
+        """The divergence as it is computed, and in words."""
+        return DIVERGENCES[self.divergence]
 
     @property
     def repaired(self) -> frozenset[Repair]:

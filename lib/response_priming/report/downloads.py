@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from response_priming import params, paths, stats
-from response_priming.attention.results import EVERY
+from response_priming import attention
 
 FOLDER = "results"
 # Written by the stages as they are.
@@ -20,9 +19,9 @@ COPIED = {
 }
 
 
-def write(profile: params.Profile, folder: Path) -> None:
-    """Write all files into `folder`/results: the stages' tables, and attention's, which are too large, in short."""
-    build, results = paths.BUILD / profile.name, folder / FOLDER
+def write(build: Path, folder: Path) -> None:
+    """Write all files into `folder`/results: the tables of build/PROFILE/, and attention's in short."""
+    results = folder / FOLDER
     results.mkdir()
     for stage, names in COPIED.items():
         for name in names:
@@ -32,17 +31,7 @@ def write(profile: params.Profile, folder: Path) -> None:
         pd.read_parquet(build / "attention" / f"{name}.parquet") for name in ("metrics", "divergent", "tests")
     )
     size = {"n": metrics["prompt"].nunique(), "seeds": metrics["seed"].nunique()}
-    made = {"layers": by_layer(metrics), "heads": heads.rename(columns={"seeds": "between_seeds"}).assign(**size)}
-    for name, table in (made | {"tests": tests.assign(**size)}).items():
+    heads = heads.rename(columns={"seeds": "between_seeds"})
+    made = {"layers": attention.by_layer(metrics), "heads": heads.assign(**size), "tests": tests.assign(**size)}
+    for name, table in made.items():
         table.to_csv(results / f"attention-{name}.csv", index=False)
-
-
-def by_layer(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Every number of every arm by region and layer: its mean over heads, seeds and prompts, and its 95 % t-interval
-    over the `n` prompts."""
-    keys = ["region", "arm", "layer"]
-    prompts = metrics.groupby([*keys, "prompt"], sort=False)[list(EVERY)].mean().reset_index()
-    rows = prompts.melt([*keys, "prompt"], var_name="number").dropna().groupby([*keys, "number"], sort=False)["value"]
-    table = rows.agg(n="size", mean="mean", interval=stats.t_interval).reset_index()
-    table["low"], table["high"] = zip(*table.pop("interval"), strict=True)
-    return table.assign(seeds=table["arm"].map(metrics.groupby("arm")["seed"].nunique()))

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from response_priming import arms, artifacts, attention, notebooks, params, paths
+from response_priming import artifacts, attention, notebooks, params, paths
 from response_priming.errors import InputError
 from response_priming.report import downloads, preview, variables
 from response_priming.report.check import check_sources
@@ -30,13 +30,13 @@ def stage(profile: params.Profile) -> Path:
             preview.static_copy(notebook, folder / notebook.name)
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
         (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
-        downloads.write(profile, folder)
-        texts = variables.texts(variables.values(profile, renderer=variables.renderer()))
+        downloads.write(profile.build, folder)
+        texts = variables.sentences(profile)
         _write_yaml(folder / "_variables.yml", texts)
         _write_yaml(folder / "_quarto.yml", _quarto_config(profile))
         check_sources(folder, folder, texts)
 
-    return artifacts.made(paths.BUILD / profile.name / "report", _recipe(profile), write)
+    return artifacts.made(profile.build / "report", _recipe(profile), write)
 
 
 def render(profile: params.Profile) -> Path:
@@ -48,7 +48,7 @@ def render(profile: params.Profile) -> Path:
             _run_quarto(command, folder, site)
         else:
             preview.write(folder, site, notebook_titles(profile))
-        analysis = attention.read(paths.BUILD / profile.name / "attention")
+        analysis = attention.read(profile.build / "attention")
         (site / "explorer.html").write_text(attention.html(analysis), encoding="utf-8")
 
     recipe = artifacts.decided_by("site", {}, [folder], code=[])
@@ -63,13 +63,13 @@ def _run_quarto(command: str, folder: Path, site: Path) -> None:
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     if done.returncode or not (output / "index.html").exists():
         message = (done.stderr.strip() or "no index.html").splitlines()[-1]
-        raise InputError(f"{paths.shown(folder)}: quarto render failed: {message}")
+        raise InputError(f"{folder}: quarto render failed: {message}")
     output.replace(site)
 
 
 def _recipe(profile: params.Profile) -> dict[str, Any]:
     _notebooks(profile)  # all of which must be there
-    inputs = [paths.BUILD / profile.name / name for name in variables.STAGES]
+    inputs = [profile.build / name for name in variables.STAGES]
     content = notebooks.page_content(profile) | {"quarto": variables.quarto()}
     return artifacts.decided_by("report", content, inputs, code=[])
 
@@ -77,18 +77,16 @@ def _recipe(profile: params.Profile) -> dict[str, Any]:
 def notebook_titles(profile: params.Profile) -> dict[str, str]:
     """Title of every executed notebook of the profile, by stem, in the order in which they ran."""
     ran = [*notebooks.nodes(profile), *notebooks.executed_extras(profile)]
-    titles = {
-        node.name: f"{node.stage.capitalize().replace('-', ' ')}: {arms.title(node.item)}" for node in ran if node.item
-    }
+    titles = {node.name: node.title for node in ran if node.item}
     stages = {node.stage for node in ran}
     return titles | {stage: title for stage, title in notebooks.PAGES.items() if stage in stages}
 
 
 def _notebooks(profile: params.Profile) -> list[Path]:
-    executed = [paths.BUILD / profile.name / "notebooks" / f"{stem}.ipynb" for stem in notebook_titles(profile)]
+    executed = [profile.build / "notebooks" / f"{stem}.ipynb" for stem in notebook_titles(profile)]
     for notebook in executed:
         if not notebook.exists():
-            raise InputError(f"{paths.shown(notebook)}: not made yet; `make paper PROFILE={profile.name}` makes it")
+            raise InputError(f"{notebook}: not made yet; `make paper PROFILE={profile.name}` makes it")
     return executed
 
 

@@ -28,7 +28,7 @@ from nbformat import v4
 
 from response_priming import paths, style
 from response_priming.errors import InputError
-from response_priming.report import downloads
+from response_priming.report.downloads import FOLDER
 
 SHORTCODE = re.compile(r"\{\{<\s*(?P<name>\w+)\s+(?P<value>\S+)\s*>\}\}")
 TABLE_CAPTION = re.compile(r"^: (?P<caption>.+) \{#(?P<label>tbl-[\w-]+)\}$", re.MULTILINE)
@@ -79,9 +79,7 @@ def labelled_cells(notebook: Path) -> dict[str, Cell]:
         if "label" not in options:
             continue
         if options["label"] in cells:
-            raise InputError(
-                f"{paths.shown(notebook)}: label {options['label']!r} occurs twice; each must be one cell's own"
-            )
+            raise InputError(f"{notebook}: label {options['label']!r} occurs twice; each must be one cell's own")
         cells[options["label"]] = Cell(options, cell.get("outputs", []))
     return cells
 
@@ -221,7 +219,7 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
     (site / "notebooks").mkdir()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # pandoc is a process of its own
         list(pool.map(lambda stem: _write_notebook(folder, site / "notebooks", stem, titles[stem]), titles))
-    shutil.copytree(folder / downloads.FOLDER, site / downloads.FOLDER)
+    shutil.copytree(folder / FOLDER, site / FOLDER)
 
 
 def _write_notebook(folder: Path, pages: Path, stem: str, title: str) -> None:

@@ -18,7 +18,6 @@ import yaml
 
 from response_priming import arms, artifacts, attention, claims, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
-from response_priming.params.divergences import DIVERGENCES
 
 TEMPLATE = "variables.yml.jinja"
 STAGES = ("comparison", "attention", "audit", "claims")  # folders of the stages that the page reads
@@ -35,12 +34,15 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
     Raises:
         InputError: the template is not one, or names what is not there.
     """
-    template = paths.REPORT / TEMPLATE
     try:
-        filled = style.filled(template.read_text(encoding="utf-8"), values)
-        return dict(yaml.load(filled, yaml.BaseLoader))
+        return dict(yaml.load(style.words(TEMPLATE, values), yaml.BaseLoader))
     except (jinja2.TemplateError, yaml.YAMLError) as error:
-        raise InputError(f"{paths.shown(template)}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{paths.REPORT / TEMPLATE}: {' '.join(str(error).split())}") from None
+
+
+def sentences(profile: params.Profile) -> dict[str, str]:
+    """The value of every key, of a profile whose stages have all run; `InputError` as of `texts`."""
+    return texts(values(profile, renderer=renderer()))
 
 
 def renderer() -> str:
@@ -55,7 +57,7 @@ def quarto() -> str | None:
 
 def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     """What the template names of a profile whose stages have all run."""
-    build = paths.BUILD / profile.name
+    build = profile.build
     analysis = attention.read(build / "attention")
     # Only empty fields are missing values: an arm is called "none".
     accuracy, gains, teacher, claimed = (
@@ -83,7 +85,7 @@ def settings(profile: params.Profile) -> dict[str, Any]:
     """The profile, and what follows from it: passes over the training problems, the divergence in words."""
     distill = profile.distill
     passes = distill.train_steps * distill.train_batch / (profile.problems.n_train * (1 - distill.held_out))
-    return {"profile": profile, "passes": passes, "divergence": DIVERGENCES[distill.divergence].words}
+    return {"profile": profile, "passes": passes, "divergence": distill.soft_loss.words}
 
 
 def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame) -> dict[str, Any]:
@@ -122,13 +124,12 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
 def strategies_table(profile: params.Profile) -> str:
     """The profile's strategies with their prefixes, verbatim, as a table in Markdown."""
     entries = [arms.strategies()[name] for name in profile.strategies]
-    template = paths.REPORT / "_strategies.md.jinja"
-    return style.filled(template.read_text(encoding="utf-8"), {"strategies": entries})
+    return style.words("_strategies.md.jinja", {"strategies": entries})
 
 
 def made(profile: params.Profile) -> dict[str, Any]:
     """Where the results come from: the manifest of the comparison, not this process; its `day`, and the `commit`."""
-    manifest = artifacts.read(paths.BUILD / profile.name / "comparison")
+    manifest = artifacts.read(profile.build / "comparison")
     commit, day = (manifest["git_commit"] or "unknown")[:12], manifest["date"].partition(" ")[0]
     return manifest | {"commit": commit, "day": day}
 

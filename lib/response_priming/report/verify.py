@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from response_priming import artifacts, audit, claims, compare, notebooks, params, paths, provenance, scoring
+from response_priming import artifacts, audit, claims, compare, notebooks, params, paths, scoring
 from response_priming.errors import InputError
-from response_priming.report import variables
+from response_priming.report.variables import sentences
 
 
 def verify(profile: params.Profile) -> Iterator[str]:
@@ -19,8 +19,8 @@ def verify(profile: params.Profile) -> Iterator[str]:
     Digests are those of the files as they are now, read to their end, and make will know them. Where all are right,
     answers are scored anew, and audit, comparison, claims and the page's sentences are computed anew and compared.
     """
-    build, heals = paths.BUILD / profile.name, f"`make paper PROFILE={profile.name}` makes it again"
-    wrong = [f"{paths.shown(file)}: {what}; {heals}" for file, what in _differing_files(build)]
+    heals = f"`make paper PROFILE={profile.name}` makes it again"
+    wrong = [f"{paths.shown(file)}: {what}; {heals}" for file, what in _differing_files(profile.build)]
     of_the_paper = {"report", *(node.name for node in notebooks.nodes(profile))}
     for name, state in notebooks.states(profile).items():
         if state.reason and (state.executed or name in of_the_paper):
@@ -33,15 +33,12 @@ def verify(profile: params.Profile) -> Iterator[str]:
 
 def _differing_files(build: Path) -> Iterator[tuple[Path, str]]:
     for file in sorted(build.rglob(artifacts.FILE)):
-        folder, made = file.parent, artifacts.manifest(file.parent)
-        if made is None or not artifacts.is_whole(folder):
+        folder = file.parent
+        if not artifacts.is_whole(folder):
             yield file, "not as it was written"
             continue
-        for name, digest in (made["outputs"] | made.get("measured", {})).items():
-            if not (folder / name).is_file():
-                yield folder / name, "missing"
-            elif provenance.digest(folder / name, anew=True) != digest:
-                yield folder / name, "not as it was made"
+        for name in sorted(artifacts.damaged(folder, anew=True)):
+            yield folder / name, "not as it was made" if (folder / name).is_file() else "missing"
 
 
 def _derived_anew(profile: params.Profile) -> Iterator[str]:
@@ -61,9 +58,9 @@ def _derived_anew(profile: params.Profile) -> Iterator[str]:
                 before, after = (artifacts.read(folder.path)["outputs"] for folder in (there, anew))
                 for name in [name for name in before if before[name] != after.get(name)]:
                     yield f"{paths.shown(there.path)}/{name}: computed anew, it is another"
-    staged = paths.BUILD / profile.name / "report"
+    staged = profile.build / "report"
     try:
-        texts = variables.texts(variables.values(profile, renderer=variables.renderer()))
+        texts = sentences(profile)
     except InputError as error:
         yield f"{paths.shown(staged)}: {error}"
         return

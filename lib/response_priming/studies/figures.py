@@ -12,10 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import paths, stats, style
-from response_priming.studies import two_runs
+from response_priming import stats, style
 from response_priming.studies.search import trials
-from response_priming.studies.two_runs import ABSENT, FinishedRun
+from response_priming.studies.two_runs import ABSENT, FinishedRun, claims, differing, differing_code, same_problems
 
 DONE, PRUNED = sns.color_palette("colorblind")[0], "0.5"
 
@@ -105,24 +104,23 @@ def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, s
     values = {
         "a": a,
         "b": b,
-        "differing": two_runs.differing(a, b),
-        "code": two_runs.differing_code(a, b),
+        "differing": differing(a, b),
+        "code": differing_code(a, b),
         "lost": [f"{side}'s `{part}`" for side, run in (("A", a), ("B", b)) for part in run.lost],
-        "same": two_runs.same_problems(a, b),
+        "same": same_problems(a, b),
         "shared": len(a.problems.merge(b.problems)),
         "unpaired": found["paired"].eq(False).any(),
         "points": tested["points"].astype(float),
         "clear": clear["points"].astype(float),
-        "verdicts": two_runs.claims(a, b),
+        "verdicts": claims(a, b),
     }
-    words = (paths.REPORT / "two-runs.md.jinja").read_text(encoding="utf-8")
     parts = ("runs", "parameters", "accuracies", "claims")
-    return {part: style.filled(words, values | {"part": part}).strip() for part in parts}
+    return {part: style.words("two-runs.md.jinja", values | {"part": part}).strip() for part in parts}
 
 
 def shown_parameters(a: FinishedRun, b: FinishedRun) -> Styler | None:
     """The parameters that differ, as the notebook prints them; None where none does."""
-    found = two_runs.differing(a, b)
+    found = differing(a, b)
     return style.printed(found, "parameters") if len(found) else None
 
 
@@ -153,5 +151,5 @@ def accuracies_figure(found: pd.DataFrame) -> Figure:
 
 def shown_claims(a: FinishedRun, b: FinishedRun) -> Styler | None:
     """The verdict on each claim in both runs, as the notebook prints it; None where there are none."""
-    found = two_runs.claims(a, b).fillna(ABSENT)
+    found = claims(a, b).fillna(ABSENT)
     return style.printed(found, "claims") if len(found) else None

@@ -37,7 +37,7 @@ TITLES = {
 
 def rungs(run: params.LadderRun) -> dict[str, dict[str, Any]]:
     """All trainings, from the released to the repaired one: name -> the values of the distill section that it has."""
-    values = params.RELEASED_TRAINING | {"train_steps": run.as_released["train_steps"], "repairs": []}
+    values = run.as_released | {"repairs": []}
     found = {"released": values}
     for name, keys in TRAINING.items():
         found[name] = values = values | {key: getattr(run, key) for key in keys}

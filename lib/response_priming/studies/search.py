@@ -13,7 +13,7 @@ import pandas as pd
 from optuna.trial import TrialState
 from transformers import TrainerCallback
 
-from response_priming import artifacts, distill, evaluate, params, paths, problems, progress, provenance
+from response_priming import artifacts, distill, evaluate, params, problems, progress, provenance
 from response_priming.errors import InputError
 from response_priming.scoring import grade
 
@@ -89,8 +89,7 @@ def _open(run: params.SearchRun) -> optuna.Study:
     known = study.user_attrs.get("made_by", made_by)
     if differing := [key for key in made_by if known.get(key) != made_by[key]]:
         raise InputError(
-            f"{paths.shown(file)}: its trials have another {differing[0]} than this search; take the change back, or "
-            "remove the file"
+            f"{file}: its trials have another {differing[0]} than this search; take the change back, or remove the file"
         )
     study.set_user_attr("made_by", made_by)
     return study

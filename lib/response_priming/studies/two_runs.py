@@ -17,7 +17,6 @@ import pandas as pd
 
 from response_priming import arms, artifacts, params, paths, provenance, scoring, stats
 from response_priming.errors import InputError
-from response_priming.extraction import RULES
 
 # In a recipe, but no choice of the run: what the folder is for, and texts of the tables.
 NO_PARAMETERS = frozenset({"arm", "strategy", "train_seed", "titles", "published"})
@@ -128,12 +127,12 @@ def _answers(places: dict[str, Path], compared: Path, seen: dict[str, dict[str, 
         file = places.get(part, compared.parent / part) / "answers.parquet"
         if part in seen and not (file.exists() and provenance.digest(file) == seen[part][file.name]):
             raise InputError(
-                f"{paths.shown(file)}: {'changed since' if file.exists() else 'missing, but read by'} "
-                f"{paths.shown(compared)}; `make paper` makes both again"
+                f"{file}: {'changed since' if file.exists() else 'missing, but read by'} "
+                f"{compared}; `make paper` makes both again"
             )
         _, arm, seed = part.split("/")
         if arm not in arms.known():
-            raise InputError(f"{paths.shown(file.parent)}: arm {arm!r} is not in params/prompts.yaml any more")
+            raise InputError(f"{file.parent}: arm {arm!r} is not in params/prompts.yaml any more")
         answers = pd.read_parquet(file).sort_values("problem_id", kind="stable")
         blocks.setdefault(arm, []).append(answers.assign(seed=int(seed.removeprefix("seed-"))))
     return {arm: pd.concat(several, ignore_index=True) for arm, several in blocks.items()}
@@ -229,7 +228,7 @@ def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
             if arm not in run.answers:
                 continue
             if f"{a.rule}-correct" not in run.answers[arm]:
-                have = ", ".join(name for name in RULES if f"{name}-correct" in run.answers[arm])
+                have = ", ".join(re.findall(r"(\S+)-correct", " ".join(map(str, run.answers[arm]))))
                 raise InputError(f"{run.name}: scores/{arm} has no verdicts by rule {a.rule!r}; it has those of {have}")
             right[side] = scoring.by_student(run.answers[arm], a.rule)
             low, high = stats.accuracy_interval(right[side])
