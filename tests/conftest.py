@@ -36,6 +36,12 @@ def tiny_model(tmp_path_factory):
     return tiny.save_model(tmp_path_factory.mktemp("model"))
 
 
+@pytest.fixture(scope="session")
+def padded_model(tmp_path_factory):
+    """The same with outputs that have no token."""
+    return tiny.save_model(tmp_path_factory.mktemp("padded"), tiny.padded_llama())
+
+
 @pytest.fixture
 def make_run(tmp_path, monkeypatch, tiny_model):
     """Makes runs of a stage on the tiny model, which write below `tmp_path` as if their values were the profile's."""

@@ -107,12 +107,13 @@ def test_a_precision_or_device_that_cannot_be_is_one_line(tmp_path, monkeypatch,
 
 @pytest.fixture(scope="module")
 def model(tiny_model, tmp_path_factory):
-    """Gives the folder of the tiny model, changed: its configuration, its tokenizer, or without weights."""
+    """Gives the folder of the tiny model, changed: its configuration, tokenizer or ends, or without weights."""
 
-    def make(tokenizer=None, weights=True, **config):
+    def make(tokenizer=None, weights=True, ends=0, **config):
         folder = shutil.copytree(tiny_model, tmp_path_factory.mktemp("changed") / "model")
         file = folder / "config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | config))
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
         if tokenizer:
             changed = tiny.tokenizer()
             tokenizer(changed)
@@ -153,6 +154,10 @@ def drop_template(tokenizer):
 def refuse_system(tokenizer):
     refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     tokenizer.chat_template = refusal + tiny.CHAT_TEMPLATE
+
+
+def drop_end(tokenizer):
+    tokenizer.eos_token = None
 
 
 def add_token(tokenizer):
@@ -222,11 +227,10 @@ def test_check_finds_what_would_fail_later(checked, changes, problem):
         ("student", {"tokenizer": add_token}, ": 257 tokens against 258; allowed: a teacher with the student's token"),
         ("teacher", {"weights": False}, ": its weights are not there; allowed: one of model.safetensors, "),
         ("student", {"weights": False}, ": its weights are not there; allowed: one of model.safetensors, "),
-        (
-            "teacher",
-            {"vocab_size": 264},
-            "generate.top_k = 'all': the teacher gives 264 probabilities, the student 257",
-        ),
+        ("student", {"vocab_size": 200}, "257 of 257 tokens are among its outputs, and 200 among the student's"),
+        ("teacher", {"vocab_size": 200}, "200 of 257 tokens are among its outputs, and 257 among the student's"),
+        ("teacher", {"ends": [0, 7]}, ": it may end with token 7, which ends no answer of the student"),
+        ("student", {"tokenizer": drop_end, "ends": None}, ": no token ends its responses; allowed: one that its"),
         ("student", {"model_type": "t5"}, ": cannot be loaded: "),
         ("student", {"model_type": "none-such"}, ": cannot be had"),
         ("student", {"max_position_embeddings": 64}, "evaluate.answer_tokens = 8: prompt "),
@@ -234,7 +238,7 @@ def test_check_finds_what_would_fail_later(checked, changes, problem):
 )
 def test_check_looks_at_both_models(checked, model, role, changed, problem):
     section = {"student": "model", "teacher": "generate"}[role]
-    top_k = {"top_k": "all"} if "vocab_size" in changed else {}
+    top_k = {"top_k": "all"} if "vocab_size" in changed and role == "teacher" else {}
     done = checked(**{section: {role: model(**changed)} | top_k})
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()

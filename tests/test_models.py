@@ -6,11 +6,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from response_priming import models, paths, provenance
+from response_priming import models, paths, prompts, provenance
 from response_priming.errors import InputError
 
 TOKENS = torch.tensor([[5, 6, 7]])
@@ -295,3 +296,80 @@ def test_code_that_comes_with_a_model_is_not_run(copy, tmp_path, read, monkeypat
     with pytest.raises(InputError, match=r"^model .*: (its tokenizer )?cannot be (loaded|had( .*)?): "):
         read(copy)
     assert not (tmp_path / "ran").exists()
+
+
+# --- what ends a response, and outputs without a token ---
+
+TURNS = "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}END{% endfor %}"
+
+
+@pytest.fixture
+def ending(copy):
+    """Sets what ends a response: in the tokenizer, in generation_config, in the model's configuration, in the template.
+
+    A template's end may be a token that is added for it.
+    """
+
+    def set_ends(eos, listed, configured=None, turn="\n", added=()):
+        reader = tiny.tokenizer()
+        reader.add_tokens(list(added))
+        reader.chat_template = TURNS.replace("END", turn)
+        reader.save_pretrained(copy)
+        file = copy / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token": eos}))
+        file = copy / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": configured}))
+        (copy / "generation_config.json").unlink()
+        if listed != "no file":
+            (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+        return str(copy)
+
+    return set_ends
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [
+        ({"eos": "<end>", "listed": 0}, [0]),
+        ({"eos": "<end>", "listed": 7}, [0, 7]),
+        ({"eos": "<end>", "listed": [9, 0, 7]}, [0, 9, 7]),
+        ({"eos": "<end>", "listed": None}, [0]),
+        ({"eos": "<end>", "listed": None, "configured": 7}, [0]),
+        ({"eos": "<end>", "listed": "no file", "configured": 7}, [0, 7]),
+        ({"eos": None, "listed": [9, 7]}, [9, 7]),
+        ({"eos": "<end>", "listed": 0, "turn": "<|eot|>\n", "added": ["<|eot|>"]}, [257, 0]),
+        ({"eos": "<end>", "listed": [7], "turn": " <|eot|>", "added": ["<|eot|>"]}, [257, 0, 7]),
+        ({"eos": None, "listed": "no file", "turn": "<|eot|>", "added": ["<|eot|>"]}, [257]),
+        ({"eos": "<end>", "listed": 0, "turn": "###", "added": ["<|eot|>"]}, [0]),
+    ],
+)
+def test_whatever_a_checkpoint_says_ends_its_responses(ending, settings, ends):
+    name = ending(**settings)
+    reader = models.tokenizer(name)
+    assert models.end_tokens(reader, name) == ends
+    assert prompts.encode_response(reader, "7")[1:] == ends[:1]
+    assert reader.eos_token_id in ends
+    stops = load(name)[0].generation_config.eos_token_id
+    assert (stops if isinstance(stops, list) else [stops]) == ends
+
+
+def test_a_model_whose_responses_nothing_ends_is_refused(ending):
+    name = ending(None, None)
+    with pytest.raises(InputError, match=r"^model .*: no token ends its responses; allowed: one that ") as refused:
+        models.tokenizer(name)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_template_that_refuses_the_chat_ends_nothing():
+    reader = tiny.tokenizer()
+    for template in ("{{ raise_exception('no') }}", "{% for turn in messages %}{{ turn.role.x.y }}{% endfor %}", None):
+        reader.chat_template = template
+        assert prompts.end_of_turn(reader) is None
+
+
+def test_a_loaded_model_never_says_an_output_without_a_token(padded_model):
+    model, reader = load(padded_model)
+    assert (models.vocabulary(reader, model.config), model.config.vocab_size) == (257, 264)
+    said = model.generate(TOKENS, max_new_tokens=12, pad_token_id=0)[0, 3:]
+    assert (said < 257).all()
+    assert torch.equal(said, load(padded_model)[0].generate(TOKENS, max_new_tokens=12, pad_token_id=0)[0, 3:])

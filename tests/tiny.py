@@ -31,6 +31,15 @@ def llama() -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(**sizes, **heads, bos_token_id=None, eos_token_id=0)).eval()
 
 
+def padded_llama() -> LlamaForCausalLM:
+    """The model with seven outputs more, which have no token and are likely."""
+    model = llama()
+    model.resize_token_embeddings(len(VOCABULARY) + 7, mean_resizing=False)
+    with torch.no_grad():
+        model.lm_head.weight[len(VOCABULARY) :] = torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
+    return model.eval()
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """A token for every byte, and one that both ends a sequence and pads it, as the embedded model has."""
     raw = Tokenizer(BPE(VOCABULARY, merges=[]))
@@ -40,8 +49,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_model(folder: Path) -> Path:
+def save_model(folder: Path, model: LlamaForCausalLM | None = None) -> Path:
     """Save both as a transformers folder; returns it."""
-    llama().save_pretrained(folder)
+    (model or llama()).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder

@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,7 +30,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import artifacts, params, paths, progress, provenance
+from response_priming import artifacts, params, paths, progress, prompts, provenance
 from response_priming.errors import InputError
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
@@ -78,9 +79,13 @@ def load(
         # On AVX512 CPUs a forward pass would repack 4-bit weights, after which LoRA layers get gradients of zero.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - mypy knows no such attribute
+    reader = tokenizer(name, revision)
+    first, *others = ends = end_tokens(reader, name, revision)
+    never = list(range(vocabulary(reader, model.config), model.config.get_text_config().vocab_size)) or None
+    model.generation_config.update(eos_token_id=ends if others else first, suppress_tokens=never)
     # Greedy decoding everywhere: a checkpoint's own sampling defaults must not leak into the comparison.
     model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-    return model.eval(), tokenizer(name, revision)
+    return model.eval(), reader
 
 
 class Base(NamedTuple):
@@ -138,16 +143,51 @@ def quantized(quantization: str, dtype: str) -> BitsAndBytesConfig:
 
 
 def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """A model's tokenizer, with left padding and a padding token."""
+    """A model's tokenizer, with left padding, a padding token and an end-of-sequence token.
+
+    Raises:
+        InputError: it cannot be loaded, or no token ends the model's responses.
+    """
     try:
         loaded = AutoTokenizer.from_pretrained(
             locate(name), revision=revision, padding_side="left", trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
+    if loaded.eos_token_id is None:
+        first = next(iter(end_tokens(loaded, name, revision)), None)
+        if first is None:
+            raise InputError(
+                f"model {name!r}: no token ends its responses; allowed: one that its tokenizer, its generation_config "
+                "or its chat template ends with"
+            )
+        loaded.eos_token = loaded.convert_ids_to_tokens(first)
     if loaded.pad_token_id is None:
         loaded.pad_token = loaded.eos_token
     return loaded
+
+
+def end_tokens(reader: PreTrainedTokenizerBase, name: str, revision: str | None = None) -> list[int]:
+    """The tokens that end a model's responses, for whatever runs or trains it; the one that closes a turn comes first.
+
+    What its chat template closes the assistant's turn with, its tokenizer's end-of-sequence token, and all of its
+    generation_config, since checkpoints disagree: a student learns to end with the first, and may have said the others.
+
+    Args:
+        reader: its tokenizer.
+    """
+    try:
+        listed = GenerationConfig.from_pretrained(locate(name), revision=revision or "main").eos_token_id
+    except OSError:  # a model without one
+        listed = config(name, revision).get_text_config().eos_token_id
+    every = [prompts.end_of_turn(reader), reader.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
+    return list(dict.fromkeys(token for token in every if token is not None))
+
+
+def vocabulary(reader: PreTrainedTokenizerBase, about: PretrainedConfig) -> int:
+    """How many of a model's outputs have a token. Some checkpoints pad their output layer (the family of Qwen2.5 does,
+    to another width in each size): an output that its tokenizer does not know is no answer, and has no probability."""
+    return min(len(reader), int(about.get_text_config().vocab_size))
 
 
 def config(name: str, revision: str | None = None) -> PretrainedConfig:

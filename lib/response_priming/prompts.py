@@ -87,8 +87,21 @@ def encode_plain(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 
 def encode_response(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
-    """Token ids of a response, with the end-of-sequence token that closes it."""
-    return [*encode_plain(tokenizer, text), int(tokenizer.eos_token_id)]
+    """Token ids of a response, with the one that closes it: the chat template's, or else the end-of-sequence token."""
+    closing = end_of_turn(tokenizer)
+    return [*encode_plain(tokenizer, text), int(tokenizer.eos_token_id) if closing is None else closing]
+
+
+def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token that the chat template closes an assistant's turn with, as `<|eot_id|>`; None where it takes none."""
+    said, chat = "Seven.", [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "Seven."}]
+    try:
+        after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(said)[2]
+    except (jinja2.TemplateError, ValueError):
+        return None
+    first = next(iter(encode_plain(tokenizer, after.strip())), None)
+    # Other text may follow a turn as well: a line break, the name of the next speaker.
+    return first if first in tokenizer.added_tokens_decoder else None
 
 
 def first_difference(teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase") -> str | None:

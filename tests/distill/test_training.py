@@ -13,7 +13,7 @@ import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from response_priming import artifacts, engines, models, params, paths
+from response_priming import artifacts, engines, generate, models, params, paths
 from response_priming.distill import training
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.engines.base import pack
@@ -107,7 +107,7 @@ def by_hand(run, examples):
     return {"hard": hard, "soft": soft, "loss": run.alpha * hard + (1 - run.alpha) * soft}
 
 
-def test_the_first_steps_loss_is_the_bare_models_by_hand(run, store):
+def test_the_first_steps_loss_is_the_bare_bothby_hand(run, store):
     run = changed(run, train_batch=12, micro_batch=4, train_steps=1, alpha=0.3)
     first = training.train(run).iloc[0]
     expected = by_hand(run, Examples(run, tiny.tokenizer(), store))
@@ -551,3 +551,44 @@ def test_processes_that_cannot_share_a_step_are_refused(run):
     with pytest.raises(InputError, match=r"^distill.train_batch = 8: 3 processes cannot share it evenly$"):
         training._micro_batch(run, 3)
     assert [training._micro_batch(run, count) for count in (1, 2, 4, 8)] == [8, 4, 2, 1]
+
+
+# --- dropout, and outputs without a token ---
+
+
+def test_with_dropout_the_micro_batch_is_in_the_recipe(run):
+    def recipe(**values):
+        one = changed(run, **values)
+        return artifacts.recipe(one, one.folders[0])["parameters"]
+
+    write_store(run)
+    assert recipe(micro_batch=2) == recipe(micro_batch=8)
+    assert recipe(lora_dropout=0.3, micro_batch=2) != recipe(lora_dropout=0.3, micro_batch=8)
+    assert recipe(lora_dropout=0.3, micro_batch=2)["micro_batch"] == 2
+    assert "micro_batch" not in recipe(lora_dropout=0.3, train_batch=1, micro_batch=1)  # there is no other
+
+
+def test_out_of_memory_does_not_change_the_masks_of_dropout(run, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(training, "_attempt", full)
+    write_store(run)
+    with pytest.raises(InputError, match=r"^distill.micro_batch = 8: out of memory; a smaller one"):
+        training.train(changed(run, lora_dropout=0.1))
+
+
+@pytest.mark.parametrize("top_k", [4, "all"])
+def test_outputs_without_a_token_train_nothing(make_run, tiny_model, padded_model, monkeypatch, tmp_path, top_k):
+    made = {}
+    for teacher, student in ((tiny_model, tiny_model), (padded_model, tiny_model), (tiny_model, padded_model)):
+        monkeypatch.setattr(paths, "BUILD", tmp_path / f"{teacher.name}-{student.name}")
+        both = {"teacher": str(teacher), "student": str(student)}
+        asked = {"n_train": 12, "worked_examples": 1, "response_tokens": 5, "top_k": top_k}
+        generate.respond(make_run("generate", strategy="none", **both, **asked))
+        run = make_run("distill", arm="none", **SIZES, student=str(student), kd_temperature=2, divergence="jsd")
+        made[teacher, student] = training.train(run)[["hard", "soft", "loss"]], adapter(run)
+    (curve, weights), *others = made.values()
+    for other, found in others:
+        assert np.allclose(other, curve, rtol=1e-4)
+        assert all(torch.allclose(found[name], weights[name], atol=1e-5) for name in weights)

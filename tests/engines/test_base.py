@@ -84,6 +84,26 @@ def test_what_the_top_tokens_leave_is_in_the_tail(logits, k):
         assert np.isclose(tail[0], np.log(left), atol=1e-6)
 
 
+numbers = st.floats(-20, 5)
+
+
+@given(st.lists(numbers, min_size=5, max_size=20), st.lists(numbers, min_size=0, max_size=6), st.integers(1, 25))
+def test_listed_outputs_without_a_token_leave_their_probability_to_the_others(logits, padding, k):
+    vocabulary, outputs = len(logits), len(logits) + len(padding)
+    p = np.exp(np.array([logits + padding]) - np.logaddexp.reduce(logits + padding))
+    ids = np.argsort(-p, axis=-1, kind="stable")
+    for listed in (min(k + len(padding), outputs), min(k, outputs)):
+        shown = ids[:, :listed]
+        found = base.pack_listed(shown, np.log(np.take_along_axis(p, shown, -1)), k, vocabulary)
+        own = shown[shown < vocabulary]
+        assert found.top_ids[0].tolist() == own[:k].tolist()
+        wanted = p[0, own[:k]] / (1 - p[0, shown[shown >= vocabulary]].sum())
+        top, tail = (np.exp(part[0].astype(float)) for part in found[1:])
+        assert np.allclose(top, wanted, atol=2e-3)
+        assert top.sum() + tail == pytest.approx(1, abs=3e-3)
+        assert len(own) == listed or len(own) >= min(k, vocabulary) or listed < k + len(padding)
+
+
 def test_a_signal_of_impossible_tokens_stays_finite():
     signal = base.pack([[0, 1]], [[0.0, -np.inf]], [-np.inf])
     assert signal.top_logprobs.tolist() == [[0, base.LOWEST]]

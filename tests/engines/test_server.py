@@ -1,8 +1,10 @@
 import json
+import math
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 from response_priming import engines
@@ -209,6 +211,34 @@ def test_a_server_that_scores_a_part_of_a_prompt_is_refused(engine, stub):
     stub.other["POST"] = (200, JSON, json.dumps(answer).encode())
     with pytest.raises(InputError, match=r"^engine = 'server': the server scores 2 of 3 tokens"):
         list(engine.score([[4, 5, 6]], top_k=2))
+
+
+def test_outputs_without_a_token_are_forbidden_and_asked_around(url, stub, padded_model):
+    outputs = {257: 0.3, 4: 0.2, 258: 0.1, 263: 0.1, 1: 0.1, 2: 0.05, 3: 0.05, 5: 0.02, 6: 0.01, 7: 0.01}
+
+    def answer(body):
+        row = {f"token_id:{token}": math.log(p) for token, p in list(outputs.items())[: body["logprobs"]]}
+        read = [{str(token): {"logprob": math.log(p)} for token, p in outputs.items()}] * (len(body["prompt"]) - 1)
+        tokens = [4, 0][: body["max_tokens"]]
+        choice = {"token_ids": tokens, "prompt_logprobs": [None, *read], "finish_reason": "stop"}
+        return {"choices": [choice | {"logprobs": {"top_logprobs": [row] * len(tokens)}}]}
+
+    stub.answer = answer
+    engine = engines.open_engine("server", engines.Setup(str(padded_model), server_url=url, batch=3))
+    ((_, response),) = engine.respond([[5, 6, 1]], max_tokens=5, top_k=2)
+    assert response.signal.top_ids.tolist() == [[4, 1]] * 2
+    assert response.signal.top_logprobs[0].tolist() == pytest.approx(np.log([0.4, 0.2]), abs=2e-3)
+    assert response.signal.tail_logprobs.tolist() == pytest.approx([math.log(0.4)] * 2, abs=2e-3)
+    first, again = stub.asked
+    assert first["logit_bias"] == {str(token): -100 for token in range(257, 264)}
+    assert (first["logprobs"], again["logprobs"], again["prompt_logprobs"]) == (2, 9, 9)
+    assert again["prompt"] == [5, 6, 1, 4]
+
+
+def test_what_ends_a_response_is_said_to_the_server(engine, stub):
+    list(engine.respond(PROMPTS[:1], max_tokens=5))
+    assert stub.asked[0]["stop_token_ids"] == [0]
+    assert "logit_bias" not in stub.asked[0]
 
 
 # --- the key ---

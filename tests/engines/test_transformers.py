@@ -265,3 +265,36 @@ def test_a_shared_prefix_is_common_to_all_longest_and_leaves_a_token(common, res
     limit = min(map(len, prompts)) - 1
     common = next((place for place in range(limit) if len({prompt[place] for prompt in prompts}) > 1), limit)
     assert length == (common if common >= cascade.SHORTEST_SHARED_PREFIX and len(prompts) > 1 else 0)
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 257, 1000])
+def test_outputs_without_a_token_are_as_if_there_were_none(prompts, top_k):
+    plain_model, padded = tiny.llama(), tiny.padded_llama()
+    assert any(token >= len(tiny.VOCABULARY) for token in plain(padded, prompts[0]))
+    for temperature in (0.0, 1.5):
+        both = [transformers.TransformersEngine(one, tiny.tokenizer(), batch=4) for one in (plain_model, padded)]
+        asked = {"max_tokens": LENGTH, "top_k": top_k, "temperature": temperature}
+        wanted, found = (dict(one.respond(prompts[:3], **asked)) for one in both)
+        for index, response in wanted.items():
+            assert (found[index].tokens, found[index].text) == (response.tokens, response.text)
+            assert all(map(np.array_equal, found[index].signal, response.signal))
+    wanted, found = (dict(one.score(prompts[:2], top_k=top_k)) for one in both)
+    assert all(map(np.array_equal, found[0], wanted[0]))
+
+
+def test_decoding_ends_with_the_tokenizers_end_and_with_all_of_the_generation_config(tmp_path, prompts, expected):
+    tokenizer = tiny.tokenizer()
+    end, other = expected[0][3], expected[1][5]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    tiny.save_model(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    for listed, ends in ((other, {end, other}), ([other, 0], {0, end, other}), (None, {end})):
+        config = tiny.llama().generation_config
+        config.eos_token_id = listed
+        config.save_pretrained(tmp_path)
+        engine = transformers.TransformersEngine.open(engines.Setup(str(tmp_path), dtype="float32", device="cpu"))
+        answered = dict(engine.respond(prompts, max_tokens=LENGTH))
+        for index, tokens in enumerate(expected):
+            length = next((place + 1 for place, token in enumerate(tokens) if token in ends), LENGTH)
+            assert answered[index].tokens == tokens[:length]
+            assert answered[index].finished is (tokens[length - 1] in ends)

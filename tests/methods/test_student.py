@@ -8,6 +8,7 @@ from response_priming.errors import InputError
 from response_priming.methods import student
 from response_priming.methods.losses import IGNORED
 from response_priming.params import sections
+from response_priming.params.divergences import DIVERGENCES
 
 
 @pytest.fixture
@@ -39,6 +40,30 @@ def test_the_forward_pass_scores_the_positions_that_a_batch_names():
     found = model(**BATCH)
     assert torch.allclose(found.hard.flatten(), expected, atol=1e-5)
     assert found.total.item() == pytest.approx(expected.sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 9, 257, "dense"])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_outputs_without_a_token_are_in_no_loss(divergence, k):
+    generator = torch.Generator().manual_seed(3)
+    teacher = torch.randn(2, 2, 257, generator=generator).log_softmax(-1)
+    signal = {"top_logprobs": teacher, "scored": torch.tensor([[True, True], [True, False]])}
+    if k != "dense":
+        top = teacher.topk(k)
+        tail = teacher.scatter(-1, top.indices, -torch.inf).logsumexp(-1)
+        signal |= {"top_ids": top.indices, "top_logprobs": top.values, "tail_logprobs": tail}
+    batch = BATCH | signal | {"objective": sections.Distill(alpha=0.4, divergence=divergence, kd_temperature=2)}
+    found = []
+    for model in (tiny.llama(), tiny.padded_llama()):
+        student.teach(model, len(tiny.VOCABULARY))
+        loss = model(**batch)
+        loss.total.backward()
+        found.append((loss, [weight.grad for weight in model.parameters()]))
+    (wanted, grads), (loss, padded) = found
+    assert all(torch.allclose(*both, atol=1e-6) for both in zip(loss, wanted, strict=True))
+    for grad, wider in zip(grads, padded, strict=True):
+        assert torch.allclose(wider[: len(grad)], grad, atol=1e-5)
+        assert not wider[len(grad) :].any()
 
 
 def test_without_an_objective_the_forward_pass_and_decoding_are_as_before():

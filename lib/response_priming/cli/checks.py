@@ -86,21 +86,22 @@ def check_teacher(loaded: params.Profile, found: Found) -> None:
 
     run = cast("params.GenerateRun", loaded.run("generate", strategy=arms.UNPRIMED))
     engines.require(run.engine).check(engines.teacher_of(run))
-    config = models.config(run.teacher, run.teacher_revision).get_text_config()
+    teacher, student = (run.teacher, run.teacher_revision), (run.student, run.student_revision)
+    config, reader = models.config(*teacher), models.tokenizer(*teacher)
+    given = models.vocabulary(reader, config)
     if run.engine != "server":
-        models.require_weights(run.teacher, run.teacher_revision)
-    if run.top_k != "all" and run.top_k > config.vocab_size:
-        raise InputError(f"generate.top_k = {run.top_k}: the teacher has {config.vocab_size} tokens; allowed: as many")
+        models.require_weights(*teacher)
+    if run.top_k != "all" and run.top_k > given:
+        raise InputError(f"generate.top_k = {run.top_k}: the teacher has {given} tokens; allowed: as many")
     taught = [loaded.distill_of(arm) for arm in loaded.trained if arm != arms.FINE_TUNED]
     if any(training.signal == "tokens" for training in taught):
         generate.check_tokens(run.model_copy(update={"signal": "tokens"}))
-        width = models.config(run.student, run.student_revision).get_text_config().vocab_size
-        if run.top_k == "all" and config.vocab_size != width:
+        learnt = models.vocabulary(models.tokenizer(*student), models.config(*student))
+        if given > learnt or (run.top_k == "all" and given < learnt):
             raise InputError(
-                f"generate.top_k = 'all': the teacher gives {config.vocab_size} probabilities, the student {width}; "
-                "allowed: a number"
+                f"generate.teacher = {run.teacher!r}: {given} of {len(reader)} tokens are among its outputs, and "
+                f"{learnt} among the student's; allowed: as many"
             )
-    reader = models.tokenizer(run.teacher, run.teacher_revision)
     for strategy in loaded.strategies:
         prefix = prompts.prefix_of(strategy)
         asked = [
@@ -113,7 +114,7 @@ def check_teacher(loaded: params.Profile, found: Found) -> None:
             )
             for problem in found["train"][-FEW:]
         ]
-        _check_budget("generate.response_tokens", run.response_tokens, asked, config)
+        _check_budget("generate.response_tokens", run.response_tokens, asked, config.get_text_config())
 
 
 def _check_budget(parameter: str, budget: int, asked: list[list[int]], config: Any) -> None:

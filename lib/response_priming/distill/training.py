@@ -111,7 +111,7 @@ def _train(job: _Job, processes: PartialState) -> None:
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
-            if micro_batch == 1 or processes.num_processes > 1:
+            if micro_batch == 1 or processes.num_processes > 1 or job.run.lora_dropout:
                 raise InputError(
                     f"distill.micro_batch = {micro_batch}: out of memory; a smaller one, gradient_checkpointing: true "
                     "or adapter: qlora take less"

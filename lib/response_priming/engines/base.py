@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, get_args
 
@@ -90,12 +90,17 @@ class Setup:
 
 
 class Engine(abc.ABC):
-    """What the stages need of an engine; `context` is its model's (tokens), None where it is not known."""
+    """What the stages need of an engine.
+
+    `context` is its model's (tokens), None where it is not known; `vocabulary` how many outputs have a token (see
+    `models.vocabulary`): no other is ever chosen or in a signal.
+    """
 
     package: str | None = None  # what it needs beside the library's own
     extra: str | None = None  # of pyproject.toml, which installs that
     tokenizer: "PreTrainedTokenizerBase"
     context: int | None
+    vocabulary: int
 
     @classmethod
     @abc.abstractmethod
@@ -125,7 +130,22 @@ class Engine(abc.ABC):
             InputError: a prompt and its budget do not fit the model's context.
         """
         check_context(prompts, max_tokens, self.context)
-        return self.fulfil(Request(prompts, max_tokens, top_k, temperature, seed))
+        return self._completed(Request(prompts, max_tokens, top_k, temperature, seed))
+
+    def _completed(self, request: Request) -> Iterator[tuple[int, Response]]:
+        """The responses; a signal with fewer tokens than asked for (see `pack_listed`) is read anew, at the end."""
+        narrow = {}
+        for index, response in self.fulfil(request):
+            if response.signal and response.signal.top_ids.shape[1] < min(request.top_k, self.vocabulary):
+                narrow[index] = response
+            else:
+                yield index, response
+        read = [[*request.prompts[index], *response.tokens[:-1]] for index, response in narrow.items()]
+        for place, signal in self.score(read, top_k=request.top_k) if read else ():
+            index, response = list(narrow.items())[place]
+            last = slice(-len(response.tokens), None)
+            own = Signal(signal.top_ids[last], signal.top_logprobs[last], signal.tail_logprobs[last])
+            yield index, replace(response, signal=own)
 
     @abc.abstractmethod
     def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
@@ -171,6 +191,26 @@ def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
     return Signal(np.asarray(ids, np.int32), *rounded)
 
 
+def pack_listed(ids: ArrayLike, logprobs: ArrayLike, k: int, vocabulary: int) -> Signal:
+    """A signal of the k most likely tokens, where log-probabilities are known of listed outputs alone.
+
+    Outputs without a token are taken out, and their probability is shared out in proportion, as if the model had no
+    such outputs; of those that are not listed it is part of the tail. Where fewer than k tokens are left at some
+    position, the signal has so few at all of them.
+
+    Args:
+        ids, logprobs: [positions, listed], most likely first.
+        vocabulary: how many outputs have a token, the first ones.
+    """
+    ids, logprobs = np.asarray(ids), np.asarray(logprobs, np.float64)
+    if (padding := ids >= vocabulary).any():
+        known = np.argsort(padding, axis=-1, kind="stable")[:, : (~padding).sum(-1).min()]
+        kept = np.maximum(1 - np.where(padding, np.exp(logprobs), 0).sum(-1, keepdims=True), SMALLEST_TAIL)
+        ids, logprobs = (np.take_along_axis(part, known, -1) for part in (ids, logprobs - np.log(kept)))
+    ids, logprobs = ids[:, :k], logprobs[:, :k]
+    return pack(ids, logprobs, tail_of(logprobs, vocabulary))
+
+
 def tail_of(logprobs: NDArray[np.float64], vocabulary: int) -> NDArray[np.float64]:
     """Log-probability of all tokens but the listed ones, [positions, k] -> [positions], where only those are known.
 
@@ -181,6 +221,12 @@ def tail_of(logprobs: NDArray[np.float64], vocabulary: int) -> NDArray[np.float6
         return np.full(len(logprobs), LOWEST)
     rest = 1 - np.exp(logprobs).sum(-1)
     return np.asarray(np.log(np.maximum(rest, SMALLEST_TAIL)), np.float64)
+
+
+def never(vocabulary: int, outputs: int) -> dict[int, float] | None:
+    """What is added to the logits of outputs without a token, by id, where another program chooses; None if all have
+    one. It is the least that OpenAI's interface takes."""
+    return dict.fromkeys(range(vocabulary, outputs), -100.0) or None
 
 
 def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | None) -> None:

@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, Field, HttpUrl, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models, progress
-from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack, tail_of
+from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, never, pack_listed
 from response_priming.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,9 +78,19 @@ class ServerEngine(Engine):
 
     package, extra = "openai", "server"
 
-    def __init__(self, client: "OpenAI", tokenizer: PreTrainedTokenizerBase, *, model: Any, batch: int) -> None:
+    def __init__(
+        self,
+        client: "OpenAI",
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        model: Any,
+        batch: int,
+        outputs: int,
+        ends: Sequence[int],
+    ) -> None:
         self.client, self.tokenizer, self.model, self.batch = client, tokenizer, model, batch
         self.context: int | None = getattr(model, "max_model_len", None)
+        self.outputs, self.ends, self.vocabulary = outputs, list(ends), min(len(tokenizer), outputs)
 
     @classmethod
     def check(cls, setup: Setup) -> None:
@@ -92,7 +101,10 @@ class ServerEngine(Engine):
     def open(cls, setup: Setup) -> Self:
         """The engine, once the server has said that it serves the model (under this name, or as its only one)."""
         client, model = _connect(setup, max_retries=RETRIES)
-        return cls(client, models.tokenizer(setup.model, setup.revision), model=model, batch=setup.batch)
+        named = setup.model, setup.revision
+        reader, outputs = models.tokenizer(*named), int(models.config(*named).get_text_config().vocab_size)
+        ends = models.end_tokens(reader, *named)
+        return cls(client, reader, model=model, batch=setup.batch, outputs=outputs, ends=ends)
 
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`. How the weights are stored is the server's affair."""
@@ -100,25 +112,29 @@ class ServerEngine(Engine):
 
     def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
         """See `Engine.fulfil`."""
-        logprobs = request.top_k or None
-        common = {"max_tokens": request.max_tokens, "temperature": request.temperature, "logprobs": logprobs}
+        width = request.top_k if request.top_k < self.vocabulary else self.outputs
+        common: dict[str, Any] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
+        common |= {"logprobs": width or None, "extra_body": {"stop_token_ids": self.ends}}
+        if bias := never(self.vocabulary, self.outputs):
+            common |= {"logit_bias": {str(token): value for token, value in bias.items()}}
         for index, choice in self._ask(request.prompts, [common | {"seed": seed} for seed in request.seeds()]):
             tokens = _given(choice, "token_ids")
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-            rows = _rows(choice, len(tokens)) if request.top_k else []
-            signal = self._signal(rows, request.top_k) if rows else None
+            rows = _rows(choice, len(tokens)) if width else []
+            signal = self._signal(rows, width, request.top_k) if rows else None
             yield index, Response(tokens, text, choice.finish_reason == "stop", signal)
 
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
         """See `Engine.score`. The last position is that of a token generated for the purpose."""
         check_context(sequences, 1, self.context)
-        options = {"max_tokens": 1, "temperature": 0.0, "logprobs": top_k, "extra_body": {"prompt_logprobs": top_k}}
+        width = min(top_k + self.outputs - self.vocabulary, self.outputs)
+        options = {"max_tokens": 1, "temperature": 0.0, "logprobs": width, "extra_body": {"prompt_logprobs": width}}
         for index, choice in self._ask(sequences, [options] * len(sequences)):
             rows = [row or {} for row in _given(choice, "prompt_logprobs")[1:]]
             if len(rows) + 1 != (length := len(sequences[index])):
                 raise InputError(f"engine = 'server': the server scores {len(rows) + 1} of {length} tokens")
             read = [{token: entry.logprob for token, entry in row.items()} for row in rows]
-            yield index, self._signal(read + _rows(choice, 1), top_k)
+            yield index, self._signal(read + _rows(choice, 1), width, top_k)
 
     def _ask(self, prompts: Sequence[list[int]], options: list[dict[str, Any]]) -> Iterator[tuple[int, Choice]]:
         """The server's choices as they come, at most `batch` requests at once."""
@@ -139,13 +155,15 @@ class ServerEngine(Engine):
         options |= {"model": self.model.id, "prompt": prompt, "extra_body": extra}
         return _answer(self.client, Completion, lambda: ask(**options)).choices[0]
 
-    def _signal(self, rows: list[dict[int, float]], k: int) -> Signal:
-        """A row may hold one entry more: the token that is there, where it is not among the k most likely."""
-        if (least := min(map(len, rows))) < k:
-            raise InputError(f"top_k = {k}: the server returns {least} log-probabilities; start it with a higher limit")
-        top = [sorted(row.items(), key=lambda entry: -entry[1])[:k] for row in rows]
-        logprobs = np.array([[value for _, value in row] for row in top], np.float64)
-        return pack([[token for token, _ in row] for row in top], logprobs, tail_of(logprobs, len(self.tokenizer)))
+    def _signal(self, rows: list[dict[int, float]], width: int, k: int) -> Signal:
+        """A row may hold one entry more: the token that is there, where it is not among the `width` most likely."""
+        if (least := min(map(len, rows))) < width:
+            raise InputError(
+                f"top_k = {k}: the server returns {least} log-probabilities; start it with a limit of {width} or more"
+            )
+        top = [sorted(row.items(), key=lambda entry: -entry[1])[:width] for row in rows]
+        ids, logprobs = ([[entry[part] for entry in row] for row in top] for part in (0, 1))
+        return pack_listed(ids, logprobs, k, self.vocabulary)
 
 
 def _connect(setup: Setup, **options: Any) -> tuple["OpenAI", Any]:

@@ -47,6 +47,7 @@ class TransformersEngine(Engine):
     ) -> None:
         self.model, self.tokenizer, self.batch, self.quantization = model, tokenizer, batch, quantization
         self.context = model.config.get_text_config().max_position_embeddings
+        self.vocabulary = models.vocabulary(tokenizer, model.config)
         stops = model.generation_config.eos_token_id
         self.stop_tokens = set(stops) if isinstance(stops, list) else {stops}
         model.set_attn_implementation(CASCADE)
@@ -186,7 +187,7 @@ class TransformersEngine(Engine):
             past_key_values=slots,
             use_cache=True,
             logits_to_keep=1,
-        ).logits[:, -1]
+        ).logits[:, -1, : self.vocabulary]
         tokens = choose(logits, request.temperature, [sequence.draw for sequence in sequences])
         signal = signal_of(logits, request.top_k) if request.top_k else None
         for row, sequence in enumerate(sequences):
@@ -209,7 +210,7 @@ class TransformersEngine(Engine):
             ids = torch.tensor([sequences[i] + [0] * (width - len(sequences[i])) for i in chunk])
             logits = self.model(input_ids=ids.to(self.model.device), use_cache=False).logits
             for row, index in enumerate(chunk):
-                yield index, signal_of(logits[row, : len(sequences[index])], top_k)
+                yield index, signal_of(logits[row, : len(sequences[index]), : self.vocabulary], top_k)
 
 
 def choose(logits: Tensor, temperature: float, draws: Sequence[random.Random]) -> list[int]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models, params
-from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack, tail_of
+from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, never, pack_listed
 from response_priming.errors import InputError
 
 # Our names of quantised formats and vLLM's; `none` keeps what the checkpoint is stored in.
@@ -53,10 +53,13 @@ class VllmEngine(Engine):
 
     package, extra = "vllm", "gpu"
 
-    def __init__(self, llm: Any, tokenizer: PreTrainedTokenizerBase, *, lora: Any = None) -> None:
-        self.llm, self.tokenizer, self.lora = llm, tokenizer, lora
+    def __init__(
+        self, llm: Any, tokenizer: PreTrainedTokenizerBase, *, ends: Sequence[int] = (), lora: Any = None
+    ) -> None:
+        self.llm, self.tokenizer, self.ends, self.lora = llm, tokenizer, list(ends), lora
         about = llm.llm_engine.model_config
-        self.context, self.vocabulary = about.max_model_len, int(about.get_vocab_size())
+        self.context, self.outputs = about.max_model_len, int(about.get_vocab_size())
+        self.vocabulary = min(len(tokenizer), self.outputs)
 
     @classmethod
     def check(cls, setup: Setup) -> None:
@@ -87,7 +90,8 @@ class VllmEngine(Engine):
         base = models.Base(setup.model, setup.revision, setup.quantization).of(setup.student)
         started = dataclasses.replace(setup, model=base.name, revision=base.revision, quantization=base.quantization)
         llm = _start(dataclasses.replace(started, student=None), rank)
-        return cls(llm, models.tokenizer(setup.model, setup.revision), lora=lora)
+        reader = models.tokenizer(base.name, base.revision)
+        return cls(llm, reader, ends=models.end_tokens(reader, base.name, base.revision), lora=lora)
 
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`."""
@@ -105,24 +109,29 @@ class VllmEngine(Engine):
 
     def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
         """See `Engine.fulfil`."""
-        width = min(request.top_k, self.vocabulary)
-        common = {"max_tokens": request.max_tokens, "temperature": request.temperature, "logprobs": width or None}
+        width = request.top_k if request.top_k < self.vocabulary else self.outputs
+        common: dict[str, Any] = {"max_tokens": request.max_tokens, "temperature": request.temperature}
+        common |= {"stop_token_ids": self.ends, "logit_bias": never(self.vocabulary, self.outputs)}
+        common |= {"logprobs": width or None}
         seeds = [seed if request.temperature else None for seed in request.seeds()]
         for index, output in self._run(request.prompts, [common | {"seed": seed} for seed in seeds]):
             answer = output.outputs[0]
             tokens = list(answer.token_ids)
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-            signal = self._signal(*_table(answer.logprobs, width)) if width else None
+            listed = _table(answer.logprobs, width) if width else None
+            signal = pack_listed(*listed, request.top_k, self.vocabulary) if listed else None
             yield index, Response(tokens, text, answer.finish_reason == "stop", signal)
 
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
         """See `Engine.score`. The last position is that of a token generated for the purpose."""
         check_context(sequences, 1, self.context)
-        width = min(top_k, self.vocabulary)
+        # Enough for top_k tokens where all outputs without one are more likely.
+        width = min(top_k + self.outputs - self.vocabulary, self.outputs)
         options = {"temperature": 0.0, "max_tokens": 1, "logprobs": width, "prompt_logprobs": width}
         for index, output in self._run(sequences, [options] * len(sequences)):
             read, last = _table(output.prompt_logprobs, width), _table(output.outputs[0].logprobs, width)
-            yield index, self._signal(*(np.concatenate(parts) for parts in zip(read, last, strict=True)))
+            ids, logprobs = (np.concatenate(parts) for parts in zip(read, last, strict=True))
+            yield index, pack_listed(ids, logprobs, top_k, self.vocabulary)
 
     def _run(self, prompts: Sequence[list[int]], options: list[dict[str, Any]]) -> Iterator[tuple[int, Any]]:
         """vLLM's final outputs as they come. What is still running is taken back when the caller stops early."""
@@ -147,9 +156,6 @@ class VllmEngine(Engine):
         finally:
             if left:
                 engine.abort_request(list(running))
-
-    def _signal(self, ids: NDArray[Any], logprobs: NDArray[Any]) -> Signal:
-        return pack(ids, logprobs, tail_of(logprobs, self.vocabulary))
 
 
 def _table(flat: Any, k: int) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from response_priming import artifacts, engines, models, params, problems, progress, prompts
+from response_priming import artifacts, engines, params, problems, progress, prompts
 from response_priming.generate.store import KEPT, Answered, read, shard_name, write_shard
 
 
@@ -26,19 +26,18 @@ def score(run: params.PromptSignalsRun) -> pd.DataFrame:
 def _score(run: params.PromptSignalsRun, folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     engine = engines.open_engine(run.engine, engines.teacher_of(run))
-    config = models.config(run.teacher, run.teacher_revision)
-    vocabulary, dense = int(config.get_text_config().vocab_size), run.top_k == "all"
+    dense = run.top_k == "all"
     with progress.Bar(len(asked), "prompt") as bar:
         for first in range(0, len(asked), run.generate_batch):
             shard = asked[first : first + run.generate_batch]
             texts = [prompts.prefix_of(run.strategy) + problem.question for problem in shard]
             sequences = [prompts.encode_plain(engine.tokenizer, text) for text in texts]
-            scored = dict(engine.score(sequences, top_k=vocabulary if run.top_k == "all" else run.top_k))
+            scored = dict(engine.score(sequences, top_k=engine.vocabulary if run.top_k == "all" else run.top_k))
             rows = [
                 Answered(problem.id, 0, "", len(tokens), engines.Response(tokens, text, False, scored[index]))
                 for index, (problem, text, tokens) in enumerate(zip(shard, texts, sequences, strict=True))
             ]
-            write_shard(folder / shard_name(first), rows, vocabulary=vocabulary, dense=dense)
+            write_shard(folder / shard_name(first), rows, vocabulary=engine.vocabulary, dense=dense)
             bar.update(len(shard))
     pd.DataFrame({"kept": [True] * len(asked)}).to_parquet(folder / KEPT, index=False)
 

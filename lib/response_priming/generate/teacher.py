@@ -57,10 +57,15 @@ def respond(run: params.GenerateRun) -> pd.DataFrame:
 
 def check_tokens(run: params.GenerateRun) -> None:
     """`InputError` where a token-level signal is wanted and teacher and student do not share their token ids."""
-    teacher, student = (run.teacher, run.teacher_revision), (run.student, run.student_revision)
-    if run.signal == "text" or teacher == student:
+    named = (run.teacher, run.teacher_revision), (run.student, run.student_revision)
+    if run.signal == "text" or named[0] == named[1]:
         return
-    if difference := prompts.first_difference(models.tokenizer(*teacher), models.tokenizer(*student)):
+    teacher, student = (models.tokenizer(*one) for one in named)
+    difference = prompts.first_difference(teacher, student)
+    ends, known = (models.end_tokens(reader, *one) for reader, one in zip((teacher, student), named, strict=True))
+    if unknown := [token for token in ends if token not in known]:
+        difference = difference or f"it may end with token {unknown[0]}, which ends no answer of the student"
+    if difference:
         raise InputError(
             f"generate.teacher = {run.teacher!r}: its tokens are not those of the student {run.student!r}: "
             f"{difference}; allowed: a teacher with the student's tokenizer, or distill.signal = 'text'"
@@ -117,8 +122,8 @@ def _generate(run: params.GenerateRun, wanted: _Prompts, partial: artifacts.Part
     if not missing:
         return
     before = stored([folder for folder in artifacts.shelved(run.folders[0].path) if folder != partial.folder], top_k)
-    config = models.config(run.teacher, run.teacher_revision)
-    vocabulary, engine = config.get_text_config().vocab_size, None
+    vocabulary = models.vocabulary(wanted.tokenizer, models.config(run.teacher, run.teacher_revision))
+    engine = None
     with progress.Bar(total * run.samples, "response", done=sum(done.values()) * run.samples) as bar:
         for first, last in missing:
             batch = wanted.between(first, last)

@@ -39,7 +39,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import arms, artifacts, generate, params, problems, prompts
+from response_priming import arms, artifacts, generate, models, params, problems, prompts
 from response_priming.errors import InputError
 from response_priming.methods.base import Method
 from response_priming.methods.losses import IGNORED
@@ -124,7 +124,7 @@ class Examples(Dataset[Example]):
         self, run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: datasets.Dataset | None
     ) -> None:
         self.run, self.tokenizer, self.answered = run, tokenizer, answered
-        self.repaired = run.repaired
+        self.repaired, self.ends = run.repaired, models.end_tokens(tokenizer, run.student, run.student_revision)
         self.asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
         # Without the signal's columns, which are not to be read for a length.
         self.texts = answered.select_columns(["problem_id", "tokens", "text"]) if answered is not None else None
@@ -191,7 +191,7 @@ class Examples(Dataset[Example]):
             tokens = prompts.encode_response(self.tokenizer, self.texts[self.answer_of[index]]["text"])
         else:
             tokens = list(map(int, self.texts[self.answer_of[index]]["tokens"]))
-        if "eos" not in self.repaired and tokens[-1] == self.tokenizer.eos_token_id:
+        if "eos" not in self.repaired and tokens[-1] in self.ends:
             tokens = tokens[:-1]
         return self._begun(tokens)
 

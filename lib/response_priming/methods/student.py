@@ -27,7 +27,7 @@ def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         device=run.device,
         quantization="nf4" if run.adapter == "qlora" else "none",
     )
-    teach(base)
+    teach(base, models.vocabulary(tokenizer, base.config))
     if run.adapter == "full":
         return base, tokenizer
     return cast("PreTrainedModel", get_peft_model(base, lora_config(run, base))), tokenizer
@@ -54,12 +54,16 @@ def lora_config(run: params.DistillRun, base: PreTrainedModel) -> LoraConfig:
     )
 
 
-def teach(model: PreTrainedModel) -> None:
+def teach(model: PreTrainedModel, vocabulary: int | None = None) -> None:
     """Make the forward pass return `losses.Loss` where it is given an `objective` and a batch (see `examples`).
 
     It is the model's own forward pass, and its head's, so that whatever wraps a model in training (PEFT, data
     parallelism, sharding, checkpointing) finds what it expects: where weights are sharded, the head's are gathered when
     the head is called. `hard` and `soft` come as [batch, n], like the labels.
+
+    Args:
+        vocabulary: outputs that have a token (see `models.vocabulary`); the objective is of these alone, as if the
+            model had no others. None: all.
 
     Raises:
         InputError: the model does more to its last hidden states than multiply them with its head.
@@ -74,6 +78,7 @@ def teach(model: PreTrainedModel) -> None:
                 f"model.student: {name} scales, caps or shifts its logits; allowed: a model with a plain head"
             )
     packed, project = can_pack(model), head.forward
+    padded = vocabulary is not None and vocabulary < len(head.weight)
 
     @functools.wraps(plain)
     def forward(*arguments: Any, objective: params.Distill | None = None, **batch: Any) -> Any:
@@ -81,7 +86,8 @@ def teach(model: PreTrainedModel) -> None:
 
     @functools.wraps(project)
     def score(hidden: Tensor, *wanted: Any, **counts: Any) -> Any:
-        return distillation(hidden, head.weight, *wanted, **counts) if wanted else project(hidden)
+        weight = head.weight[:vocabulary] if padded else head.weight
+        return distillation(hidden, weight, *wanted, **counts) if wanted else project(hidden)
 
     model.forward, head.forward = forward, score
 

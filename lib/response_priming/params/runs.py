@@ -185,8 +185,8 @@ class DistillRun(Distill, ArmRun):
     def folders(self) -> list[Folder]:
         """A student for each seed."""
         place, reads = self.output / "students" / self.arm, [self.store] if self.store else []
-        code = ["distill.training"]
-        return [Folder(place / f"seed-{seed}", code, reads, {"train_seed": seed}) for seed in self.seeds]
+        code, more = ["distill.training"], self.by_dropout
+        return [Folder(place / f"seed-{seed}", code, reads, {"train_seed": seed} | more) for seed in self.seeds]
 
     @property
     def watched(self) -> bool:

@@ -188,7 +188,9 @@ class Distill(Signal):
     )
     lora_r: int = Field(8, ge=1, description="rank of the LoRA matrices")
     lora_alpha: int = Field(16, ge=1, description="LoRA scale; the update is multiplied by lora_alpha / lora_r")
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the LoRA input")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on the LoRA input; above 0, micro_batch and processes change the result"
+    )
     lora_targets: list[str] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1, description="adapted projections"
     )
@@ -244,6 +246,11 @@ class Distill(Signal):
     def soft_loss(self) -> Divergence:
         """The divergence as it is computed, and in words."""
         return DIVERGENCES[self.divergence]
+
+    @property
+    def by_dropout(self) -> dict[str, Any]:
+        """What decides the result where there is dropout, whose masks are drawn a forward pass at a time."""
+        return {"micro_batch": self.micro_batch} if self.lora_dropout and self.train_batch > 1 else {}
 
     @property
     def repaired(self) -> frozenset[Repair]:
