@@ -2,6 +2,8 @@ from pathlib import PurePath
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from response_priming import arms, paths
 from response_priming.errors import InputError
@@ -110,3 +112,32 @@ def test_a_file_that_is_no_mapping_is_one_line(tmp_path, monkeypatch, content, p
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(InputError, match=f"^mine.yaml: {problem}"):
         arms.read_yaml(tmp_path / "mine.yaml")
+
+
+NOTATION = "ab:-[]{}'\"\n\t &*!|>%@01.#,?~<="
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+NAMES = st.sampled_from(["strategies", "none", "mine", "title", "prefix", "source", "control", "shuffled"]) | SCALARS
+ENTRIES = st.fixed_dictionaries({}, optional=dict.fromkeys([*ENTRY, "control"], SCALARS))
+TREES = st.recursive(SCALARS | ENTRIES, lambda some: st.dictionaries(NAMES, some, max_size=4), max_leaves=6)
+FILES = st.one_of(
+    st.binary(max_size=40),
+    st.text(NOTATION, max_size=60).map(str.encode),
+    st.dictionaries(NAMES, TREES, max_size=3).map(yaml.safe_dump).map(str.encode),
+    st.dictionaries(NAMES, ENTRIES | st.just(ENTRY), max_size=3).map(
+        lambda mine: yaml.safe_dump({"strategies": {"none": ENTRY | {"prefix": ""}} | mine}).encode()
+    ),
+)
+
+
+@given(FILES)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_prompts_are_strategies_or_refused_in_one_line(prompts, content):
+    prompts({})
+    (paths.PARAMS / "prompts.yaml").write_bytes(content)
+    arms._strategies.cache_clear()
+    try:
+        found = {name: arms.title(name) + one["prefix"] for name, one in arms.strategies().items()}
+    except InputError as error:
+        found = str(error)
+    arms._strategies.cache_clear()
+    assert isinstance(found, dict) or len(found.splitlines()) == 1

@@ -4,7 +4,7 @@ import contextlib
 import functools
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
@@ -44,6 +44,13 @@ def messages(
     return [*turns, {"role": "user", "content": prefix + question}]
 
 
+def _template(tokenizer: "PreTrainedTokenizerBase", date: str) -> functools.partial[Any]:
+    """Writes a chat as the model's template does on a day."""
+    today = datetime.fromisoformat(date)
+    days: dict[str, Any] = {"date_string": today.strftime("%d %b %Y"), "strftime_now": today.strftime}
+    return functools.partial(tokenizer.apply_chat_template, tokenize=False, **days)
+
+
 def render(tokenizer: "PreTrainedTokenizerBase", chat: list[dict[str, str]], date: str = TODAY) -> str:
     """The prompt in the model's chat template, up to and including the marker that opens the assistant's turn.
 
@@ -56,14 +63,7 @@ def render(tokenizer: "PreTrainedTokenizerBase", chat: list[dict[str, str]], dat
     Raises:
         InputError: there is no template, or it takes no such chat.
     """
-    today = datetime.fromisoformat(date)
-    written = functools.partial(
-        tokenizer.apply_chat_template,
-        add_generation_prompt=True,
-        tokenize=False,
-        date_string=today.strftime("%d %b %Y"),
-        strftime_now=today.strftime,
-    )
+    written = functools.partial(_template(tokenizer, date), add_generation_prompt=True)
     (system, first), rest = (turn["content"] for turn in chat[:2]), chat[2:]
     try:
         with contextlib.suppress(jinja2.TemplateError):
@@ -96,7 +96,7 @@ def end_of_turn(tokenizer: "PreTrainedTokenizerBase") -> int | None:
     """The token that the chat template closes an assistant's turn with, as `<|eot_id|>`; None where it takes none."""
     said, chat = "Seven.", [{"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "Seven."}]
     try:
-        after = str(tokenizer.apply_chat_template(chat, tokenize=False)).rpartition(said)[2]
+        after = str(_template(tokenizer, TODAY)(chat)).rpartition(said)[2]
     except (jinja2.TemplateError, ValueError):
         return None
     first = next(iter(encode_plain(tokenizer, after.strip())), None)
