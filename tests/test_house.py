@@ -99,7 +99,8 @@ def test_every_notebook_begins_in_the_same_way(notebook):
     assert parts == ["# ", "**Question.**", "**In:**", "**Out:**", "**Takes,**"]
     assert parameters["metadata"]["tags"] == ["parameters"]
     if notebook.stem != "compare-runs":  # which is of two runs
-        assert f'run = params.collect("{notebook.stem}", globals())' in "".join(setup["source"])
+        begin = f'run = params.collect("{notebook.stem}", globals())\nnotebooks.require(run)\n'
+        assert begin in "".join(setup["source"])
         assert "".join(setup["source"]).endswith("print(provenance.summary(run))")
 
 

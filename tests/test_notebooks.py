@@ -7,7 +7,7 @@ import tempfile
 import nbformat
 import pytest
 
-from response_priming import arms, audit, notebooks, params, paths, progress
+from response_priming import arms, artifacts, audit, notebooks, params, paths, progress
 from response_priming.errors import InputError
 from response_priming.report import page
 
@@ -197,3 +197,29 @@ def test_a_killed_kernel_is_one_line_with_the_notebook_up_to_there(tmp_path):
     with pytest.raises(InputError, match=r"^some: its kernel was killed, .*executed/some.partial.ipynb; run it again"):
         executed(tmp_path, "import os; os.kill(os.getpid(), 9)")
     assert (tmp_path / "executed" / "some.partial.ipynb").exists()
+
+
+@pytest.mark.parametrize(("stage", "need"), [("distill", "generate-none"), ("ladder", "generate-ground-truth")])
+def test_a_notebook_refuses_what_is_stale_wherever_it_is_executed(tmp_path, monkeypatch, stage, need):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    setup = next(
+        cell["source"]
+        for cell in nbformat.read(paths.NOTEBOOKS / f"{stage}.ipynb", as_version=4).cells
+        if "params.collect(" in cell["source"]
+    )
+    run = params.load("laptop").run(stage)
+    lacks = rf"^{stage}[a-z-]* needs {need}, which is stale: .*: not made yet; `make paper PROFILE=laptop` makes it"
+    with pytest.raises(InputError, match=lacks):
+        exec(setup, run.model_dump())
+    needed = notebooks.find(params.load("laptop"), need).run
+    (made,) = needed.folders
+    with artifacts.writing(made.path, artifacts.recipe(needed, made)):
+        pass
+    if stage == "distill":
+        exec(setup, run.model_dump())
+        changed = artifacts.read(made.path)["recipe"]
+        changed["parameters"]["top_k"] = 3
+        with artifacts.writing(made.path, changed):
+            pass
+        with pytest.raises(InputError, match=r"which is stale: responses/none: top_k = 64, was 3; `make paper "):
+            exec(setup, run.model_dump())

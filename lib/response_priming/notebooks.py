@@ -239,18 +239,25 @@ def write(profile: params.Profile) -> None:
         paths.write(plan, text)
 
 
-def require(profile: params.Profile, node: Node) -> None:
-    """`InputError` where what a notebook needs is not what the profile says."""
-    for name in node.needs:
-        if reason := lacking(find(profile, name).run):
-            raise InputError(f"{node.name} needs {name}, which is stale: {reason}; `make paper` makes it again")
+def require(run: params.Run) -> None:
+    """`InputError` where what a run's notebook needs is not what the profile says: before it reads that, wherever it
+    is executed."""
+    profile, name = params.load(run.profile), Node(run).name
+    paper = {node.name: node for node in nodes(profile)}
+    known = paper | {node.name: node for node in extras(profile)}
+    for need in known[name].needs if name in known else ():
+        if reason := lacking(known[need].run):
+            heals = f"make paper PROFILE={profile.name}"
+            heals = heals if need in paper else f"response-priming run {need} --profile {profile.name}"
+            raise InputError(f"{name} needs {need}, which is stale: {reason}; `{heals}` makes it again")
 
 
 def notebook_code(notebook: Path) -> dict[str, str]:
     """Digests of our modules that a notebook imports, itself or through others; here `style` and its tables count."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    digests = provenance.code_digests(*provenance.imported_by(source))
+    # This module shows nothing: it refuses.
+    digests = provenance.code_digests(*(name for name in provenance.imported_by(source) if name != "notebooks"))
     style = provenance.module_file("style").read_text(encoding="utf-8")
     tables = provenance.digest(paths.REPORT / "tables.yaml")
     return digests | {"style": provenance.code_digest(style), "tables": tables}

@@ -129,7 +129,7 @@ def run(
     node = notebooks.find(loaded, "-".join(filter(None, [stage, strategy or arm])))
     names = [other.name for other in notebooks.nodes(loaded)]
     place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
-    notebooks.require(loaded, node)
+    notebooks.require(node.run)
     content = node.content()  # as it is now, whatever is edited meanwhile
     with progress.Line(node.name, progress.shared(loaded.build), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
