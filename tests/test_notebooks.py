@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import sys
@@ -197,6 +198,7 @@ def test_a_killed_kernel_is_one_line_with_the_notebook_up_to_there(tmp_path):
     with pytest.raises(InputError, match=r"^some: its kernel was killed, .*executed/some.partial.ipynb; run it again"):
         executed(tmp_path, "import os; os.kill(os.getpid(), 9)")
     assert (tmp_path / "executed" / "some.partial.ipynb").exists()
+    assert logging.getLogger("papermill").handlers  # or its own words for it would go to standard error, too
 
 
 @pytest.mark.parametrize(("stage", "need"), [("distill", "generate-none"), ("ladder", "generate-ground-truth")])

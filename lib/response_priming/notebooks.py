@@ -5,6 +5,7 @@ what is there. `write` tells make what is stale, and make runs it in order.
 """
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -328,6 +329,7 @@ def execute(
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what ends a notebook is said here, once
     partial = target.with_suffix(".partial.ipynb")
     where = f"the notebook up to there: {paths.shown(partial)}"
     # The path of a socket has at most 107 bytes.
