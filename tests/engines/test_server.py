@@ -237,7 +237,7 @@ def test_outputs_without_a_token_are_forbidden_and_asked_around(url, stub, padde
 
 def test_what_ends_a_response_is_said_to_the_server(engine, stub):
     list(engine.respond(PROMPTS[:1], max_tokens=5))
-    assert stub.asked[0]["stop_token_ids"] == [0]
+    assert stub.asked[0]["stop_token_ids"] == engine.describe()["end_tokens"] == [0]
     assert "logit_bias" not in stub.asked[0]
 
 

@@ -293,6 +293,7 @@ def test_decoding_ends_with_the_tokenizers_end_and_with_all_of_the_generation_co
         config.eos_token_id = listed
         config.save_pretrained(tmp_path)
         engine = transformers.TransformersEngine.open(engines.Setup(str(tmp_path), dtype="float32", device="cpu"))
+        assert engine.describe()["end_tokens"] == sorted(ends)
         answered = dict(engine.respond(prompts, max_tokens=LENGTH))
         for index, tokens in enumerate(expected):
             length = next((place + 1 for place, token in enumerate(tokens) if token in ends), LENGTH)

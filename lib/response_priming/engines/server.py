@@ -108,7 +108,7 @@ class ServerEngine(Engine):
 
     def describe(self) -> dict[str, Any]:
         """See `Engine.describe`. How the weights are stored is the server's affair."""
-        return {"engine": "server", "model": self.model.id, "batch": self.batch}
+        return {"engine": "server", "model": self.model.id, "batch": self.batch, "end_tokens": sorted(self.ends)}
 
     def fulfil(self, request: Request) -> Iterator[tuple[int, Response]]:
         """See `Engine.fulfil`."""

@@ -83,6 +83,7 @@ class TransformersEngine(Engine):
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "quantization": self.quantization,
             "batch": self.batch,
+            "end_tokens": sorted(self.stop_tokens - {None}),
         }
 
     # --- responses ---

@@ -103,6 +103,7 @@ class VllmEngine(Engine):
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "quantization": config.model_config.quantization or "none",
             "batch": config.scheduler_config.max_num_seqs,
+            "end_tokens": sorted(self.ends),
             "tensor_parallel": config.parallel_config.tensor_parallel_size,
             "pipeline_parallel": config.parallel_config.pipeline_parallel_size,
         }
