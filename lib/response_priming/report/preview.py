@@ -51,7 +51,6 @@ _OPTIONS = (
     "--metadata=document-css=false",
 )
 # A state of a bar, from the start of its line to the next one's; a cursor that moves up; what is overwritten by blanks.
-_PROGRESS = re.compile(r"[^\r\n]*\d+%\|[^\r\n]*[\r\n]*|\x1b\[A|\r *(?=\r|$)")
 _TABLE = re.compile(r"<table.*</table>", re.DOTALL)
 _EXPLORER = "<div><iframe srcdoc="
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -261,10 +260,8 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
 
 
 def static_copy(notebook: Path, target: Path) -> None:
-    """Copy a notebook with outputs that every renderer may have (see `_safe`): without widgets (Quarto would load their
-    scripts from the network) and progress bars, which leave an output for every state that they were in.
-
-    When it ran stays behind, so that results which are the same again are the same page."""
+    """Copy a notebook with outputs that every renderer may have (see `_safe`), without widgets, whose scripts Quarto
+    would load from the network, and without when it ran: results that are the same again are the same page."""
     content = _read(notebook)
     for place in (content, *content.cells):
         for key in ("widgets", "papermill", "execution"):
@@ -292,10 +289,11 @@ def _made_safe(content: Any) -> Any:
 def _safe(output: Any) -> Any:
     """An output as pictures, sanitised Markdown or sanitised HTML; None where nothing of it is to be shown.
 
+    Nothing of standard error is: bars, and what a notebook says while it computes, but not when it finds its results.
     Tables become nothing but a table; the explorer, megabytes of it, a link to the page's own. Text becomes HTML, and
     no HTML holds a brace or a backtick: Quarto looks for shortcodes in code, too, and for the end of what is raw.
     """
-    data, text = output.get("data", {}), _PROGRESS.sub("", output.get("text", ""))
+    data, text = output.get("data", {}), output.get("text", "")
     shown = {kind: data[kind] for kind in ("image/svg+xml", "image/png") if kind in data}
     content = data.get("text/html", "") or f"<pre>{html.escape(text or data.get('text/plain', ''))}</pre>"
     if "text/markdown" in data:
@@ -306,7 +304,7 @@ def _safe(output: Any) -> Any:
         table = _TABLE.search(content)
         content = SANITIZER.sanitize_html_tags(_bare(table[0], content[: table.start()]) if table else content)
         shown["text/html"] = content.translate({ord(mark): f"&#{ord(mark)};" for mark in "{}`"})
-    return v4.new_output("display_data", data=shown) if shown else None
+    return v4.new_output("display_data", data=shown) if shown and output.get("name") != "stderr" else None
 
 
 def _bare(table: str, styled: str) -> str:
