@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Stopwatch:
         """As a manifest has them; with `joules` where there is a counter."""
         found = {"wall_seconds": time.monotonic() - self._wall, "cpu_seconds": sum(os.times()[:4]) - self._cpu}
         if self._energy:
-            found["joules"] = self._energy.joules() - self._joules
+            with suppress(OSError):  # no result is lost for want of what it took
+                found["joules"] = self._energy.joules() - self._joules
         return {name: round(value, 1) for name, value in found.items()}
 
 
@@ -64,6 +66,7 @@ class Energy:
             return self._total / 1e6
 
     def _go_on(self) -> None:
-        while True:
-            time.sleep(TURN)
-            self.joules()
+        with suppress(OSError):
+            while True:
+                time.sleep(TURN)
+                self.joules()
