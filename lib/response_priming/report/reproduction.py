@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from html import unescape
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,7 +132,7 @@ def _numbers(run: Path) -> dict[str, str]:
     for code in preview.SHORTCODE.finditer((folder / "index.qmd").read_text(encoding="utf-8")):
         notebook, _, label = code["value"].partition("#")
         if code["name"] == "var" and code["value"] not in ABOUT:
-            found[code["value"]] = " ".join(texts[code["value"]].split())
+            found[code["value"]] = " ".join(unescape(texts[code["value"]]).split())
         elif label.startswith("tbl-"):
             for row, column, what, cell in _cells(folder / notebook, label):
                 found[f"{label}[{row},{column}] {what}"] = cell
