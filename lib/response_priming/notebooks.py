@@ -226,21 +226,16 @@ def write(profile: params.Profile) -> None:
     found, all_nodes = states(profile), nodes(profile) + extras(profile)
     files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes} | {"report": "$(PAGE)"}
     stale = [files[name] for name, state in found.items() if state.reason]
-    ready = profile.build / "plan" / "ready"
+    plan, ready = (profile.build / "plan" / name for name in ("plan.mk", "ready"))
     # A model that is gone from the cache is looked up again, or its recipes would name no commit.
-    used = [(profile.model.student, profile.model.student_revision)]
-    used += [(profile.generate.teacher, profile.generate.teacher_revision)] if profile.strategies else []
-    gone = any(params.is_on_hub(name) and not provenance.hub_commit(name, revision) for name, revision in used)
+    gone = not all(provenance.hub_commit(*model) for model in profile.from_hub.values())
     if gone or not ready.exists() or ready.read_text(encoding="utf-8") != profile.written:
         stale.append("$(READY)")
     # Every notebook is named, or make would take it for a file between two others, which it does without.
     needs = [f"{files[node.name]}: | {' '.join(files[name] for name in node.needs)}".strip() for node in all_nodes]
-    lines = [f"{' '.join(stale)}: FORCE"] * bool(stale) + needs
     # The Makefile drops a file without its last line, which a kill or a full disk cut short.
-    text = "\n".join([*lines, "# complete", ""])
-    plan = ready.with_name("plan.mk")
+    text = "\n".join([*[f"{' '.join(stale)}: FORCE"] * bool(stale), *needs, "# complete", ""])
     if not plan.exists() or plan.read_text(encoding="utf-8") != text:
-        plan.parent.mkdir(parents=True, exist_ok=True)
         paths.write(plan, text)
 
 
@@ -283,7 +278,6 @@ def page_content(profile: params.Profile) -> dict[str, Any]:
 
 def mark_done(stamp: Path, content: dict[str, Any], made: Path, took: dict[str, float]) -> None:
     """Remember with what a notebook was executed, or the page made, what that took, and the digest of what it made."""
-    stamp.parent.mkdir(parents=True, exist_ok=True)
     paths.write(stamp, json.dumps({"content": content, "executed": provenance.digest(made), "took": took}, indent=1))
 
 

@@ -38,13 +38,10 @@ def check(profile: ProfileName) -> None:
         check_student(loaded, found)
         if loaded.strategies or loaded.scored:
             check_teacher(loaded, found)
-    for role, name, revision in (
-        ("generate.teacher", loaded.generate.teacher, loaded.generate.teacher_revision),
-        ("model.student", loaded.model.student, loaded.model.student_revision),
-    ):
-        if revision is None and params.is_on_hub(name):
+    for parameter, (name, revision) in loaded.from_hub.items():
+        if revision is None:
             commit = provenance.hub_commit(name, None) or "unknown"
-            typer.echo(f"[check] {role}_revision = None: whatever {name} is on the hub, now {commit}", err=True)
+            typer.echo(f"[check] {parameter}_revision = None: {name} as it is in the cache, commit {commit}", err=True)
     if loaded.model.dtype == "auto":
         typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
     typer.echo(loaded.written, nl=False)
