@@ -42,7 +42,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help paper ladder search attribution compare plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper ladder search attribution compare reproduce plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -66,6 +66,12 @@ attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the tea
 
 compare: $(SETUP) ## two runs side by side: A=laptop B=single-gpu; instead of a profile, a run's folder
 	@$(BIN)/response-priming compare-runs "$(A)" "$(B)"
+
+# The record's profile is made in a folder of its own, so that nothing is taken from what is compared.
+reproduce: $(SETUP) ## make a finished run again by its record and compare every number of the page: FROM=build/laptop
+	@profile=$$($(BIN)/response-priming reproduce "$(FROM)") && \
+	    $(MAKE) --no-print-directory paper PROFILE=$$profile && \
+	    $(BIN)/response-priming numbers "$(FROM)" build/$$profile
 
 plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'

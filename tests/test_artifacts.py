@@ -1,5 +1,6 @@
 import hashlib
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import tiny
 
 from response_priming import arms, artifacts, params, paths, provenance
-from response_priming.artifacts import making
+from response_priming.artifacts import making, stopwatch
 from response_priming.errors import InputError
 
 FACE = 'attach(__name__, submod_attrs={{"{}": ["thing"]}})\n'
@@ -447,3 +448,91 @@ def test_another_teacher_or_prefix_is_another_recipe(stage, tmp_path, make_run, 
     changed = arms.strategies() | {"teacher": arms.strategies()["teacher"] | {"prefix": "Think. "}}
     monkeypatch.setattr(arms, "strategies", lambda: changed)
     assert recipe(run) != before
+
+
+# --- what work takes ---
+
+
+@pytest.fixture
+def rapl(tmp_path, monkeypatch):
+    """Two packages of a machine, a part of the first, and the whole platform; sets what the packages count."""
+    zones = {"0": "package-0", "0:0": "core", "1": "package-1", "2": "psys"}
+    for place, name in zones.items():
+        folder = tmp_path / f"intel-rapl:{place}"
+        folder.mkdir()
+        for file, text in {"name": name, "energy_uj": "0", "max_energy_range_uj": "9999999"}.items():
+            (folder / file).write_text(f"{text}\n")
+    monkeypatch.setattr(stopwatch, "RAPL", tmp_path)
+    monkeypatch.setattr(stopwatch, "energy", stopwatch.energy.__wrapped__)
+
+    def count(**joules):
+        for place, value in zip(("0", "1"), joules.values(), strict=True):
+            (tmp_path / f"intel-rapl:{place}" / "energy_uj").write_text(str(int(value * 1e6)))
+
+    return count
+
+
+def test_joules_are_those_of_the_packages_across_turns_of_their_counters(rapl):
+    rapl(first=7, second=1)
+    watch = artifacts.Stopwatch()
+    rapl(first=9, second=2)
+    assert watch.seconds()["joules"] == 3
+    rapl(first=1, second=2)  # of ten
+    assert watch.seconds()["joules"] == 5
+
+
+def test_a_thread_reads_on_so_that_no_turn_is_missed(rapl, monkeypatch):
+    asleep, awake = queue.Queue(), queue.Queue()
+    monkeypatch.setattr(stopwatch.time, "sleep", lambda _: (asleep.put(None), awake.get()))
+    rapl(first=0, second=0)
+    watch = artifacts.Stopwatch()
+    asleep.get()
+    for value in (8, 6, 4):
+        rapl(first=value, second=0)
+        awake.put(None)
+        asleep.get()
+    assert watch.seconds()["joules"] == 24
+
+
+def test_a_counter_that_is_gone_at_the_end_loses_nothing(rapl, tmp_path):
+    rapl(first=0, second=0)
+    watch = artifacts.Stopwatch()
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    assert watch.seconds().keys() == {"wall_seconds", "cpu_seconds"}
+
+
+def test_joules_add_up_over_runs_and_are_not_said_where_an_earlier_one_did_not_count(rapl):
+    rapl(first=1, second=1)
+    watch = artifacts.Stopwatch({"wall_seconds": 3.0, "joules": 20.0})
+    rapl(first=2, second=1)
+    assert watch.seconds()["joules"] == 21
+    assert "joules" not in artifacts.Stopwatch({"wall_seconds": 3.0}).seconds()
+
+
+@pytest.mark.usefixtures("rapl")
+def test_without_a_counter_that_can_be_read_there_are_no_joules(tmp_path, monkeypatch):
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()  # as one that root alone may read
+    assert artifacts.Stopwatch().seconds().keys() == {"wall_seconds", "cpu_seconds"}
+    monkeypatch.setattr(stopwatch, "RAPL", tmp_path / "nowhere")
+    assert "joules" not in artifacts.Stopwatch().seconds()
+
+
+def test_seconds_of_processors_are_those_of_ended_children_too():
+    watch = artifacts.Stopwatch()
+    subprocess.run([sys.executable, "-c", "sum(range(20_000_000))"], check=True)
+    assert watch.seconds()["cpu_seconds"] >= 0.1
+
+
+def test_a_manifest_names_the_hardware(tmp_path):
+    make(tmp_path / "new")
+    made = artifacts.read(tmp_path / "new")
+    assert any(part.endswith(" GiB of memory") for part in made["hardware"])
+    assert all(part == part.strip() and part for part in made["hardware"])
+
+
+@pytest.mark.parametrize(
+    ("commit", "changed", "said"),
+    [("a", 0, "as committed"), ("a", 3, "3 files differ from the commit"), (None, 0, "of no git repository")],
+)
+def test_the_state_of_the_code_in_words(commit, changed, said):
+    assert provenance.state_of({"git_commit": commit, "git_changed": changed}) == said

@@ -260,7 +260,7 @@ def hub(model, tmp_path, monkeypatch):
 def test_check_says_which_commit_an_unpinned_model_is(checked, hub):
     done = checked(model={"student": "me/tiny"}, generate={"teacher": "me/tiny"})
     assert done.stderr.splitlines() == [
-        f"[check] {role}_revision = None: whatever me/tiny is on the hub, now {hub.name}"
+        f"[check] {role}_revision = None: me/tiny as it is in the cache, commit {hub.name}"
         for role in ("generate.teacher", "model.student")
     ]
     assert done.returncode == 0

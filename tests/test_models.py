@@ -1,3 +1,4 @@
+import contextlib
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from response_priming import models, paths, prompts, provenance
+from response_priming import artifacts, models, notebooks, params, paths, prompts, provenance
 from response_priming.errors import InputError
 
 TOKENS = torch.tensor([[5, 6, 7]])
@@ -253,6 +254,83 @@ def test_hub_and_embedded_models_have_fingerprints_of_their_own():
     assert provenance.weights("some/model", None) == "some/model@main"
     assert provenance.weights("some/model", "abc") == "some/model@abc"
     assert provenance.weights("embedded", None) == f"sha256:{provenance.GGUF_SHA256}"
+
+
+# --- the hub's cache ---
+
+
+@pytest.fixture
+def cached(tiny_model, tmp_path, monkeypatch):
+    """Puts a model `some/model` into a cache of the hub's layout as a commit, which `main` then is."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--some--model"
+
+    def put(commit, **changed):
+        shutil.copytree(tiny_model, folder / "snapshots" / commit)
+        config = folder / "snapshots" / commit / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | changed))
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+
+    return put
+
+
+OLD, NEW = 40 * "a", 40 * "b"
+
+
+def test_a_model_of_the_hub_is_the_commit_in_the_cache(cached):
+    assert provenance.hub_commit("some/model", None) is None
+    for commit in (OLD, NEW):
+        cached(commit)
+        assert provenance.weights("some/model", None) == f"some/model@{commit}"
+        assert provenance.weights("some/model", "main") == f"some/model@{commit}"
+    assert provenance.weights("some/model", OLD) == f"some/model@{OLD}"
+    assert provenance.weights("some/model", "v1") == "some/model@v1"
+
+
+def test_what_is_loaded_is_the_commit_that_recipes_name(cached, monkeypatch):
+    cached(OLD, num_hidden_layers=1)
+    assert models.config("some/model").num_hidden_layers == len(load("some/model")[0].model.layers) == 1
+    asked = []
+    for reader in (models.AutoConfig, models.AutoModelForCausalLM, models.AutoTokenizer):
+        monkeypatch.setattr(reader, "from_pretrained", lambda *_, revision, **__: asked.append(revision))
+    for read in (models.config, models.tokenizer, load):
+        with contextlib.suppress(AttributeError):
+            read("some/model")
+    assert asked == [OLD, OLD, OLD]
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "/no/folder", "two words"])
+def test_what_can_be_no_name_on_the_hub_has_no_commit(name):
+    assert provenance.hub_commit(name, None) is None
+
+
+def test_another_commit_in_the_cache_makes_what_the_model_made_stale_and_the_manifest_names_it(cached, make_run):
+    run = make_run("generate", strategy="none", teacher="some/model", teacher_revision=None)
+    cached(OLD)
+    recipe = artifacts.recipe(run, run.folders[0])
+    artifacts.made(run.folders[0].path, recipe, lambda _: None)
+    assert artifacts.read(run.folders[0].path)["models"] == {"teacher": OLD}
+    assert notebooks.lacking(run) is None
+    cached(NEW)
+    assert notebooks.lacking(run) == f"responses/none: teacher_weights = 'some/model@{NEW}', was 'some/model@{OLD}'"
+
+
+def test_a_profile_whose_model_left_the_cache_is_checked_again(cached, make_run, tmp_path):
+    make_run("generate")  # which builds below tmp_path
+    profile = params.load("laptop")
+    profile = profile.model_copy(update={"model": profile.model.model_copy(update={"student": "some/model"})})
+    ready = tmp_path / "laptop" / "plan" / "ready"
+    ready.parent.mkdir(parents=True)
+    ready.write_text(profile.written)
+
+    def checked():
+        notebooks.write(profile)
+        return "$(READY)" in ready.with_name("plan.mk").read_text().partition(": FORCE")[0]
+
+    assert checked()
+    cached(OLD)
+    assert not checked()
 
 
 def test_a_digest_is_sha256(tmp_path):

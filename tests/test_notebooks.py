@@ -95,18 +95,18 @@ def test_a_notebook_is_not_run_then_current_then_stale(tmp_path, monkeypatch):
     assert why() == "not run yet"
     node.executed.parent.mkdir(parents=True)
     node.executed.write_text("{}")
-    notebooks.mark_done(node.stamp, node.content(), node.executed)
+    notebooks.mark_done(node.stamp, node.content(), node.executed, {})
     assert why() is None
     os.utime(node.executed, (0, 0))  # whatever the clock says
     assert why() is None
     node.executed.write_text("{ }")
-    assert why() == "audit.ipynb changed by hand"
+    assert why() == f"{node.executed} changed by hand"
     node.executed.write_text("{}")
     node.stamp.write_text("{")
     assert why() == "not run yet"
-    notebooks.mark_done(node.stamp, node.content() | {"notebook": "another"}, node.executed)
+    notebooks.mark_done(node.stamp, node.content() | {"notebook": "another"}, node.executed, {})
     assert why() == "notebook changed"
-    notebooks.mark_done(node.stamp, node.content(), node.executed)
+    notebooks.mark_done(node.stamp, node.content(), node.executed, {})
     assert why() is None
     (tmp_path / "laptop" / "audit" / "tests.csv").write_text("p\n0.0\n")
     assert why() == f"{tmp_path}/laptop/audit/tests.csv: not as it was made"

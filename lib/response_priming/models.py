@@ -67,7 +67,7 @@ def load(
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source,
-            revision=revision,
+            revision=pinned(name, revision),
             dtype=getattr(torch, dtype),
             device_map=params.device_of(device),
             trust_remote_code=False,  # said, so that nobody is asked either
@@ -150,7 +150,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
     """
     try:
         loaded = AutoTokenizer.from_pretrained(
-            locate(name), revision=revision, padding_side="left", trust_remote_code=False
+            locate(name), revision=pinned(name, revision), padding_side="left", trust_remote_code=False
         )
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from error
@@ -193,7 +193,9 @@ def vocabulary(reader: PreTrainedTokenizerBase, about: PretrainedConfig) -> int:
 def config(name: str, revision: str | None = None) -> PretrainedConfig:
     """A model's configuration; `InputError` where the model cannot be had."""
     try:
-        found: PretrainedConfig = AutoConfig.from_pretrained(locate(name), revision=revision, trust_remote_code=False)
+        found: PretrainedConfig = AutoConfig.from_pretrained(
+            locate(name), revision=pinned(name, revision), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         offline = " (HF_HUB_OFFLINE is set)" if is_offline_mode() else ""
         raise InputError(f"model {name!r}: cannot be had{offline}: {str(error).splitlines()[0]}") from error
@@ -219,6 +221,11 @@ def skeleton(name: str, revision: str | None = None) -> PreTrainedModel:
             return cast("PreTrainedModel", AutoModelForCausalLM.from_config(about, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def pinned(name: str, revision: str | None) -> str | None:
+    """What is loaded of a revision: the commit in the cache, which recipes name; the hub may have another by now."""
+    return provenance.hub_commit(name, revision) or revision
 
 
 def locate(name: str) -> str:

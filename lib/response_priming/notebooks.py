@@ -26,6 +26,7 @@ PAGES = {
     "search": "Search on the validation split",
     "attribution": "What the teacher's responses are attributed to",
 }
+CRATE = "ro-crate-metadata.json"  # the record of a run, in its folder
 
 
 @dataclass(frozen=True)
@@ -169,10 +170,10 @@ def states(profile: params.Profile) -> dict[str, State]:
         reason = reason or _changed(node.stamp, node.content(), node.executed)
         found[node.name] = State(reason, makes, executed)
     stale = next((node.name for node in nodes(profile) if found[node.name].reason), None)
-    stamp, page = page_of(profile)
+    stamp, page, crate = page_of(profile)
     site = sorted(artifacts.damaged(page.parent))
     reason = f"{stale} is to be executed first" if stale else f"{site[0]} changed by hand" if site else None
-    reason = reason or _changed(stamp, page_content(profile), page)
+    reason = reason or (_changed(stamp, page_content(profile), crate) if page.exists() else "not run yet")
     found["report"] = State(reason, makes=False, executed=paths.shown(page) if page.exists() else None)
     return found
 
@@ -202,7 +203,7 @@ def _changed(stamp: Path, content: dict[str, Any], executed: Path) -> str | None
         return "not run yet"
     if before != json.loads(json.dumps(content)):
         return difference(before, content)
-    return None if there == made else f"{executed.name} changed by hand"
+    return None if there == made else f"{paths.shown(executed)} changed by hand"
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -226,17 +227,16 @@ def write(profile: params.Profile) -> None:
     found, all_nodes = states(profile), nodes(profile) + extras(profile)
     files = {node.name: f"$(NB)/{node.name}.ipynb" for node in all_nodes} | {"report": "$(PAGE)"}
     stale = [files[name] for name, state in found.items() if state.reason]
-    ready = profile.build / "plan" / "ready"
-    if not ready.exists() or ready.read_text(encoding="utf-8") != profile.written:
+    plan, ready = (profile.build / "plan" / name for name in ("plan.mk", "ready"))
+    # A model that is gone from the cache is looked up again, or its recipes would name no commit.
+    gone = not all(provenance.hub_commit(*model) for model in profile.from_hub.values())
+    if gone or not ready.exists() or ready.read_text(encoding="utf-8") != profile.written:
         stale.append("$(READY)")
     # Every notebook is named, or make would take it for a file between two others, which it does without.
     needs = [f"{files[node.name]}: | {' '.join(files[name] for name in node.needs)}".strip() for node in all_nodes]
-    lines = [f"{' '.join(stale)}: FORCE"] * bool(stale) + needs
     # The Makefile drops a file without its last line, which a kill or a full disk cut short.
-    text = "\n".join([*lines, "# complete", ""])
-    plan = ready.with_name("plan.mk")
+    text = "\n".join([*[f"{' '.join(stale)}: FORCE"] * bool(stale), *needs, "# complete", ""])
     if not plan.exists() or plan.read_text(encoding="utf-8") != text:
-        plan.parent.mkdir(parents=True, exist_ok=True)
         paths.write(plan, text)
 
 
@@ -264,28 +264,29 @@ def notebook_code(notebook: Path) -> dict[str, str]:
     return digests | {"style": provenance.code_digest(style), "tables": tables}
 
 
-def page_of(profile: params.Profile) -> tuple[Path, Path]:
-    """The page of a profile, behind where it is kept what it was made of."""
+def page_of(profile: params.Profile) -> tuple[Path, Path, Path]:
+    """Where it is kept what a profile's page was made of, the page, and the record of the run (see `report.crate`)."""
     build = profile.build
-    return build / "plan" / "report.json", build / "report" / "_site" / "index.html"
+    return build / "plan/report.json", build / "report/_site/index.html", build / CRATE
 
 
 def page_content(profile: params.Profile) -> dict[str, Any]:
     """Everything that makes the page stale when it changes."""
     sources = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.rglob("*")) if file.is_file())]
     executed = [node for node in nodes(profile) if node.executed.exists()] + executed_extras(profile)
+    manifests = [folder.path / artifacts.FILE for node in executed for folder in node.run.folders]
     return {
         "parameters": profile.model_dump(),
         "code": provenance.code_digests("report.page"),
         "sources": {paths.shown(file): provenance.digest(file) for file in sources},
         "executed": {node.name: provenance.digest(node.executed) for node in executed},
+        "made": {artifacts.part_of(file.parent): provenance.digest(file) for file in manifests if file.exists()},
     }
 
 
-def mark_done(stamp: Path, content: dict[str, Any], executed: Path) -> None:
-    """Remember with what a notebook was executed, or the page made."""
-    stamp.parent.mkdir(parents=True, exist_ok=True)
-    paths.write(stamp, json.dumps({"content": content, "executed": provenance.digest(executed)}, indent=1))
+def mark_done(stamp: Path, content: dict[str, Any], made: Path, took: dict[str, float]) -> None:
+    """Remember with what a notebook was executed, or the page made, what that took, and the digest of what it made."""
+    paths.write(stamp, json.dumps({"content": content, "executed": provenance.digest(made), "took": took}, indent=1))
 
 
 # --- execution ---

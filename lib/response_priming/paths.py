@@ -15,6 +15,7 @@ CACHE = user_cache_path("response-priming")
 
 def write(path: Path, text: str) -> None:
     """Write a file as a whole: whoever reads it sees the old text or the new one, whenever this process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -9,11 +9,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
+
+import psutil
 
 from response_priming import arms, params, paths, problems
 
@@ -36,7 +40,28 @@ def here() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "hardware": _hardware(),
     }
+
+
+def state_of(made: dict[str, Any]) -> str:
+    """How the code that made something differs from its commit, in words."""
+    if not made["git_commit"]:
+        return "of no git repository"
+    return f"{made['git_changed']} files differ from the commit" if made["git_changed"] else "as committed"
+
+
+def _hardware() -> list[str]:
+    """The processor's name, the memory, and the GPUs that this process has seen: it may not want to import torch."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        about = f"model name : {platform.processor()}"
+    names = re.findall(r"^model name\s*: (.+)$", about, re.MULTILINE)[:1]
+    torch = sys.modules.get("torch")
+    gpus = range(torch.cuda.device_count()) if torch and torch.cuda.is_initialized() else ()
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
+    return [*names, memory, *(torch.cuda.get_device_name(each) for each in gpus if torch)]
 
 
 def _git(*arguments: str) -> list[str]:
@@ -133,21 +158,27 @@ def content(run: params.Run) -> dict[str, Any]:
 
 
 def weights(name: str, revision: str | None) -> str:
-    """What identifies a model: a digest for `embedded`, one of all files of a folder, else the hub id and revision."""
+    """What identifies a model: a digest for `embedded`, one of all files of a folder, else the hub id and the commit.
+
+    The commit is the one that the cache has for the revision; the revision itself where it has none yet.
+    """
     if name == EMBEDDED:
         return f"sha256:{GGUF_SHA256}"
     folder = paths.given(name)
     if not folder.is_dir():
-        return f"{name}@{revision or 'main'}"
+        return f"{name}@{hub_commit(name, revision) or revision or 'main'}"
     files = {str(file.relative_to(folder)): digest(file) for file in sorted(folder.rglob("*")) if file.is_file()}
     return f"folder:{hashlib.sha256(json.dumps(files).encode()).hexdigest()}"
 
 
 def hub_commit(name: str, revision: str | None) -> str | None:
-    """The commit of the hub that the files of a model in the cache are of; None where there are none."""
+    """The commit of the hub that a revision of a model is in the cache, offline or not; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision)
+    except ValueError:  # it can be no name on the hub
+        return None
     return Path(found).parent.name if isinstance(found, str) else None
 
 

@@ -10,8 +10,9 @@ import nbformat
 import pytest
 import tiny
 from project import ARMS, Project
+from rocrate.rocrate import ROCrate
 
-from response_priming import paths
+from response_priming import paths, provenance
 
 NOTEBOOKS = {
     "generate-none", "generate-teacher",
@@ -324,11 +325,75 @@ def test_help_names_every_goal_and_profile(project):
         "make lab",
         "make plan",
         "make compare",
+        "make reproduce",
         "make clean",
         "gsm8k-laptop",
         "single-gpu",
     ):
         assert word in shown
+
+
+def test_the_record_names_every_step_and_every_file_of_the_run(project):
+    record = ROCrate(project.build)
+    steps = {step["name"] for step in record.mainEntity["step"]}
+    assert steps == NOTEBOOKS | {"report"}
+    for name in steps:
+        costs = {cost["name"]: cost["value"] for cost in record.get(f"#run/{name}")["resourceUsage"]}
+        assert float(costs["cpu_seconds"]) > 0
+        assert "joules" in costs
+    files = {entity.id: entity["sha256"] for entity in record.data_entities if "sha256" in entity}
+    assert files == {name: provenance.content_digest(project.build / name) for name in files}
+    there = {file.relative_to(project.build).as_posix() for file in project.build.rglob("*") if file.is_file()}
+    assert {name for name in there - files.keys() if not name.startswith("plan/")} == {"ro-crate-metadata.json"}
+    model = record.get("#made/responses/none")["object"]
+    assert [each["name"] for each in model if each.id.startswith("#model/")] == [str(project.root / "model")]
+
+
+def test_a_lost_or_edited_record_is_named_and_written_again_and_nothing_else_is(project):
+    file = project.build / "ro-crate-metadata.json"
+    text = file.read_text()
+    for change in (lambda: file.write_text(text.replace("Making of", "Faking of")), file.unlink):
+        change()
+        assert project.stale() == {"report"}
+        assert project.run("verify", "tiny").returncode == 1
+        page = (project.build / "report" / "_site" / "index.html").stat().st_ino
+        assert project.make("paper").returncode == 0
+        assert (project.build / "report" / "_site" / "index.html").stat().st_ino == page
+        assert project.stale() == set()
+        assert "Faking of" not in file.read_text()
+
+
+def test_a_run_is_made_again_by_its_record_and_every_number_is_compared(project):
+    done = project.make("reproduce", "FROM=build/tiny")
+    assert done.returncode == 0, done.stderr
+    assert re.search(
+        r"^\[reproduce\] there it took .* CPU min\); parameters: params/reproduce-tiny.yaml$", done.stderr, re.M
+    )
+    *numbers, counted = done.stdout[done.stdout.index("equal ") :].splitlines()
+    assert counted == f"{len(numbers)} equal, 0 different"
+    assert len(numbers) > 500
+    for stage in ("responses", "students", "answers"):  # made, not taken
+        one, other = ({file.stat().st_ino for file in folder.glob(f"{stage}/*/**/*") if file.is_file()}
+                      for folder in (project.build, project.build.with_name("reproduce-tiny")))  # fmt: skip
+        assert len(one) == len(other) > 0
+        assert not one & other
+    changed = shutil.copytree(project.build, project.root / "changed")
+    variables = changed / "report" / "_variables.yml"
+    variables.write_text(variables.read_text().replace("n_test: '6'", "n_test: '7'"))
+    done = project.run("numbers", "changed", "build/reproduce-tiny")
+    assert done.returncode == 1
+    assert [line for line in done.stdout.splitlines() if line.startswith("different")] == [
+        "different n_test = 7 there, 6 here"
+    ]
+    assert done.stdout.endswith(f"{len(numbers) - 1} equal, 1 different\n")
+
+
+def test_what_cannot_be_made_again_is_one_line(project):
+    for done in (project.make("reproduce", "FROM=nowhere"), project.run("numbers", "nowhere", "build/tiny")):
+        assert done.returncode == 2
+        line, *rest = done.stderr.splitlines()
+        assert line.startswith("response-priming: nowhere: no ")
+        assert all(other.startswith("make") for other in rest)
 
 
 def test_make_clean_removes_only_the_profiles_results(project):

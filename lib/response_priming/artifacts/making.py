@@ -18,6 +18,7 @@ from typing import Any
 from response_priming import paths, progress, provenance
 from response_priming.artifacts.manifests import FILE, MEASURED, damaged, intact, manifest, text_of
 from response_priming.artifacts.recipes import decisive, is_current
+from response_priming.artifacts.stopwatch import Stopwatch
 from response_priming.errors import FULL, InputError, full_disk
 
 NOTHING_LEFT = 2**20  # bytes on a disk that is as good as full
@@ -244,20 +245,6 @@ class Partial:
 
 def _aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
-
-
-class Stopwatch:
-    """Seconds by the clock and of the processor, added to those of an earlier process."""
-
-    def __init__(self, before: Mapping[str, Any] | None = None) -> None:
-        before = before or {}
-        self._wall = time.monotonic() - before.get("wall_seconds", 0.0)
-        self._cpu = time.process_time() - before.get("cpu_seconds", 0.0)
-
-    def seconds(self) -> dict[str, float]:
-        """As a manifest has them."""
-        wall, cpu = time.monotonic() - self._wall, time.process_time() - self._cpu
-        return {"wall_seconds": round(wall, 1), "cpu_seconds": round(cpu, 1)}
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:

@@ -38,13 +38,10 @@ def check(profile: ProfileName) -> None:
         check_student(loaded, found)
         if loaded.strategies or loaded.scored:
             check_teacher(loaded, found)
-    for role, name, revision in (
-        ("generate.teacher", loaded.generate.teacher, loaded.generate.teacher_revision),
-        ("model.student", loaded.model.student, loaded.model.student_revision),
-    ):
-        if revision is None and params.is_on_hub(name):
+    for parameter, (name, revision) in loaded.from_hub.items():
+        if revision is None:
             commit = provenance.hub_commit(name, None) or "unknown"
-            typer.echo(f"[check] {role}_revision = None: whatever {name} is on the hub, now {commit}", err=True)
+            typer.echo(f"[check] {parameter}_revision = None: {name} as it is in the cache, commit {commit}", err=True)
     if loaded.model.dtype == "auto":
         typer.echo(f"[check] model.dtype = auto: {precision} on this machine", err=True)
     typer.echo(loaded.written, nl=False)
@@ -88,6 +85,7 @@ def clean(
         typer.confirm("Remove them?", abort=True)
     for path in going:
         shutil.rmtree(path)
+    (paths.BUILD / profile / notebooks.CRATE).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (paths.BUILD / profile).rmdir()
 
@@ -133,8 +131,9 @@ def run(
     content = node.content()  # as it is now, whatever is edited meanwhile
     with progress.Line(node.name, progress.shared(loaded.build), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
+        watch = artifacts.Stopwatch()
         notebooks.execute(node.notebook, node.executed, node.run.model_dump(), line)
-        notebooks.mark_done(node.stamp, content, node.executed)
+        notebooks.mark_done(node.stamp, content, node.executed, watch.seconds())
         line.done()
 
 
@@ -187,10 +186,51 @@ def report_(profile: ProfileName) -> None:
     loaded = params.load(profile)
     with progress.Line("report", progress.shared(loaded.build), place="[report] ") as line:
         line.start("notebooks and manuscript -> pages")
-        content = notebooks.page_content(loaded)
-        page = report.render(loaded)
-        notebooks.mark_done(notebooks.page_of(loaded)[0], content, page)
+        content, watch = notebooks.page_content(loaded), artifacts.Stopwatch()
+        page, took = report.render(loaded), watch.seconds()
+        notebooks.mark_done(notebooks.page_of(loaded)[0], content, report.write(loaded, took), took)
         line.done(paths.shown(page))
+
+
+@app.command()
+def reproduce(
+    source: Annotated[Path, typer.Argument(metavar="FROM", help="A finished run's folder, or its record.")],
+) -> None:
+    """Write the profile by which a finished run is made again, and print its name; `make reproduce` then makes it.
+
+    What is another here than there, and what it took there, goes to standard error.
+    """
+    from response_priming import report
+
+    plan = report.prepare(source)
+    for line in plan.differences:
+        typer.echo(f"[reproduce] {line}", err=True)
+    took = f"{progress.duration(plan.wall_seconds)}, a step after the other ({plan.cpu_seconds / 60:.1f} CPU min)"
+    typer.echo(f"[reproduce] there it took {took}; parameters: {paths.shown(plan.file)}", err=True)
+    typer.echo(plan.name)
+
+
+@app.command()
+def numbers(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A finished run's folder, or its record.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+) -> None:
+    """Say of every number of two pages, and of every word that depends on one, whether it is equal or different.
+
+    Exit code 1 where one is different. Figures are not compared.
+    """
+    from response_priming import report
+
+    counted = {"equal": 0, "different": 0}
+    for name, there, here in report.numbers(first, second):
+        verdict = "equal" if there == here else "different"
+        counted[verdict] += 1
+        typer.echo(
+            f"{verdict:9} {name} = {here}" if there == here else f"{verdict} {name} = {there} there, {here} here"
+        )
+    typer.echo(", ".join(f"{count} {verdict}" for verdict, count in counted.items()))
+    if counted["different"]:
+        raise typer.Exit(1)
 
 
 @app.command("compare-runs")

@@ -32,7 +32,7 @@ def _start(setup: Setup, rank: int | None) -> Any:
     try:
         return LLM(
             model=models.locate(setup.model),
-            revision=setup.revision,
+            revision=models.pinned(setup.model, setup.revision),
             dtype=params.precision_of(setup.dtype, setup.device),
             quantization=QUANTIZATIONS[setup.quantization],
             tensor_parallel_size=setup.tensor_parallel,

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from response_priming import arms, paths
 from response_priming.errors import InputError, first_problem
-from response_priming.params.fields import Arms, Seed, Seeds, known_arms
+from response_priming.params.fields import Arms, Seed, Seeds, is_on_hub, known_arms
 from response_priming.params.runs import RUNS, Run
 from response_priming.params.sections import (
     SOFT,
@@ -76,6 +76,14 @@ class Profile(Section):
     def build(self) -> Path:
         """Where its artefacts are."""
         return paths.BUILD / self.name
+
+    @property
+    def from_hub(self) -> dict[str, tuple[str, str | None]]:
+        """The models of the hub that it uses, by parameter: name and revision."""
+        used = {"model.student": (self.model.student, self.model.student_revision)}
+        if self.strategies or self.scored:
+            used = {"generate.teacher": (self.generate.teacher, self.generate.teacher_revision)} | used
+        return {parameter: model for parameter, model in used.items() if is_on_hub(model[0])}
 
     @property
     def written(self) -> str:

@@ -1,6 +1,7 @@
 """Stage report: executed notebooks and the manuscript become the page.
 
-Reads: executed notebooks, results, `report/`. Writes: `report/_site/index.html`, by Quarto or, without it, by pandoc.
+Reads: executed notebooks, results, `report/`. Writes: `report/_site/index.html`, by Quarto or, without it, by pandoc;
+`ro-crate-metadata.json`, the record of the run.
 """
 
 import lazy_loader
@@ -9,8 +10,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "check": ["check_sources"],
+        "crate": ["write"],
         "page": ["render"],
         "preview": ["notebook_page"],
+        "reproduction": ["numbers", "prepare"],
         "verify": ["verify"],
     },
 )

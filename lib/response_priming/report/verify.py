@@ -1,4 +1,4 @@
-"""Verification: every file of a finished run by its digest, every recipe, and the page's numbers from the answers."""
+"""Verification: every file of a finished run by its digest, its record, every recipe, and the page's numbers."""
 
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import yaml
 
 from response_priming import artifacts, audit, claims, compare, notebooks, params, paths, scoring
 from response_priming.errors import InputError
+from response_priming.report import crate
 from response_priming.report.variables import sentences
 
 
@@ -25,6 +26,9 @@ def verify(profile: params.Profile) -> Iterator[str]:
     for name, state in notebooks.states(profile).items():
         if state.reason and (state.executed or name in of_the_paper):
             wrong.append(f"{name}: {state.reason}; {heals}")
+    if not wrong:  # or what was found would be said once more
+        record = notebooks.page_of(profile)[2]
+        wrong = [f"{paths.shown(record)}: {what}; {heals}" for what in crate.differing(profile)]
     yield from wrong
     if not wrong:
         # Its digest is right, so make would take it for whole.
