@@ -1,9 +1,9 @@
 """Response priming in the distillation of language models. The map: from the top floor down, a line a room.
 
-    cli                      the command line
+    cli                      the command line, and how it executes a notebook
     studies                  on request, beside the paper: search, ladder of repairs, two runs side by side
     report                   the page
-    notebooks, claims        which notebooks are stale, and how they run; what the paper claims, with a verdict on each
+    notebooks, claims        which notebooks are stale; what the paper claims, with a verdict on each
     compare                  all arms side by side
     distill, evaluate        an arm's students are trained; they answer, and rules score the answers
     methods                  what a student learns from, and the objective: alpha, hard and soft loss

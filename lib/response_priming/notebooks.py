@@ -1,19 +1,16 @@
-"""Notebooks: those that a profile executes, what makes each stale, and their execution.
+"""Notebooks: those that a profile executes, and what makes each stale.
 
 Content decides, never a time: `state` compares what a notebook would be executed with, and what it would write, with
 what is there. `write` tells make what is stale, and make runs it in order.
 """
 
 import json
-import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from response_priming import arms, artifacts, params, paths, progress, provenance
+from response_priming import arms, artifacts, params, paths, provenance
 from response_priming.errors import InputError
 
 # Titles of the notebooks' pages, where there is one a profile; the last three get one where they were executed.
@@ -287,73 +284,3 @@ def page_content(profile: params.Profile) -> dict[str, Any]:
 def mark_done(stamp: Path, content: dict[str, Any], made: Path, took: dict[str, float]) -> None:
     """Remember with what a notebook was executed, or the page made, what that took, and the digest of what it made."""
     paths.write(stamp, json.dumps({"content": content, "executed": provenance.digest(made), "took": took}, indent=1))
-
-
-# --- execution ---
-
-
-def _own_kernel(sockets: str) -> dict[str, Any]:
-    """How papermill starts the kernel of this Python, whatever others have its name, and talks to it in a folder."""
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
-    from traitlets import default
-    from traitlets.config import Config
-
-    class OwnKernel(AsyncKernelManager):
-        @default("kernel_spec_manager")
-        def _own(self) -> KernelSpecManager:
-            return KernelSpecManager(parent=self, kernel_dirs=[])
-
-    return {
-        "kernel_name": "python3",
-        "kernel_manager_class": OwnKernel,
-        "start_timeout": 300,
-        # With TCP, kernels that start at the same time can race for a port.
-        "config": Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
-        # Its own log would pass the line by; now and then it says that an ending kernel was interrupted.
-        "extra_arguments": ["--IPKernelApp.log_level=CRITICAL"],
-    }
-
-
-def execute(
-    notebook: Path, target: Path, values: dict[str, Any], line: progress.Line, *, folder: Path = paths.NOTEBOOKS
-) -> None:
-    """Execute a notebook by papermill in a folder. It is written beside its target and renamed once complete.
-
-    What it writes to standard error is also said by the line; its standard output is in the executed notebook alone.
-    A failed one stays beside its target as `*.partial.ipynb`, readable up to the cell that failed.
-
-    Raises:
-        InputError: the notebook raised it.
-        SystemExit: it failed otherwise, and the line has said how.
-    """
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-
-    logging.getLogger("papermill").addHandler(logging.NullHandler())  # what ends a notebook is said here, once
-    partial = target.with_suffix(".partial.ipynb")
-    where = f"the notebook up to there: {paths.shown(partial)}"
-    # The path of a socket has at most 107 bytes.
-    place = None if len(os.fsencode(tempfile.gettempdir())) < 70 else "/tmp"
-    with artifacts.locked(target), tempfile.TemporaryDirectory(dir=place) as sockets:
-        arguments: dict[str, Any] = {
-            **_own_kernel(sockets),
-            "parameters": values,
-            "cwd": folder,
-            "coalesce_streams": True,  # of a bar, what is left on a terminal is left in the notebook: nothing
-            "progress_bar": False,
-            "stderr_file": line,
-        }
-        try:
-            papermill.execute_notebook(notebook, partial, **arguments)
-        except papermill.PapermillExecutionError as error:
-            if error.ename == InputError.__name__:
-                raise InputError(f"{error.evalue} ({partial})") from None
-            line.say(f"{line.name} failed; {where}: {error.ename}: {error.evalue}")
-            raise SystemExit(1) from None
-        except DeadKernelError:
-            killed = (
-                f"{line.name}: its kernel was killed, perhaps for the memory it took; {where}; run it again, and it"
-            )
-            raise InputError(f"{killed} goes on from what is finished") from None
-        partial.replace(target)

@@ -12,6 +12,7 @@ import typer
 
 from response_priming import arms, artifacts, notebooks, params, paths, progress, provenance
 from response_priming.cli.checks import check_problems, check_student, check_teacher
+from response_priming.cli.execution import execute
 from response_priming.errors import FULL, InputError, full_disk
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -132,7 +133,7 @@ def run(
     with progress.Line(node.name, progress.shared(loaded.build), place=f"[{place}] ") as line:
         line.start(f"{node.name} -> {paths.shown(node.executed)}")
         watch = artifacts.Stopwatch()
-        notebooks.execute(node.notebook, node.executed, node.run.model_dump(), line)
+        execute(node.notebook, node.executed, node.run.model_dump(), line)
         notebooks.mark_done(node.stamp, content, node.executed, watch.seconds())
         line.done()
 
@@ -247,7 +248,7 @@ def compare_runs(
     folder = paths.BUILD / "compare-runs" / f"{a.slug}-{b.slug}"
     executed, runs = folder / "compare-runs.ipynb", {"A": str(a.folder), "B": str(b.folder)}
     with progress.Line("compare-runs", folder / "console") as line:
-        notebooks.execute(paths.NOTEBOOKS / executed.name, executed, runs, line, folder=folder)
+        execute(paths.NOTEBOOKS / executed.name, executed, runs, line, folder=folder)
     page = folder / "index.html"
     page.write_text(report.notebook_page(executed, f"{a.name} and {b.name}, side by side"), encoding="utf-8")
     typer.echo(f"The comparison: {page}")
