@@ -378,6 +378,48 @@ def test_verdicts_never_replace_the_responses(responses, monkeypatch, spelling):
     assert responses.read_bytes() == content
 
 
+# --- power ---
+
+
+def test_power_says_what_a_design_finds_and_what_it_lacks():
+    lines = [line.split(maxsplit=4) for line in call("power", "laptop-full").stdout.splitlines()]
+    assert lines[0] == ["problems", "students", "primary", "others", "lacks"]
+    assert [line[:2] for line in lines[1:]] == [["200", "3"], ["200", "5"], ["400", "3"], ["400", "5"], ["800", "5"]]
+    alone, corrected = ([float(line[place]) for line in lines[1:]] for place in (2, 3))
+    assert all(one < several for one, several in zip(alone, corrected, strict=True))
+    assert alone[0] > alone[1] > alone[3] > alone[4]
+    one = call("power", "laptop").stdout.splitlines()[1]
+    assert one.split(maxsplit=4)[4] == "students an arm: 1 of 3 needed"
+
+
+def test_power_follows_its_assumptions():
+    def primary(*options):
+        return float(call("power", "laptop", *options).stdout.splitlines()[2].split()[2])
+
+    usual = primary()
+    assert primary("--discordant", "0.1") < primary("--student-sd", "0") < usual < primary("--alike", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--discordant", "30"], "--discordant = 30.0: allowed: 0 to 1"),
+        (["--alike", "-1"], "--alike = -1.0: allowed: 0 to 1"),
+        (["--student-sd", "nan"], "--student-sd = nan: allowed: 0 to 50"),
+    ],
+)
+def test_power_refuses_what_cannot_be(options, problem):
+    done = call("power", "laptop", *options)
+    assert (done.returncode, done.stderr) == (2, f"response-priming: {problem}\n")
+
+
+def test_power_of_arms_that_nothing_is_compared_with(tmp_path, monkeypatch):
+    shutil.copytree(paths.PARAMS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mine.yaml").write_text("arms: [undistilled]")
+    monkeypatch.setattr(paths, "PARAMS", tmp_path)
+    assert call("power", "mine").stderr.endswith("arms = ['undistilled']: no two of them are compared\n")
+
+
 def test_parameters_prints_the_cell():
     assert call("parameters", "distill").stdout == params.parameters_cell("distill") + "\n"
 

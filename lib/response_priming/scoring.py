@@ -49,7 +49,7 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
     that ended within its budget; `mean_tokens`.
     """
     right = by_student(answers, rule)
-    low, high = stats.accuracy_interval(right)
+    low, high = stats.accuracy_interval(right, templates(answers))
     answered = answers[rule].notna()
     return {
         "n": right.shape[1],
@@ -71,6 +71,24 @@ def by_student(answers: pd.DataFrame, rule: str) -> Any:
     """Right or wrong as an array of bool [seeds, problems]; without a `seed` column all rows are of one student."""
     right = answers[f"{rule}-correct"].to_numpy(bool)
     return right.reshape(answers["seed"].nunique() if "seed" in answers else 1, -1)
+
+
+def templates(answers: pd.DataFrame) -> Any:
+    """The template of each problem, where the answers have a column `template`, else None; problems of one template
+    are no independent ones.
+
+    Raises:
+        InputError: a problem has none, or all have the same.
+    """
+    if "template" not in answers:
+        return None
+    named = answers["template"].to_numpy()[: answers["problem_id"].nunique()]
+    if pd.isna(named).any() or len(set(named)) < 2:
+        raise InputError(
+            f"template: {pd.isna(named).sum()} of {len(named)} problems have none, the others {len(set(named))}; "
+            "allowed: one for each problem and two or more in all, or no column `template`"
+        )
+    return named
 
 
 # --- any file of responses ---

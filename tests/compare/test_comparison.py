@@ -197,6 +197,23 @@ def test_parameters_that_the_scores_contradict_are_refused():
         comparison.compare(params.CompareRun(n_test=50))
 
 
+def test_one_student_does_not_pass_for_several(build):
+    for arm in PROFILE.arms:
+        for seed in (0, 1):
+            place = build / "scores" / arm / f"seed-{seed}"
+            if not place.exists() and arm != arms.UNDISTILLED:
+                shutil.copytree(build / "scores" / arm / "seed-0", place)
+            if place.exists():
+                recipe = artifacts.read(build / "scores" / arm / "seed-0")["recipe"]
+                given = f"answers/{arm}/seed-{0 if arm == 'teacher' else seed}"
+                answers = pd.read_parquet(place / "answers.parquet")
+                with artifacts.writing(place, recipe | {"inputs": {given: {}}}) as folder:
+                    answers.to_parquet(folder / "answers.parquet", index=False)
+    message = r"scores/teacher/seed-1: scores answers/teacher/seed-0: one student where seeds = \[0, 1\] claim one each"
+    with pytest.raises(InputError, match=message):
+        comparison.read_scores(PROFILE.run("compare").model_copy(update={"seeds": [0, 1]}))
+
+
 @pytest.mark.usefixtures("build")
 def test_single_problem_is_refused():
     with pytest.raises(InputError, match=r"n_test = 1: .* 2 or more"):

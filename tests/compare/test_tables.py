@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from response_priming.compare import tables
+from response_priming.errors import InputError
 from response_priming.extraction import RULES
 from response_priming.scoring import grade
 
@@ -58,6 +59,8 @@ def test_gains_pair_trained_with_undistilled_and_primed_with_unprimed(scores):
         ("none", "undistilled"),
         ("teacher", "undistilled"),
         ("teacher", "none"),
+        ("none", "fine-tuned"),
+        ("teacher", "fine-tuned"),
     ]
 
 
@@ -76,13 +79,38 @@ def test_gain_is_the_difference_of_the_accuracies_in_points(scores):
         assert row.wins - row.losses == round(row.points * 40 / 100)
 
 
-def test_holm_never_lowers_a_p_and_raises_the_smallest_by_the_number_of_pairs(scores):
+def test_gains_are_corrected_for_all_pairs(scores):
     table = tables.gains(scores, RULE, seed=0)
-    assert (table["p_holm"] >= table["p"]).all()
-    assert table["p_holm"].min() == pytest.approx(min(1, 4 * table["p"].min()))
+    assert (table["p"] >= table["alone_p"]).all()
+    assert ((table["p"] < 0.05) == (table["low"] * table["high"] > 0)).all()
+    alone = tables.gains({name: scores[name] for name in ("none", "teacher")}, RULE, seed=0).iloc[0]
+    row = table.set_index(["arm", "baseline"]).loc[("teacher", "none")]
+    assert row["low"] < alone["low"] <= alone["alone_low"] == row["alone_low"]
 
 
-@pytest.mark.parametrize("arms", [["undistilled"], ["teacher"], ["fine-tuned", "none"]])
+def test_each_gain_says_what_a_verdict_would_lack(scores):
+    assert set(tables.gains(scores, RULE, seed=0)["lacks"]) == {"students an arm: 1 of 3 needed"}
+    three = {name: pd.concat([answers.assign(seed=seed) for seed in range(3)]) for name, answers in scores.items()}
+    assert set(tables.gains(three, RULE, seed=0)["lacks"]) == {""}
+
+
+def test_problems_of_one_template_are_one_cluster(scores):
+    templates = [f"story {number % 4}" for number in range(40)]
+    told = {name: answers.assign(template=templates) for name, answers in scores.items()}
+    row = tables.gains(told, RULE, seed=0).iloc[0]
+    assert (row["n"], row["clusters"]) == (40, 4)
+    assert "problems or templates: 4 of 6 needed" in row["lacks"]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [(["one"] * 40, "0 of 40 problems have none, the others 1"), ([None, *["a"] * 39], "1 of 40")]
+)
+def test_templates_that_tell_no_problems_apart_are_refused(scores, named, said):
+    with pytest.raises(InputError, match=f"template: {said}"):
+        tables.gains({name: answers.assign(template=named) for name, answers in scores.items()}, RULE, seed=0)
+
+
+@pytest.mark.parametrize("arms", [["undistilled"], ["teacher"], ["fine-tuned"]])
 def test_without_a_baseline_gains_are_an_empty_table_with_its_columns(scores, arms):
     full = tables.gains(scores, RULE, seed=0)
     table = tables.gains({name: scores[name] for name in arms}, RULE, seed=0)

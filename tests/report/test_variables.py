@@ -8,7 +8,8 @@ import pytest
 from tests.attention.test_differences import ARMS, DIVERGENT, some_metrics
 from tests.report.test_page import finish_run
 
-from response_priming import arms, notebooks, params, paths
+from response_priming import arms, artifacts, notebooks, params, paths, provenance
+from response_priming.artifacts import manifests
 from response_priming.attention import differences
 from response_priming.attention.results import EVERY
 from response_priming.params import sections
@@ -123,18 +124,22 @@ def accuracy_of(**shares):
     return pd.DataFrame(rows, columns=["arm", "accuracy", "low", "high"])
 
 
-COLUMNS = ["arm", "baseline", "points", "low", "high", "relative", "relative_low", "relative_high"]
-COLUMNS += ["differ", "p_holm", "seeds"]
+SIZES = {"n": 200, "clusters": 200, "differ": 40, "seeds": 3, "detectable": 9.5}
+SIZES |= {"needed_problems": 320.0, "needed_seeds": 5.0}
+
+
+def gain(arm, baseline, points, *, half_width=4.0, p=0.01, **changed):
+    """A row of `tables.gains`; alone, its interval is half as wide as corrected."""
+    row = {"arm": arm, "baseline": baseline, "points": points, "p": p, "alone_p": p / 2}
+    row |= {"low": points - half_width, "high": points + half_width}
+    row |= {"alone_low": points - half_width / 2, "alone_high": points + half_width / 2}
+    return row | {"relative": 0.1, "relative_low": 0.0, "relative_high": 0.2} | SIZES | changed
 
 
 def headline(accuracy, gains=(), teacher=()):
-    tables = pd.DataFrame(gains, columns=COLUMNS), pd.DataFrame(teacher, columns=["arm", "accuracy"])
+    columns = list(gain("none", "undistilled", 0.0))
+    tables = pd.DataFrame(list(gains), columns=columns), pd.DataFrame(teacher, columns=["arm", "accuracy"])
     return variables.headline(accuracy, *tables)
-
-
-def gain(arm, baseline, points, *, p_holm=0.01, differ=40, half_width=4.0, seeds=1):
-    ends = points - half_width, points + half_width
-    return (arm, baseline, points, *ends, 0.1, 0.0, 0.2, differ, p_holm, seeds)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +148,9 @@ def gain(arm, baseline, points, *, p_holm=0.01, differ=40, half_width=4.0, seeds
         (14.5, {}, "beats the undistilled student by more than the width of its interval"),
         (9.5, {}, "beats the undistilled student significantly but by less than the width of its interval"),
         (14.5, {"half_width": 15.0}, "does not beat the undistilled student"),
-        (14.5, {"p_holm": 0.05}, "does not beat the undistilled student"),
         (-14.5, {}, "does not beat the undistilled student"),
+        (14.5, {"seeds": 1}, "beats the undistilled student, as far as one student an arm can tell"),
+        (-14.5, {"seeds": 2}, "does not beat the undistilled student, as far as these 2 students an arm can tell"),
         (None, {}, "not run"),
     ],
 )
@@ -155,29 +161,70 @@ def test_beats_undistilled(said, points, changes, clause):
 
 
 @pytest.mark.parametrize(
-    ("points", "changes", "start"),
+    ("points", "neutral", "changes", "start"),
     [
-        (5.0, {}, "supported"),
-        (5.0, {"p_holm": 0.05}, "not supported"),
-        (-5.0, {}, "not supported"),
-        (5.0, {"half_width": 5.0}, "not supported"),
-        (0.1, {"differ": 5}, "not testable"),
-        (None, {}, "not testable"),
+        (5.0, 5.0, {}, "supported here, with 3 students an arm: "),
+        (5.0, 1.0, {}, "not supported here, with 3 students an arm: students of Ground Truth are not significantly "
+         "more accurate than those of neutral words"),
+        (1.0, 5.0, {}, "not supported here, with 3 students an arm: students of Ground Truth are not significantly "
+         "more accurate than unprimed ones"),
+        (5.0, 5.0, {"half_width": 9.0}, "supported here"),  # chosen before the run, and so not corrected
+        (5.0, 5.0, {"seeds": 1}, "not settled by this profile (students an arm: 1 of 3 needed): what is said of it "
+         "here is said of these 2 students"),
+        (5.0, None, {}, "not settled by this profile (no arm with neutral words)"),
+        (5.0, None, {"seeds": 2}, "not settled by this profile (students an arm: 2 of 3 needed; no arm with"),
+        (0.1, 5.0, {"differ": 5}, "not testable here: the two students disagree"),
+        (None, None, {}, "not testable here: students of Ground Truth"),
     ],
-)
-def test_priming_verdict(said, points, changes, start):
-    gains = [] if points is None else [gain("teacher", "none", points, **changes)]
-    found = said(**headline(accuracy_of(none=0.4, teacher=0.5), gains))["priming_verdict"]
-    assert found.startswith(f"{start} here")
+)  # fmt: skip
+def test_priming_verdict(said, points, neutral, changes, start):
+    pairs = {"none": points, "constant-prefix": neutral}
+    gains = [gain("ground-truth", one, by, **changes) for one, by in pairs.items() if by is not None]
+    found = said(**headline(accuracy_of(none=0.4, ground_truth=0.5), gains))
+    assert found["priming_verdict"].startswith(start)
+    if points is not None:
+        assert "would have found a gain of 9.5 points four times in five; the one" in found["primary_power"]
+        assert "320 problems and 5 students an arm" in found["conclusion"]
 
 
-@pytest.mark.parametrize("points", [5.0, -5.0])
-def test_the_verdict_on_priming_says_how_many_training_seeds_it_rests_on(said, points):
-    for seeds, words in ((1, "one training seed"), (3, "3 training seeds")):
-        found = headline(accuracy_of(none=0.4, teacher=0.5), [gain("teacher", "none", points, seeds=seeds)])
-        verdict = said(**found)["priming_verdict"]
-        assert f" here, with {words}: the best primed student is " in verdict
-        assert ("is not significantly more accurate" in verdict) == (points < 0)
+def test_the_conclusion_follows_the_verdicts(said):
+    accuracy = accuracy_of(undistilled=0.1, fine_tuned=0.8, none=0.4, ground_truth=0.5, constant_prefix=0.5)
+    pairs = [("ground-truth", "none", 8), ("ground-truth", "undistilled", 40), ("ground-truth", "fine-tuned", -30)]
+    for neutral, students, words in (
+        (8, 3, "priming the teacher by Ground Truth makes better students, and what the prefix says has a part in it."),
+        (0, 3, "priming the teacher by Ground Truth is not shown to make better students than priming it by neutral"),
+        (8, 2, "Whether priming the teacher makes better students is not settled by this profile."),
+    ):
+        rows = [gain(*pair, seeds=students) for pair in [*pairs, ("ground-truth", "constant-prefix", neutral)]]
+        found = said(**headline(accuracy, rows))
+        assert words in found["conclusion"]
+        assert "stays behind fine-tuning on worked solutions" in found["conclusion"]
+        assert ("as far as these 2 students an arm can tell" in found["conclusion"]) == (students == 2)
+        assert "scores 80.0 %: 30.0 points more than the best distilled student" in found["fine_tuning"]
+
+
+@pytest.mark.parametrize(("date", "words"), [("2026-01-02 10:00", "before"), ("2026-01-02 12:00", "after")])
+def test_the_page_says_when_the_rules_were_written_and_by_which_digest(said, tmp_path, date, words):
+    for part, name, day in (
+        ("rules", "rules.json", date),
+        ("answers/none/seed-0", "answers.parquet", "2026-01-02 11:00"),
+    ):
+        with artifacts.writing(tmp_path / part, {}) as folder:
+            (folder / name).write_text("{}")
+        manifest = artifacts.read(tmp_path / part)
+        (tmp_path / part / artifacts.FILE).write_text(manifests.text_of(manifest | {"date": day}))
+    fixed = variables.rules_fixed(tmp_path)
+    found = said(fixed=fixed)["rules_fixed"]
+    assert f"(SHA-256 {provenance.digest(tmp_path / 'rules' / 'rules.json').removeprefix('sha256:')})" in found
+    assert f"{date} UTC, {words} the first evaluation." in found
+    assert "not on record" in said(fixed=variables.rules_fixed(tmp_path / "nowhere"))["rules_fixed"]
+
+
+def test_a_page_of_few_students_shows_the_table_of_more():
+    table = variables.settled_table(PROFILE)
+    assert table.startswith("| student | answers |")
+    assert table.count("| KD, ") == 6
+    assert variables.settled_table(params.load("laptop-full")) == variables.settled_table(params.load("paper")) == ""
 
 
 def test_best_is_the_most_accurate_of_the_arms_asked_for():
@@ -197,11 +244,12 @@ def test_every_text_of_the_manuscript_is_there_whatever_arms_were_run(said):
 def test_texts_carry_their_units(said):
     found = said(
         **headline(
-            accuracy_of(undistilled=0.185, none=0.4, teacher=0.505),
+            accuracy_of(undistilled=0.185, none=0.4, teacher=0.505, ground_truth=0.45),
             [
-                ("none", "undistilled", 21.5, 15, 28, 1.16, 0.7, 1.9, 70, 1e-7, 1),
-                ("teacher", "undistilled", 32.0, 25, 39, 1.73, 1.2, 2.4, 76, 1e-9, 1),
-                ("teacher", "none", 10.5, 2, 19, 0.26, 0.04, 0.52, 59, 0.0123, 1),
+                gain("none", "undistilled", 21.5, half_width=6.5, p=1e-7),
+                gain("teacher", "undistilled", 32.0, half_width=7.0, p=1e-9),
+                gain("teacher", "none", 10.5, half_width=8.5, p=0.0123),
+                gain("ground-truth", "none", 5.0, relative=0.125, relative_low=0.04, relative_high=0.52),
             ],
             [("none", 0.6), ("teacher", 0.7)],
         )
@@ -211,18 +259,20 @@ def test_texts_carry_their_units(said):
     assert found["best_kd_arm"] == found["best_primed_arm"] == found["teacher_best_strategy"] == "KD, Teacher"
     assert (found["best_kd_gain"], found["best_kd_p"]) == ("32.0 points", "p < 0.001")
     assert (found["primed_gain_interval"], found["primed_p"]) == ("2.0 to 19.0 points", "p = 0.012")
-    assert (found["primed_relative_gain"], found["primed_relative_gain_interval"]) == ("26.0 %", "4.0 to 52.0 %")
+    assert found["primary_gain"] == "5.0 points (95 % interval: 3.0 to 7.0 points; p = 0.005)"
+    assert found["primary_relative_gain"] == "12.5 % (interval: 4.0 to 52.0 %)"
     assert found["teacher_worst_accuracy"] == "60.0 %"
     assert found["student"].startswith("SmolLM2")
 
 
-def test_neutral_words_are_set_against_the_best_primed_arm_where_they_were_tried(said):
-    accuracy = accuracy_of(none=0.4, teacher=0.5, constant_prefix=0.45)
+@pytest.mark.parametrize(("points", "mattered"), [(5.0, True), (1.0, False)])
+def test_ground_truth_is_set_against_neutral_words_where_they_were_tried(said, points, mattered):
+    accuracy = accuracy_of(none=0.4, ground_truth=0.5, constant_prefix=0.45)
     assert "not tested" in said(**headline(accuracy[:2]))["neutral_words"]
-    pair = ("teacher", "constant-prefix", 5.0, -1, 11, 0.1, -0.02, 0.2, 59, 0.2, 3)
-    found = said(**headline(accuracy, [pair]))["neutral_words"]
-    assert "scores 45.0 % (interval: 40.0 to 50.0 %)" in found
-    assert "gain over it is 5.0 points (interval: -1.0 to 11.0 points; corrected McNemar test: p = 0.200)" in found
+    found = said(**headline(accuracy, [gain("ground-truth", "constant-prefix", points)]))["neutral_words"]
+    assert "score 45.0 % (interval: 40.0 to 50.0 %)" in found
+    assert f"gain of Ground Truth is {points} points (95 % interval: {points - 2} to {points + 2} points" in found
+    assert ("what the prefix says is not shown to matter" in found) != mattered
 
 
 def test_a_control_or_an_arm_as_released_is_never_the_best_primed_one():

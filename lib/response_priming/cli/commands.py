@@ -179,6 +179,46 @@ def score(
     typer.echo(json.dumps(counts, indent=1) if as_json else scoring.shown(counts))
 
 
+@app.command()
+def power(
+    profile: ProfileName,
+    discordant: Annotated[float, typer.Option(help="Problems that only one of two arms' students solves.")] = 0.3,
+    alike: Annotated[float, typer.Option(help="Correlation of such differences between pairs of students.")] = 0.5,
+    student_sd: Annotated[
+        float, typer.Option(help="SD of students' accuracies (points), beyond single answers.")
+    ] = 2.4,
+) -> None:
+    """The smallest gains that a profile's comparisons find 4 times in 5, and larger designs; before anything is run.
+
+    `primary`: Ground Truth against no prompt; `others`: the least precise of all comparisons, corrected for them all.
+    """
+    for name, value, limit in (("discordant", discordant, 1), ("alike", alike, 1), ("student-sd", student_sd, 50)):
+        if not 0 <= value <= limit:
+            raise InputError(f"--{name} = {value}: allowed: 0 to {limit}")
+    from response_priming import compare, evaluate, stats
+
+    loaded = params.load(profile)
+    names = [arms.UNDISTILLED, *loaded.trained]
+    if not (pairs := compare.pairs(loaded.arms)):
+        raise InputError(f"profile {profile}: arms = {loaded.arms}: no two of them are compared")
+    primary = [place for place, pair in enumerate(pairs) if pair in evaluate.verdicts.PRIMARY]
+    places, n, students = (
+        [(names.index(a), names.index(b)) for a, b in pairs],
+        loaded.problems.n_test,
+        len(loaded.seeds),
+    )
+    typer.echo(f"{'problems':>8}  {'students':>8}  {'primary':>8}  {'others':>8}  lacks")
+    for size, each in dict.fromkeys([(n, students), (n, 3), (n, 5), (2 * n, 3), (2 * n, 5), (4 * n, 5)]):
+        assumed = stats.assumed(
+            size, each, trained=len(loaded.trained), discordant=discordant, alike=alike, student_sd=student_sd
+        )
+        found = stats.gains(assumed, places, seed=loaded.seed, primary=primary)
+        main = max((found[place]["detectable"] for place in primary), default=float("nan"))
+        others = max(gain["detectable"] for place, gain in enumerate(found) if place not in primary)
+        lacks = stats.shortfall(found[0] | {"differ": round(discordant * size)})
+        typer.echo(f"{size:8,}  {each:8}  {main:8.1f}  {others:8.1f}  {lacks}")
+
+
 @app.command("report")
 def report_(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""

@@ -1,8 +1,7 @@
 """Stage compare: all arms' scores side by side, as the tables and figures of the paper.
 
-Arms answered the same problems, so a difference between two of them is tested in pairs: a bootstrap over problems for
-its interval, McNemar's exact test for its p (see `tables`). Scores that were not made alike are refused, so no table
-can mix protocols.
+Arms answered the same problems, so a difference between two of them is paired problem by problem (see `stats`). Scores
+that were not made alike are refused, so no table can mix protocols.
 """
 
 import functools
@@ -89,6 +88,9 @@ def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
             folder = run.scores_of(arm, seed)
             made, answers = _made_by(run, folder), pd.read_parquet(folder / "answers.parquet")
             _require_alike(name := artifacts.part_of(folder), made, first, reference | {"arm": arm})
+            given = [part for part in artifacts.read(folder)["recipe"]["inputs"] if part.startswith("answers/")]
+            if given not in ([], [f"answers/{arm}/seed-{seed}"]):
+                raise InputError(f"{name}: scores {given[0]}: one student where seeds = {run.seeds} claim one each")
             if list(answers["problem_id"]) != asked:
                 raise InputError(f"{name}: problem_id differs from {first}; evaluate both on the same problems")
             scores[arm].append(answers.assign(seed=seed))

@@ -5,12 +5,12 @@ the same order for every arm. An arm with several students has one block of all 
 fractions; differences are in percentage points.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
 
-from response_priming import arms, scoring, stats
+from response_priming import arms, evaluate, scoring, stats
 from response_priming.extraction import RULES
 
 
@@ -33,29 +33,35 @@ def teacher(graded: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "title", *scoring.SUMMARY])
 
 
+def pairs(names: Collection[str]) -> list[tuple[str, str]]:
+    """Every trained arm with the undistilled student, every primed arm or control with the unprimed one, every primed
+    arm with the one with neutral words, and every distilled one with the fine-tuned; as far as both are there."""
+    found = [(arm, arms.UNDISTILLED) for arm in names if arm != arms.UNDISTILLED]
+    found += [(arm, arms.unprimed(arm)) for arm in names if arm not in arms.CONTROLS and arm != arms.unprimed(arm)]
+    found += [(arm, arms.NEUTRAL) for arm in names if arms.is_primed(arm)]
+    found += [(arm, arms.FINE_TUNED) for arm in names if arm == arms.UNPRIMED or arms.is_primed(arm)]
+    return [pair for pair in found if pair[1] in names]
+
+
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
-    """Every trained arm against the undistilled student, every primed arm or control against the unprimed one, and
-    every primed arm against the one with neutral words; the columns of `gains_of`."""
-    pairs = [(arm, arms.UNDISTILLED) for arm in scores if arm != arms.UNDISTILLED]
-    pairs += [(arm, arms.unprimed(arm)) for arm in scores if arm not in arms.CONTROLS and arm != arms.unprimed(arm)]
-    pairs += [(arm, arms.NEUTRAL) for arm in scores if arms.is_primed(arm)]
-    return gains_of(pairs, scores, rule, seed=seed)
-
-
-def gains_of(
-    pairs: Sequence[tuple[str, str]], scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int
-) -> pd.DataFrame:
-    """A row an arm and its baseline, as far as both have scores: the columns of `stats.paired`, and `p_holm`, which is
-    p corrected for all pairs of the table."""
-    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    rows = [
-        {"arm": arm, "title": arms.title(arm), "baseline": baseline, "baseline_title": arms.title(baseline)}
-        | stats.paired(right[arm], right[baseline], seed=seed)
-        for arm, baseline in pairs
-        if baseline in scores
-    ]
-    table = pd.DataFrame(rows, columns=["arm", "title", "baseline", "baseline_title", *stats.PAIRED])
-    return table.assign(p_holm=stats.holm(table["p"]))
+    """A row for each of the `pairs`, an arm and its baseline: the columns of `stats.gains`, corrected for all of them,
+    those of `stats.answers_that_differ`, and `lacks` (see `stats.shortfall`)."""
+    chosen = pairs(scores)
+    names, right = list(scores), [scoring.by_student(answers, rule) for answers in scores.values()]
+    untrained = [place for place, arm in enumerate(names) if arm == arms.UNDISTILLED]
+    templates = scoring.templates(next(iter(scores.values())))
+    drawn = stats.sampled(right, None if templates is None else [templates] * len(right), untrained=untrained)
+    places = [(names.index(arm), names.index(baseline)) for arm, baseline in chosen]
+    primary = [place for place, pair in enumerate(chosen) if pair in evaluate.verdicts.PRIMARY]
+    rows = []
+    for (arm, baseline), (new, old), gain in zip(
+        chosen, places, stats.gains(drawn, places, seed=seed, primary=primary), strict=True
+    ):
+        titles = {"arm": arm, "title": arms.title(arm), "baseline": baseline, "baseline_title": arms.title(baseline)}
+        row = titles | gain | stats.answers_that_differ(right[new], right[old])
+        rows.append(row | {"lacks": stats.shortfall(row)})
+    columns = ["arm", "title", "baseline", "baseline_title", *stats.GAIN, *stats.DIFFER, "lacks"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from response_priming import artifacts, engines, params, problems, progress, prompts
+from response_priming.evaluate import verdicts
 from response_priming.scoring import grade
 
 
@@ -24,6 +25,8 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
     Raises:
         InputError: the arm's student is not trained yet; said before any model is loaded.
     """
+    if run.output == run.build:
+        verdicts.fix(run)
     seeds = run.seeds_of(run.arm)
     return pd.concat([answer_one(run, seed).assign(seed=seed) for seed in seeds], ignore_index=True)
 

@@ -292,7 +292,7 @@ class ClaimsRun(CompareRun):
     @property
     def folders(self) -> list[Folder]:
         """The verdicts; what is missing makes a claim not testable, but for the audit."""
-        reads = [self.build / name for name in ("audit", "comparison", "attention")]
+        reads = [self.build / name for name in ("audit", "comparison", "attention", "rules")]
         reads += [self.build / "responses" / strategy for strategy in (arms.UNPRIMED, "confidence")]
         there = [path for path in reads if path.name == "audit" or path.exists()]
         return [Folder(self.output / "claims", ["claims"], there, {}, by_model=False)]

@@ -16,8 +16,9 @@ import jinja2
 import pandas as pd
 import yaml
 
-from response_priming import arms, artifacts, attention, claims, notebooks, params, paths, stats, style
+from response_priming import arms, artifacts, attention, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
+from response_priming.evaluate import verdicts
 
 TEMPLATE = "variables.yml.jinja"
 STAGES = ("comparison", "attention", "audit", "claims")  # folders of the stages that the page reads
@@ -75,6 +76,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         "attention": attention.summary(analysis.metrics, analysis.divergent, analysis.tests),
         "released": released,
         "verdicts": list(claimed["verdict"]),
+        "fixed": rules_fixed(build),
         "executed": {node.stage: notebooks.PAGES[node.stage] for node in notebooks.executed_extras(profile)},
         "made": made(profile),
         "renderer": renderer,
@@ -91,20 +93,20 @@ def settings(profile: params.Profile) -> dict[str, Any]:
 def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame) -> dict[str, Any]:
     """The rows that the text speaks of, of the tables of `compare`; None for what was not run.
 
-    The best KD arm is the most accurate of the unprimed and the primed ones, the first of several. Its gain over the
-    undistilled student is `significant` by `stats.significant`, and `wide` where it is wider than the arm's own
-    interval. The best primed arm's gain over the unprimed one has its `verdict` by the rule of `claims`.
+    The best KD arm is the most accurate of the unprimed and the primed ones, the first of several. A gain has its
+    `verdict` by the rules of `evaluate.verdicts`, and what it `lacks`; that of the best KD arm over the undistilled
+    student is `wide` where it is wider than the arm's own interval.
     """
     names = {row["arm"]: row for row in accuracy.to_dict("records")}
     pairs = {(row["arm"], row["baseline"]): row for row in gains.to_dict("records")}
+    for pair, row in pairs.items():
+        alone = pair in verdicts.PRIMARY
+        row |= {"verdict": verdicts.on(row, alone=alone), "lacks": stats.shortfall(row)}
     primed = [arm for arm in names if arms.is_primed(arm)]
     kd = [arm for arm in names if arm in (arms.UNPRIMED, *primed)]
     best, best_primed = (max(some, key=lambda arm: names[arm]["accuracy"], default="") for some in (kd, primed))
     if gain := pairs.get((best, arms.UNDISTILLED)):
-        wide = gain["points"] > 100 * (names[best]["high"] - names[best]["low"])
-        gain |= {"significant": stats.significant(gain), "wide": wide}
-    if primed_gain := pairs.get((best_primed, arms.UNPRIMED)):
-        primed_gain |= {"verdict": claims.verdict_on(primed_gain)}
+        gain |= {"wide": gain["points"] > 100 * (names[best]["high"] - names[best]["low"])}
     ranked: list[Any] = [*teacher.sort_values("accuracy", kind="stable").to_dict("records")] or [None]
     return {
         "undistilled": names.get(arms.UNDISTILLED),
@@ -113,12 +115,34 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
         "neutral": names.get(arms.NEUTRAL),
         "best_kd": names.get(best),
         "kd_gain": gain,
+        "tuned_gain": pairs.get((best, arms.FINE_TUNED)),
+        "primary": pairs.get(verdicts.PRIMARY[0]),
+        "primary_over_neutral": pairs.get(verdicts.PRIMARY[1]),
+        "primary_verdict": verdicts.on_primary(pairs),
         "best_primed": names.get(best_primed),
-        "primed_gain": primed_gain,
-        "neutral_gain": pairs.get((best_primed, arms.NEUTRAL)),
+        "primed_gain": pairs.get((best_primed, arms.UNPRIMED)),
         "teacher_best": ranked[-1],
         "teacher_worst": ranked[0],
     }
+
+
+def rules_fixed(build: Path) -> dict[str, Any] | None:
+    """The digest of the rules of the verdicts and the `date` at which they were written, and whether that was `before`
+    the first evaluation; None where they were not."""
+    if (rules := artifacts.manifest(build / "rules")) is None:
+        return None
+    answered = [artifacts.read(file.parent)["date"] for file in build.glob(f"answers/*/seed-*/{artifacts.FILE}")]
+    digest = rules["outputs"]["rules.json"].removeprefix("sha256:")
+    return {"digest": digest, "date": rules["date"], "before": rules["date"] <= min(answered, default=rules["date"])}
+
+
+def settled_table(profile: params.Profile) -> str:
+    """Where a profile of the embedded model has too few students, the README's table of the one that has them."""
+    embedded = profile.model.student == "embedded" and profile.problems.dataset == "procedural"
+    if len(profile.seeds) >= stats.FEWEST["seeds"][0] or not embedded:
+        return ""
+    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    return "\n".join(re.findall(r"^\|.*", readme.partition("Profile `laptop-full`")[2].split("\n\n")[1], re.MULTILINE))
 
 
 def strategies_table(profile: params.Profile) -> str:

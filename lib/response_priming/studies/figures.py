@@ -100,7 +100,7 @@ def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, s
     """
     tested = found.dropna(subset="p")
     tested = tested.set_index(tested["title"].map(style.verbatim))
-    clear = tested[(tested["p_holm"] < stats.SIGNIFICANT) & (tested["low"] * tested["high"] > 0)]
+    clear = tested[tested["p"] < stats.SIGNIFICANT]
     values = {
         "a": a,
         "b": b,
@@ -109,7 +109,6 @@ def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, s
         "lost": [f"{side}'s `{part}`" for side, run in (("A", a), ("B", b)) for part in run.lost],
         "same": same_problems(a, b),
         "shared": len(a.problems.merge(b.problems)),
-        "unpaired": found["paired"].eq(False).any(),
         "points": tested["points"].astype(float),
         "clear": clear["points"].astype(float),
         "verdicts": claims(a, b),
@@ -126,8 +125,7 @@ def shown_parameters(a: FinishedRun, b: FinishedRun) -> Styler | None:
 
 def shown_accuracies(found: pd.DataFrame) -> Styler:
     """Both accuracies of every arm and their difference, as the notebook prints them."""
-    paired = found["paired"].eq(True).any()
-    return style.printed(found if paired else found.drop(columns=["only_a", "only_b"]), "accuracies")
+    return style.printed(found.dropna(axis="columns", how="all"), "accuracies")
 
 
 def accuracies_figure(found: pd.DataFrame) -> Figure:
