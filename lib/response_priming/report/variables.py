@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import pandas as pd
@@ -143,6 +143,35 @@ def settled_table(profile: params.Profile) -> str:
         return ""
     readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     return "\n".join(re.findall(r"^\|.*", readme.partition("Profile `laptop-full`")[2].split("\n\n")[1], re.MULTILINE))
+
+
+def findings(checks: pd.DataFrame) -> pd.DataFrame:
+    """What the doctor found (see `studies.doctor.Row`), in words: of whom (`title`), what is `wrong`, and what to
+    `change`."""
+    words = arms.read_yaml(paths.REPORT / "doctor.yaml")["findings"]
+    rows = [
+        {
+            "title": arms.title(row["arm"]),
+            **{key: style.filled(text, row) for key, text in words[row["finding"]].items()},
+        }
+        for row in cast("list[dict[str, Any]]", checks[checks["finding"] != ""].to_dict("records"))
+    ]
+    return pd.DataFrame(rows, columns=["title", "wrong", "change"])
+
+
+def diagnosis(profile: params.Profile) -> str:
+    """Why distillation loses to fine-tuning, in Markdown: what the doctor found, where its notebook was executed."""
+    folder = paths.BUILD / profile.name / "doctor"
+    values: dict[str, Any] = {"goal": f"make doctor PROFILE={profile.name}", "students": 0}
+    if any(node.stage == "doctor" for node in notebooks.executed_extras(profile)):
+        options: dict[str, Any] = {"keep_default_na": False, "na_values": {"value": [""], "points": [""]}}
+        checks, rungs = (pd.read_csv(folder / f"{name}.csv", **options) for name in ("checks", "rungs"))
+        found = findings(checks).groupby(["wrong", "change"], sort=False)["title"].unique()
+        values["findings"] = [(*cast("tuple[str, str]", said), list(titles)) for said, titles in found.items()]
+        values["students"] = len(checks[checks["arm"] != ""].drop_duplicates(["arm", "seed"]))
+        values["rungs"] = rungs.to_dict("records")
+    template = paths.REPORT / "_doctor.md.jinja"
+    return style.filled(template.read_text(encoding="utf-8"), values)
 
 
 def strategies_table(profile: params.Profile) -> str:

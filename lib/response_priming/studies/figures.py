@@ -1,4 +1,4 @@
-"""The figures, printed tables and sentences of the studies: of the search, of the ladder, and of two runs."""
+"""The figures, printed tables and sentences of the studies: of the search, the ladders, the doctor and two runs."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import stats, style
+from response_priming import arms, paths, report, stats, style
 from response_priming.studies.search import trials
 from response_priming.studies.two_runs import ABSENT, FinishedRun, claims, differing, differing_code, same_problems
 
@@ -69,7 +69,7 @@ def _accuracy_label(done: pd.DataFrame) -> str:
     return f"Accuracy on {int(done['n'].max()) if len(done) else 0} validation problems (%)"
 
 
-# --- the ladder ---
+# --- the ladders ---
 
 
 def ladder_figure(table: pd.DataFrame) -> Figure:
@@ -86,6 +86,41 @@ def ladder_figure(table: pd.DataFrame) -> Figure:
 def shown_ladder(table: pd.DataFrame) -> Styler:
     """The rungs as the notebook prints them: per cent, and one column for an interval."""
     return style.printed(table.assign(accuracy=100 * table["accuracy"], finished=100 * table["finished"]), "ladder")
+
+
+# --- the doctor ---
+
+
+def shown_checks(checks: pd.DataFrame) -> Styler:
+    """All numbers of the doctor, a row a check with its healthy range, a column a student; a star: not healthy."""
+    looks = arms.read_yaml(paths.REPORT / "doctor.yaml")["checks"]
+
+    def number(check: str, value: float) -> str:
+        return looks[check][1].format(value) if np.isfinite(value) else ""
+
+    several = checks["seed"].nunique() > 1
+    rows = checks.to_dict("records")
+    table = pd.DataFrame(
+        {
+            "check": looks[row["check"]][0],
+            "healthy": " to ".join(filter(None, (number(row["check"], row[end]) for end in ("low", "high")))),
+            "student": (arms.title(row["arm"]) if row["arm"] else "") + (f", seed {row['seed']}" if several else ""),
+            "value": number(row["check"], row["value"]) + (" *" if row["finding"] else ""),
+        }
+        for row in rows
+    )
+    # A range may be an arm's own, as that of a loss is.
+    shared = table.groupby("check")["healthy"].transform("nunique") == 1
+    table["healthy"] = table["healthy"].where(shared, "")
+    order = {name: list(table[name].unique()) for name in ("check", "student")}
+    wide = table.pivot(index=["check", "healthy"], columns="student", values="value").fillna("")
+    wide = wide.reindex(order["check"], level="check")[order["student"]].reset_index()
+    return style.printed(wide, "checks")
+
+
+def shown_findings(checks: pd.DataFrame) -> Styler:
+    """What the doctor found, and what to change, as the notebook prints it."""
+    return style.printed(report.findings(checks), "findings")
 
 
 # --- two runs; sentences are Markdown ---
