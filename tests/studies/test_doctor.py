@@ -256,8 +256,8 @@ WORDS = arms.read_yaml(paths.REPORT / "doctor.yaml")
 
 def test_every_fault_has_a_sentence_and_a_remedy():
     assert {*FAULTS, "loss", "stops", "reloaded", "answers", "weak-teacher", "outside"} == set(WORDS["findings"])
-    rows = [doctor.Row("teacher", 0, "tokens", 0.5, 0.9, 1, name) for name in WORDS["findings"]]
-    said = report.findings(pd.DataFrame(rows))
+    rows = [doctor.Look("tokens", 0.5, 0.9, 1, name) for name in WORDS["findings"]]
+    said = report.findings(pd.DataFrame(rows).assign(arm="teacher"))
     assert set(said["title"]) == {"KD, Teacher"}
     for column in ("wrong", "change"):
         assert said[column].str.match(r"[A-Z0-9].*\.$").all()

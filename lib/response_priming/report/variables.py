@@ -10,7 +10,7 @@ import shutil
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jinja2
 import pandas as pd
@@ -149,14 +149,10 @@ def findings(checks: pd.DataFrame) -> pd.DataFrame:
     """What the doctor found (see `studies.doctor.Row`), in words: of whom (`title`), what is `wrong`, and what to
     `change`."""
     words = arms.read_yaml(paths.REPORT / "doctor.yaml")["findings"]
-    rows = [
-        {
-            "title": arms.title(row["arm"]),
-            **{key: style.filled(text, row) for key, text in words[row["finding"]].items()},
-        }
-        for row in cast("list[dict[str, Any]]", checks[checks["finding"] != ""].to_dict("records"))
-    ]
-    return pd.DataFrame(rows, columns=["title", "wrong", "change"])
+    rows: list[Any] = checks[checks["finding"] != ""].to_dict("records")
+    said = [[style.filled(words[row["finding"]][key], row) for key in ("wrong", "change")] for row in rows]
+    table = pd.DataFrame(said, columns=["wrong", "change"])
+    return table.assign(title=[arms.title(row["arm"]) for row in rows])
 
 
 def diagnosis(profile: params.Profile) -> str:
@@ -167,11 +163,10 @@ def diagnosis(profile: params.Profile) -> str:
         options: dict[str, Any] = {"keep_default_na": False, "na_values": {"value": [""], "points": [""]}}
         checks, rungs = (pd.read_csv(folder / f"{name}.csv", **options) for name in ("checks", "rungs"))
         found = findings(checks).groupby(["wrong", "change"], sort=False)["title"].unique()
-        values["findings"] = [(*cast("tuple[str, str]", said), list(titles)) for said, titles in found.items()]
+        values["findings"] = found.reset_index().to_dict("records")
         values["students"] = len(checks[checks["arm"] != ""].drop_duplicates(["arm", "seed"]))
         values["rungs"] = rungs.to_dict("records")
-    template = paths.REPORT / "_doctor.md.jinja"
-    return style.filled(template.read_text(encoding="utf-8"), values)
+    return style.words("_doctor.md.jinja", values)
 
 
 def strategies_table(profile: params.Profile) -> str:

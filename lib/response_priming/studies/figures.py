@@ -93,29 +93,18 @@ def shown_ladder(table: pd.DataFrame) -> Styler:
 
 def shown_checks(checks: pd.DataFrame) -> Styler:
     """All numbers of the doctor, a row a check with its healthy range, a column a student; a star: not healthy."""
-    looks = arms.read_yaml(paths.REPORT / "doctor.yaml")["checks"]
-
-    def number(check: str, value: float) -> str:
-        return looks[check][1].format(value) if np.isfinite(value) else ""
-
-    several = checks["seed"].nunique() > 1
-    rows = checks.to_dict("records")
-    table = pd.DataFrame(
-        {
-            "check": looks[row["check"]][0],
-            "healthy": " to ".join(filter(None, (number(row["check"], row[end]) for end in ("low", "high")))),
-            "student": (arms.title(row["arm"]) if row["arm"] else "") + (f", seed {row['seed']}" if several else ""),
-            "value": number(row["check"], row["value"]) + (" *" if row["finding"] else ""),
-        }
-        for row in rows
-    )
-    # A range may be an arm's own, as that of a loss is.
-    shared = table.groupby("check")["healthy"].transform("nunique") == 1
-    table["healthy"] = table["healthy"].where(shared, "")
-    order = {name: list(table[name].unique()) for name in ("check", "student")}
+    looks, rows = arms.read_yaml(paths.REPORT / "doctor.yaml")["checks"], []
+    for row in checks.to_dict("records"):
+        title, form = looks[row["check"]]
+        value, low, high = (form.format(row[key]) if np.isfinite(row[key]) else "" for key in ("value", "low", "high"))
+        # That of a loss is each student's own.
+        healthy = f"{low} to {high}" if low and row["check"] != "reloaded" else ""
+        student = f"{arms.title(row['arm'])}, seed {row['seed']}" if row["arm"] else "undistilled"
+        rows.append((title, healthy, student, value + " *" * bool(row["finding"])))
+    table = pd.DataFrame(rows, columns=["check", "healthy", "student", "value"])
     wide = table.pivot(index=["check", "healthy"], columns="student", values="value").fillna("")
-    wide = wide.reindex(order["check"], level="check")[order["student"]].reset_index()
-    return style.printed(wide, "checks")
+    wide = wide.reindex(table["check"].unique(), level="check")[table["student"].unique()]
+    return style.printed(wide.reset_index(), "checks")
 
 
 def shown_findings(checks: pd.DataFrame) -> Styler:

@@ -74,27 +74,20 @@ class Course(NamedTuple):
         training = [place for place, name in enumerate(order) if name not in held_out]
         return cls(profile, run, seed, folder, tokenizer, asked, held_out, responses, order, training)
 
-    def prompt(self, question: str, *, system: str | None = None, prefix: str = "", examples: int = 0) -> list[int]:
-        """A prompt, by default the student's: the bare question."""
-        profile, system = self.profile, self.run.system_prompt if system is None else system
-        shown = problems.load(profile, "validation", examples, seed=profile.seed) if examples else []
-        chat = prompts.messages(question, system_prompt=system, prefix=prefix, examples=shown)
+    def prompt(self, question: str, *, system: bool = True, primed: bool = False, examples: int = 0) -> list[int]:
+        """A prompt, by default the student's: the bare question. The arm's teacher is `primed` and sees examples."""
+        shown = problems.load(self.profile, "validation", examples, seed=self.profile.seed) if examples else []
+        prefix = prompts.prefix_of(self.run.arm) if primed and self.run.arm not in arms.CONTROLS else ""
+        said = self.run.system_prompt if system else ""
+        chat = prompts.messages(question, system_prompt=said, prefix=prefix, examples=shown)
         return prompts.encode(self.tokenizer, chat, self.run.prompt_date)
-
-    def primed(self, question: str) -> list[int]:
-        """The prompt of the arm's teacher."""
-        return self.prompt(question, prefix=self._prefix, examples=self.profile.worked_examples)
-
-    @property
-    def _prefix(self) -> str:
-        return prompts.prefix_of(self.run.arm) if self.run.arm not in arms.CONTROLS else ""
 
     def others(self, question: str) -> Iterator[list[int]]:
         """What a student may be asked by mistake: plain text, no system prompt, what its teacher is asked."""
         yield prompts.encode_plain(self.tokenizer, question)
-        yield self.prompt(question, system="")
-        yield self.prompt(question, prefix=self._prefix)
-        yield self.primed(question)
+        yield self.prompt(question, system=False)
+        for examples in (0, self.profile.worked_examples):
+            yield self.prompt(question, primed=True, examples=examples)
 
     def solved(self, name: str) -> Pair:
         """A problem and the data set's solution."""

@@ -124,7 +124,7 @@ def measure(
                 made.append(asked)
             if taught and not generate.read(taught / "responses" / one.arm, [])["kept"].any():
                 continue
-            if training in made:
+            if one.arm != arms.UNDISTILLED:
                 distill.train(training)
             graded = evaluate.answer(evaluation)
         row = {"rung": rung, "title": one.title, "n": len(graded)}
