@@ -83,6 +83,33 @@ def test_the_prose_says_where_the_ladder_and_the_search_are(said, executed):
         assert (f"`{goal} PROFILE=laptop`" in found) == (stage not in executed)
 
 
+def test_the_page_says_why_distillation_loses_where_the_doctor_was_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    assert "`make doctor PROFILE=laptop` does" in variables.diagnosis(PROFILE)
+    node, folder = notebooks.find(PROFILE, "doctor"), tmp_path / "laptop" / "doctor"
+    for part in (node.executed.parent, folder):
+        part.mkdir(parents=True)
+    node.executed.write_text("{}")
+    columns = ["arm", "seed", "check", "value", "low", "high", "finding"]
+    rows = [("", 0, "teacher-bare", 0.2, "", "", ""), ("none", 0, "stored-likelihood", "", -0.1, 0.1, "")]
+    rows += [(arm, 0, "truncated", 0.5, 0, 0.1, "truncated") for arm in ("none", "teacher")]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "checks.csv", index=False)
+    pd.DataFrame(columns=["rung"]).to_csv(folder / "rungs.csv", index=False)
+    said = unescape(" ".join(variables.diagnosis(PROFILE).split()))
+    assert "Of 2 trained students" in said
+    assert "- *KD, no prompt; KD, Teacher.* 50 % of the responses were cut before their end" in said
+    assert "|" not in said
+    rungs = pd.DataFrame({"title": ["a", "b", "c"], "accuracy": [0.2, 0.5, 0.6], "points": [None, 30, 10]})
+    rungs = rungs.assign(accuracy_low=rungs["accuracy"] - 0.1, accuracy_high=rungs["accuracy"] + 0.1)
+    rungs.to_csv(folder / "rungs.csv", index=False)
+    pd.DataFrame(rows[:2], columns=columns).to_csv(folder / "checks.csv", index=False)
+    said = unescape(" ".join(variables.diagnosis(PROFILE).split()))
+    assert "Of 1 trained student," in said
+    assert "Nothing is wrong with them" in said
+    assert "| b | 50.0 % | 40.0 to 60.0 % | +30.0 |" in said
+    assert "The largest step, +30.0 of +40.0 points, is this one: b." in said
+
+
 @pytest.mark.parametrize(
     ("adapter", "text"),
     [

@@ -16,6 +16,7 @@ from response_priming.params.runs import (
     ClaimsRun,
     CompareRun,
     DistillRun,
+    DoctorRun,
     EvaluateRun,
     Folder,
     GenerateRun,
@@ -28,7 +29,7 @@ from response_priming.params.sections import PLACEMENT, SEARCHED, Distill, Gener
 
 __all__ = [
     "PLACEMENT", "REPAIRS", "RUNS", "SEARCHED", "AttentionRun", "AttributionRun", "AuditRun", "ClaimsRun",
-    "CompareRun", "Distill", "DistillRun", "Engine", "EvaluateRun", "Folder", "Generate", "GenerateRun",
+    "CompareRun", "Distill", "DistillRun", "DoctorRun", "Engine", "EvaluateRun", "Folder", "Generate", "GenerateRun",
     "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "Run", "SearchRun", "collect", "device_of",
     "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from response_priming.params.sections import (
     Attribution,
     Audit,
     Distill,
+    Doctor,
     Evaluate,
     Generate,
     Ladder,
@@ -46,6 +47,7 @@ class Profile(Section):
     attention: Attention = DEFAULTS
     audit: Audit = DEFAULTS
     ladder: Ladder = DEFAULTS
+    doctor: Doctor = DEFAULTS
     search: Search = DEFAULTS
     attribution: Attribution = DEFAULTS
     overrides: Annotated[dict[str, dict[str, Any]], AfterValidator(known_arms)] = Field(
@@ -128,6 +130,7 @@ class Profile(Section):
             self.attention,
             self.audit,
             self.ladder,
+            self.doctor,
             self.search,
             self.attribution,
         )

@@ -23,6 +23,7 @@ from response_priming.params.sections import (
     Attribution,
     Audit,
     Distill,
+    Doctor,
     Evaluate,
     Generate,
     Ladder,
@@ -62,6 +63,7 @@ class Run(BaseModel):
     seed: Seed
     _explored: Path | None = PrivateAttr(None)
     _beside: Path | None = PrivateAttr(None)
+    _taught: Path | None = PrivateAttr(None)
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> Self:
@@ -74,10 +76,14 @@ class Run(BaseModel):
         run._explored = folder
         return run
 
-    def placed(self, folder: Path) -> Self:
-        """This run with a folder of its own for its student and what that answers."""
+    def placed(self, folder: Path, taught: Path | None = None) -> Self:
+        """This run with a folder of its own for its student and what that answers.
+
+        Args:
+            taught: the folder that its teacher's responses are in, where they are not the profile's.
+        """
         run = self.model_copy()
-        run._beside = folder
+        run._beside, run._taught = folder, taught
         return run
 
     @property
@@ -179,7 +185,7 @@ class DistillRun(Distill, ArmRun):
     def store(self) -> Path | None:
         """What the arm's teacher gave: responses or signals over prompts; None without a teacher."""
         found = arms.store_of(self.arm, self.repaired)
-        return self.build / found if found else None
+        return (self._taught or self.build) / found if found else None
 
     @property
     def folders(self) -> list[Folder]:
@@ -309,6 +315,18 @@ class LadderRun(Ladder, Evaluate, Distill, Model, Problems, Run):
         return [self.build / store / self.ladder_strategy for store in ("responses", "prompt-signals")]
 
 
+class DoctorRun(Doctor, Distill, Generate, Model, CompareRun):
+    """Parameters of notebooks/doctor.ipynb."""
+
+    stage = "doctor"
+
+    @property
+    def folders(self) -> list[Folder]:
+        """What was found about the students of the comparison."""
+        reads = super().folders[0].reads
+        return [Folder(self.output / "doctor", ["studies.doctor"], reads, {}, by_model=False)]
+
+
 class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
     """Parameters of notebooks/search.ipynb; a trial has values of its own for `train_steps` and `evaluate_every`."""
 
@@ -345,6 +363,6 @@ RUNS: dict[str, type[Run]] = {
     run.stage: run
     for run in (
         GenerateRun, PromptSignalsRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AuditRun,
-        ClaimsRun, LadderRun, SearchRun, AttributionRun
+        ClaimsRun, LadderRun, DoctorRun, SearchRun, AttributionRun
     )
 }  # fmt: skip

@@ -308,6 +308,14 @@ class Ladder(Section):
     ladder_seeds: SomeSeeds = Field([0], description="training seeds of every rung")
 
 
+class Doctor(Section):
+    """Why distillation loses to fine-tuning: every student looked at, and the way from the one to the other."""
+
+    doctor_rungs: bool = Field(True, description="train what is between KD and fine-tuning; the teacher answers anew")
+    doctor_strategy: Strategy = Field("none", description="strategy that this way starts from")
+    doctor_examples: int = Field(8, ge=0, le=16, description="worked examples of the rung whose teacher sees more")
+
+
 class Search(Section):
     """Search for training values on the validation split."""
 

@@ -29,6 +29,7 @@ def stage(profile: params.Profile) -> Path:
         for notebook in _notebooks(profile):
             preview.static_copy(notebook, folder / notebook.name)
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
+        (folder / "_doctor.md").write_text(variables.diagnosis(profile), encoding="utf-8")
         (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
         (folder / "_settled.md").write_text(variables.settled_table(profile), encoding="utf-8")
         downloads.write(profile.build, folder)

@@ -145,6 +145,30 @@ def settled_table(profile: params.Profile) -> str:
     return "\n".join(re.findall(r"^\|.*", readme.partition("Profile `laptop-full`")[2].split("\n\n")[1], re.MULTILINE))
 
 
+def findings(checks: pd.DataFrame) -> pd.DataFrame:
+    """What the doctor found (see `studies.doctor.Row`), in words: of whom (`title`), what is `wrong`, and what to
+    `change`."""
+    words = arms.read_yaml(paths.REPORT / "doctor.yaml")["findings"]
+    rows: list[Any] = checks[checks["finding"] != ""].to_dict("records")
+    said = [[style.filled(words[row["finding"]][key], row) for key in ("wrong", "change")] for row in rows]
+    table = pd.DataFrame(said, columns=["wrong", "change"])
+    return table.assign(title=[arms.title(row["arm"]) for row in rows])
+
+
+def diagnosis(profile: params.Profile) -> str:
+    """Why distillation loses to fine-tuning, in Markdown: what the doctor found, where its notebook was executed."""
+    folder = paths.BUILD / profile.name / "doctor"
+    values: dict[str, Any] = {"goal": f"make doctor PROFILE={profile.name}", "students": 0}
+    if any(node.stage == "doctor" for node in notebooks.executed_extras(profile)):
+        options: dict[str, Any] = {"keep_default_na": False, "na_values": {"value": [""], "points": [""]}}
+        checks, rungs = (pd.read_csv(folder / f"{name}.csv", **options) for name in ("checks", "rungs"))
+        found = findings(checks).groupby(["wrong", "change"], sort=False)["title"].unique()
+        values["findings"] = found.reset_index().to_dict("records")
+        values["students"] = len(checks[checks["arm"] != ""].drop_duplicates(["arm", "seed"]))
+        values["rungs"] = rungs.to_dict("records")
+    return style.words("_doctor.md.jinja", values)
+
+
 def strategies_table(profile: params.Profile) -> str:
     """The profile's strategies with their prefixes, verbatim, as a table in Markdown."""
     entries = [arms.strategies()[name] for name in profile.strategies]
