@@ -13,12 +13,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, Field, HttpUrl, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models, progress
 from response_priming.engines.base import (
-    Engine, Request, Response, Setup, Signal, check_context, never, pack_listed, rounded
+    Engine,
+    Request,
+    Response,
+    Setup,
+    Signal,
+    check_context,
+    never,
+    pack_listed,
+    rounded,
 )  # fmt: skip
 from response_priming.errors import InputError
 

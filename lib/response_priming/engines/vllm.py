@@ -14,7 +14,15 @@ from transformers import PreTrainedTokenizerBase
 
 from response_priming import models, params
 from response_priming.engines.base import (
-    Engine, Request, Response, Setup, Signal, check_context, never, pack_listed, rounded
+    Engine,
+    Request,
+    Response,
+    Setup,
+    Signal,
+    check_context,
+    never,
+    pack_listed,
+    rounded,
 )  # fmt: skip
 from response_priming.errors import InputError
 
