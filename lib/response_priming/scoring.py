@@ -18,7 +18,7 @@ from response_priming.extraction import RULES, right_answer
 
 SUMMARY = (
     "n", "seeds", "correct", "accuracy", "low", "high", "covers", "spread", "answered", "accuracy_answered", "finished",
-    "mean_tokens",
+    "accuracy_finished", "mean_tokens",
 )  # fmt: skip
 
 
@@ -46,11 +46,11 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
     95 % interval (see `interval`), and what that `covers`; `spread`, the standard deviation of the students'
     accuracies (NaN for one); `answered`, the share of responses in which the rule found a number, and
     `accuracy_answered`, the accuracy among those (NaN for none): their product is the accuracy; `finished`, the share
-    that ended within its budget; `mean_tokens`.
+    that ended within its budget, and `accuracy_finished`, the accuracy among those (NaN for none); `mean_tokens`.
     """
     right = by_student(answers, rule)
     low, high = stats.accuracy_interval(right, templates(answers))
-    answered = answers[rule].notna()
+    answered, finished, correct = answers[rule].notna(), answers["finished"], answers[f"{rule}-correct"]
     return {
         "n": right.shape[1],
         "seeds": len(right),
@@ -61,8 +61,9 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
         "covers": "problems" if len(right) == 1 else "problems and seeds",
         "spread": float(right.mean(axis=1).std(ddof=1)) if len(right) > 1 else np.nan,
         "answered": float(answered.mean()),
-        "accuracy_answered": float(answers.loc[answered, f"{rule}-correct"].mean()),
-        "finished": float(answers["finished"].mean()),
+        "accuracy_answered": float(correct[answered].mean()),
+        "finished": float(finished.mean()),
+        "accuracy_finished": float(correct[finished].mean()),
         "mean_tokens": float(answers["tokens"].mean()),
     }
 

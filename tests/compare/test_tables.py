@@ -40,13 +40,15 @@ def scores():
 
 
 def test_accuracy_keeps_the_order_of_the_arms(scores):
-    assert list(tables.accuracy(scores, RULE, {})["arm"]) == list(scores)
+    assert list(tables.accuracy(scores, RULE)["arm"]) == list(scores)
 
 
-def test_published_accuracy_is_missing_where_the_paper_has_none(scores):
-    table = tables.accuracy(scores, RULE, {"teacher": 0.423}).set_index("arm")
-    assert table.loc["teacher", "published"] == 0.423
-    assert table["published"].isna().sum() == 3
+def test_accuracy_is_told_apart_by_the_number_of_calculations():
+    answers = arm(True, False, True, False).assign(calculations=[1, 1, 2, 1])
+    table = tables.lengths({"none": answers}, RULE)
+    assert table[["arm", "calculations", "n", "correct"]].to_numpy().tolist() == [["none", 1, 3, 1], ["none", 2, 1, 1]]
+    assert table["accuracy"].tolist() == [pytest.approx(1 / 3), 1]
+    assert len(tables.lengths({"none": answers.assign(template=["a", "b", "c", "a"])}, RULE)) == 2
 
 
 # --- gains ---
@@ -72,7 +74,7 @@ def test_primed_arms_are_compared_with_neutral_words_too(scores):
 
 
 def test_gain_is_the_difference_of_the_accuracies_in_points(scores):
-    accuracy = tables.accuracy(scores, RULE, {}).set_index("arm")["accuracy"]
+    accuracy = tables.accuracy(scores, RULE).set_index("arm")["accuracy"]
     for row in tables.gains(scores, RULE, seed=0).itertuples():
         assert row.points == pytest.approx(100 * (accuracy[row.arm] - accuracy[row.baseline]))
         assert row.low <= row.points <= row.high
@@ -126,7 +128,7 @@ def test_gains_read_the_seed_column(scores):
     many = {"undistilled": scores["undistilled"].assign(seed=0), "teacher": pd.concat(blocks, ignore_index=True)}
     (row,) = tables.gains(many, RULE, seed=0).to_dict("records")
     assert row["points"] == pytest.approx(100 * (0.75 - 0.25))
-    assert tables.accuracy(many, RULE, {})["seeds"].tolist() == [1, 2]
+    assert tables.accuracy(many, RULE)["seeds"].tolist() == [1, 2]
 
 
 # --- rules and samples ---
@@ -142,7 +144,7 @@ def test_rules_table_has_an_accuracy_for_every_rule(scores):
 
 
 def test_every_table_of_accuracies_or_differences_says_n_seeds_and_interval(scores):
-    for table in (tables.accuracy(scores, RULE, {}), tables.gains(scores, RULE, seed=0), tables.rules(scores)):
+    for table in (tables.accuracy(scores, RULE), tables.gains(scores, RULE, seed=0), tables.rules(scores)):
         assert {"n", "seeds", "low", "high"} <= set(table)
         assert (table["n"] == len(scores["none"])).all()
 

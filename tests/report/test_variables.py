@@ -148,7 +148,8 @@ def accuracy_of(**shares):
         {"arm": arm.replace("_", "-"), "accuracy": share, "low": share - 0.05, "high": share + 0.05}
         for arm, share in shares.items()
     ]
-    return pd.DataFrame(rows, columns=["arm", "accuracy", "low", "high"])
+    table = pd.DataFrame(rows, columns=["arm", "accuracy", "low", "high"])
+    return table.assign(accuracy_finished=table["accuracy"])
 
 
 SIZES = {"n": 200, "clusters": 200, "differ": 40, "seeds": 3, "detectable": 9.5}
@@ -339,3 +340,19 @@ def test_the_prose_counts_the_comparisons_in_which_attention_differs(said):
     assert f"in {number} of {number} comparisons (smallest corrected p: 0.02" in found["attention_test"]
     assert f"the smallest of {number} p is 0.1." in found["attention_seeds"]
     assert not np.isnan(summary(some_metrics())["tests"]).any()
+
+
+def test_leaked_problems_are_counted_over_both_splits(said):
+    rows = [{"split": split, "n": 9, "exact": 0, "numbers": 1, "near": 2, "threshold": 0.4} for split in ("a", "b")]
+    assert "Of the 9 test problems, 0 are also among" in said(leaked=rows)["leakage"]
+    assert "2 are there with other numbers, and 4 nearly" in said(leaked=rows)["leakage"]
+    assert said()["leakage"].startswith("None of the 200 test problems is")
+
+
+def test_the_student_that_is_shown_examples_and_the_disputed_problems_are_told_of(said, finished):
+    row = {"arm": "undistilled-examples", "accuracy": 0.3, "low": 0.25, "high": 0.36}
+    assert "scores 30.0 % (interval: 25.0 to 36.0 %)" in said(shown=row)["shown_accuracy"]
+    assert "not measured" in said()["shown_accuracy"]
+    released = finished["released"] | {"disputed": 7, "survives": ["yes", "no", "yes", "was not borne out"]}
+    told = said(released=released)["released_cleaned"]
+    assert "Without 7 problems whose answers are disputed, 2 of the 3 claims" in told

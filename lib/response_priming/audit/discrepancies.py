@@ -46,7 +46,7 @@ def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.Da
     trained = [found for arm, found in chosen.items() if arm != arms.UNDISTILLED]
     graded = [found for found in trained if found["graded"] is not None]
     shares = tables["decomposition"].set_index("arm")
-    taught = shares.drop(index=list(arms.CONTROLS))
+    taught = shares[~shares.index.isin(arms.CONTROLS)]
     tests = tables["tests"].set_index(["baseline", "arm"])
     over_none, over_tuned = (
         tests.loc[baseline].loc[taught.index.drop(arms.UNPRIMED)] for baseline in (arms.UNPRIMED, arms.FINE_TUNED)

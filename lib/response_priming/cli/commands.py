@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -298,10 +298,14 @@ def compare_runs(
 def audit_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the released response logs.")],
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list of rows instead of a table.")] = False,
+    disputed: Annotated[
+        Path | None, typer.Option(help="Numbers of problems with disputed answers, from 0, one a line.")
+    ] = None,
 ) -> None:
     """Count the released response logs anew: every arm by every rule, beside the logs' own grading and the README.
 
-    `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %.
+    `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %. With a list of disputed problems,
+    what they bear out with and without these is printed instead.
     """
     from response_priming import audit
 
@@ -309,11 +313,14 @@ def audit_(
     import pandas as pd
 
     facts, found = arms.published(), audit.count(logs)
-    rows = audit.rows(found, facts)
+    rows: list[Any] = audit.rows(found, facts)
+    if disputed:
+        kept = audit.without(logs, audit.read_disputed(disputed, found["n"]))
+        rows = audit.survivors(found, kept, facts).to_dict("records")
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:
-        table = pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
+        table = pd.DataFrame(rows) if disputed else pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
         typer.echo(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
     typer.echo(audit.source(found, facts), err=True)
 

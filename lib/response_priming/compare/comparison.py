@@ -6,6 +6,7 @@ that were not made alike are refused, so no table can mix protocols.
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from response_priming import artifacts, evaluate, generate, params, problems, scoring
-from response_priming.compare.tables import accuracy, gains, rules, samples, teacher
+from response_priming.compare import leakage
+from response_priming.compare.tables import accuracy, gains, lengths, rules, samples, teacher
 from response_priming.errors import InputError
 
-TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration")
+TABLES = ("accuracy", "lengths", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration", "leakage")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Comparison:
     """What `compare` found. Shares are fractions; `gains` is in percentage points; `variables`: what was compared."""
 
     accuracy: pd.DataFrame
+    lengths: pd.DataFrame
     gains: pd.DataFrame
     rules: pd.DataFrame
     teacher: pd.DataFrame
@@ -32,6 +35,7 @@ class Comparison:
     losses: pd.DataFrame
     steps: pd.DataFrame
     calibration: pd.DataFrame
+    leakage: pd.DataFrame
     variables: dict[str, Any]
 
 
@@ -51,9 +55,9 @@ def compare(run: params.CompareRun) -> Comparison:
 
 def _write(run: params.CompareRun, folder: Path) -> None:
     scores = read_scores(run)
-    printed = {arm: values["readme_accuracy"] for arm, values in run.folders[0].more["published"].items()}
     made = {
-        "accuracy": accuracy(scores, run.rule, printed),
+        "accuracy": accuracy(scores, run.rule),
+        "lengths": lengths(scores, run.rule),
         "gains": gains(scores, run.rule, seed=run.seed),
         "rules": rules(scores),
         "teacher": teacher(read_teacher(run), run.rule),
@@ -61,6 +65,7 @@ def _write(run: params.CompareRun, folder: Path) -> None:
         "losses": losses_table(run),
         "steps": evaluate.calculations_table(scores, run.rule),
         "calibration": evaluate.calibration_table(scores, run.rule),
+        "leakage": leakage_table(run),
     }
     scored = _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))
     about = run.model_dump(include={"profile", "seed", "dataset", "n_train", "n_test", "rule"})
@@ -128,6 +133,19 @@ def _require_alike(name: str, made: Mapping[str, Any], other: str, wanted: Mappi
         have, want = made.get(field), wanted.get(field)
         if have != want:
             raise InputError(f"{name}: {field} = {have!r}, but {want!r} in {other}; only alike runs are compared")
+
+
+def leakage_table(run: params.CompareRun) -> pd.DataFrame:
+    """How many of the run's `n` test problems have their like in a `split`, among the `others` that a student learns
+    from or the teacher is shown: a column for each of `leakage.KINDS`."""
+    test = [problem.question for problem in problems.load(run, "test", run.n_test, seed=run.seed)]
+    rows, splits = [], zip(problems.SPLITS, (run.n_train, run.worked_examples), strict=False)
+    for split, size in splits:
+        others = [problem.question for problem in problems.load(run, split, size, seed=run.seed)]
+        found = Counter(overlap.kind for overlap in leakage.overlaps(test, others))
+        kinds = {kind: found[kind] for kind in leakage.KINDS}
+        rows.append({"split": split, "n": len(test), "others": len(others), **kinds, "threshold": leakage.THRESHOLD})
+    return pd.DataFrame(rows)
 
 
 def losses_table(run: params.CompareRun) -> pd.DataFrame:

@@ -7,23 +7,18 @@ fractions; differences are in percentage points.
 
 from collections.abc import Collection, Mapping
 
-import numpy as np
 import pandas as pd
 
 from response_priming import arms, evaluate, scoring, stats
 from response_priming.extraction import RULES
 
+COUNTED = ["n", "seeds", "correct", "accuracy", "low", "high"]
 
-def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[str, float]) -> pd.DataFrame:
-    """One row an arm: `scoring.summary`, and its `published` accuracy, NaN where there is none."""
+
+def accuracy(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
+    """One row an arm: `scoring.summary`."""
     return pd.DataFrame(
-        {
-            "arm": arm,
-            "title": arms.title(arm),
-            **scoring.summary(answers, rule),
-            "published": published.get(arm, np.nan),
-        }
-        for arm, answers in scores.items()
+        {"arm": arm, "title": arms.title(arm), **scoring.summary(answers, rule)} for arm, answers in scores.items()
     )
 
 
@@ -41,6 +36,19 @@ def pairs(names: Collection[str]) -> list[tuple[str, str]]:
     found += [(arm, arms.NEUTRAL) for arm in names if arms.is_primed(arm)]
     found += [(arm, arms.FINE_TUNED) for arm in names if arm == arms.UNPRIMED or arms.is_primed(arm)]
     return [pair for pair in found if pair[1] in names]
+
+
+def lengths(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
+    """One row an arm and number of `calculations` in a problem's solution: the counts and the accuracy of
+    `scoring.summary` over these problems, with its interval."""
+    rows = []
+    for arm, answers in scores.items():
+        for number, some in answers.groupby("calculations"):
+            # Problems of a single template, say, tell nothing of others.
+            alone = some.get("template", pd.Series()).nunique() < 2
+            summary = scoring.summary(some.drop(columns="template", errors="ignore") if alone else some, rule)
+            rows.append({"arm": arm, "title": arms.title(arm), "calculations": number, **summary})
+    return pd.DataFrame(rows)[["arm", "title", "calculations", *COUNTED]]
 
 
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
@@ -71,7 +79,7 @@ def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for arm, answers in scores.items()
         for rule in RULES
     )
-    return pd.DataFrame(rows)[["arm", "title", "rule", "n", "seeds", "correct", "accuracy", "low", "high"]]
+    return pd.DataFrame(rows)[["arm", "title", "rule", *COUNTED]]
 
 
 def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:

@@ -56,6 +56,8 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
+        if arms.SHOWN in self.arms and not self.generate.worked_examples:
+            raise ValueError(f"arms: {arms.SHOWN!r} is {arms.UNDISTILLED!r} where generate.worked_examples = 0")
         for arm in self.overrides:
             if arm not in self.trained:
                 raise ValueError(f"overrides.{arm}: ignored; the trained arms are {', '.join(self.trained) or 'none'}")
@@ -109,7 +111,7 @@ class Profile(Section):
     @property
     def trained(self) -> list[str]:
         """The arms that are trained."""
-        return [arm for arm in self.arms if arm != arms.UNDISTILLED]
+        return [arm for arm in self.arms if arm not in arms.UNTRAINED]
 
     def distill_of(self, arm: str) -> Distill:
         """The distill section with what is this arm's own: the released training, where its name says so, overrides."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import BaseModel, Field, PrivateAttr, field_validator
 
 from response_priming import arms, paths
 from response_priming.params.fields import (
@@ -57,8 +57,8 @@ class Run(BaseModel):
 
     model_config = arms.STRICT
     stage: ClassVar[str]
-    # Where the data lies says nothing of them; a recipe has their content.
-    idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir"})
+    # Where the data lies, and what they may be, says nothing of them; a recipe has their content.
+    idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir", "allow_leaked"})
     profile: arms.Name = Field("laptop", description="parameter set, params/PROFILE.yaml")
     seed: Seed
     _explored: Path | None = PrivateAttr(None)
@@ -152,7 +152,7 @@ class SeedsRun(Run):
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
-        return self.seeds[:1] if arm == arms.UNDISTILLED else self.seeds
+        return self.seeds[:1] if arm in arms.UNTRAINED else self.seeds
 
     def student_of(self, arm: str, seed: int) -> Path:
         """Where a trained arm's student is read from: an adapter, or all weights."""
@@ -205,13 +205,14 @@ class EvaluateRun(Evaluate, ArmRun):
 
     stage = "evaluate"
     idle = Run.idle | {"seeds", "rule", "n_train"}
+    worked_examples: WorkedExamples
 
     @property
     def folders(self) -> list[Folder]:
         """For each student, what it answered, and then that by every rule."""
         found = []
         for seed in self.seeds_of(self.arm):
-            student = [] if self.arm == arms.UNDISTILLED else [self.student_of(self.arm, seed)]
+            student = [] if self.arm in arms.UNTRAINED else [self.student_of(self.arm, seed)]
             answers = self.output / "answers" / self.arm / f"seed-{seed}"
             scores = self.output / "scores" / self.arm / f"seed-{seed}"
             found.append(Folder(answers, ["evaluate.answers", f"engines.{self.evaluate_engine}"], student, {}))
@@ -237,11 +238,12 @@ class CompareRun(Evaluate, Problems, TaughtRun, ArmsRun):
     """Parameters of notebooks/compare.ipynb."""
 
     stage = "compare"
+    worked_examples: WorkedExamples
 
     @property
     def trained(self) -> list[tuple[str, int]]:
         """The students, arm by arm."""
-        return [(arm, seed) for arm in self.arms if arm != arms.UNDISTILLED for seed in self.seeds]
+        return [(arm, seed) for arm in self.arms if arm not in arms.UNTRAINED for seed in self.seeds]
 
     @property
     def folders(self) -> list[Folder]:
@@ -249,7 +251,7 @@ class CompareRun(Evaluate, Problems, TaughtRun, ArmsRun):
         reads = [self.scores_of(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
         reads += [self.student_of(arm, seed) for arm, seed in self.trained]
         reads += [self.build / "responses" / strategy for strategy in self.strategies]
-        texts = {"published": arms.published()["arms"], "titles": [arms.title(arm) for arm in self.arms]}
+        texts = {"titles": [arms.title(arm) for arm in self.arms]}
         return [Folder(self.output / "comparison", ["compare.comparison"], reads, texts, by_model=False)]
 
 
@@ -259,6 +261,11 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
     stage = "attention-visualize"
     idle = Run.idle | {"n_train", "n_test", "heatmaps", "heatmap_tokens", "chosen_heads", "rule"}
     rule: Rule
+
+    @field_validator("arms")
+    @classmethod
+    def _every_student_once(cls, names: list[str]) -> list[str]:
+        return list(dict.fromkeys(arms.UNDISTILLED if name in arms.UNTRAINED else name for name in names))
 
     @property
     def students(self) -> list[tuple[str, int]]:
@@ -276,7 +283,7 @@ class AuditRun(Audit, Run):
     """Parameters of notebooks/audit.ipynb."""
 
     stage = "audit"
-    idle = Run.idle | {"seed", "logs_dir"}
+    idle = Run.idle | {"seed", "logs_dir", "disputed"}
 
     @property
     def folders(self) -> list[Folder]:

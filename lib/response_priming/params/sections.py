@@ -65,6 +65,7 @@ class Problems(Section):
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
+    allow_leaked: bool = Field(False, description="go on although questions of test are in train, too")
     n_train: int = Field(160, ge=1, le=1_000_000, description="problems the teacher answers and students train on")
     n_test: int = Field(200, ge=1, le=1_000_000, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
@@ -73,7 +74,7 @@ class Problems(Section):
     def ignored(self) -> dict[str, str]:
         """See `Section.ignored`."""
         if self.dataset == "procedural":
-            return dict.fromkeys(("data_dir", "dataset_revision"), "dataset 'procedural' is made here")
+            return dict.fromkeys(("data_dir", "dataset_revision", "allow_leaked"), "dataset 'procedural' is made here")
         made = dict.fromkeys(("largest_operand", "two_step_share"), "only dataset 'procedural' is made here")
         return made | ({"dataset_revision": "dataset 'local' is a folder"} if self.dataset == "local" else {})
 
@@ -298,6 +299,13 @@ class Audit(Section):
     """What the audit of the published study counts."""
 
     logs_dir: str | None = Field(None, description="folder with the released response logs; None: the recorded counts")
+    disputed: str | None = Field(
+        None, description="file with the numbers of test problems whose answers are disputed, from 0, one a line"
+    )
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        return {} if self.logs_dir else {"disputed": "recorded counts name no problem; it needs audit.logs_dir"}
 
 
 class Ladder(Section):

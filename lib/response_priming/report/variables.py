@@ -61,9 +61,9 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     build = profile.build
     analysis = attention.read(build / "attention")
     # Only empty fields are missing values: an arm is called "none".
-    accuracy, gains, teacher, claimed = (
+    accuracy, gains, teacher, leaked, claimed = (
         pd.read_csv(build / f"{name}.csv", keep_default_na=False, na_values=[""])
-        for name in ("comparison/accuracy", "comparison/gains", "comparison/teacher", "claims/claims")
+        for name in (*(f"comparison/{name}" for name in ("accuracy", "gains", "teacher", "leakage")), "claims/claims")
     )
     compared, released = (
         json.loads((build / folder / "variables.json").read_text(encoding="utf-8"))
@@ -73,6 +73,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         **settings(profile),
         **headline(accuracy, gains, teacher),
         "compared": compared,
+        "leaked": leaked.to_dict("records"),
         "attention": attention.summary(analysis.metrics, analysis.divergent, analysis.tests),
         "released": released,
         "verdicts": list(claimed["verdict"]),
@@ -110,6 +111,7 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
     ranked: list[Any] = [*teacher.sort_values("accuracy", kind="stable").to_dict("records")] or [None]
     return {
         "undistilled": names.get(arms.UNDISTILLED),
+        "shown": names.get(arms.SHOWN),
         "fine_tuned": names.get(arms.FINE_TUNED),
         "unprimed": names.get(arms.UNPRIMED),
         "neutral": names.get(arms.NEUTRAL),
