@@ -63,7 +63,7 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
             there_too = (heads["arm"] != arms.UNDISTILLED) & (heads["region"] == "prompt")
             means = heads[there_too].groupby("arm")[list(METRICS)].mean()
             found["attention"] = follows({name: means[name] for name in METRICS}, measured, sign=-1)
-        if students.drop(arms.UNDISTILLED, errors="ignore").min() < stats.FEWEST["seeds"][0]:
+        if students.drop(list(arms.UNTRAINED), errors="ignore").min() < stats.FEWEST["seeds"][0]:
             ranked = {name: found[name] for name in ("order", "attention") if found[name][1] != UNTESTABLE}
             found |= {name: (words, UNSETTLED) for name, (words, _) in ranked.items()}
     if {arms.UNPRIMED, "confidence"} <= there:

@@ -199,7 +199,7 @@ def power(
 
     loaded = params.load(profile)
     names = [arms.UNDISTILLED, *loaded.trained]
-    if not (pairs := compare.pairs(loaded.arms)):
+    if not (pairs := compare.pairs([arm for arm in loaded.arms if arm in names])):
         raise InputError(f"profile {profile}: arms = {loaded.arms}: no two of them are compared")
     primary = [place for place, pair in enumerate(pairs) if pair in evaluate.verdicts.PRIMARY]
     places, n, students = (

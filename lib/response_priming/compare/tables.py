@@ -56,7 +56,7 @@ def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.Dat
     those of `stats.answers_that_differ`, and `lacks` (see `stats.shortfall`)."""
     chosen = pairs(scores)
     names, right = list(scores), [scoring.by_student(answers, rule) for answers in scores.values()]
-    untrained = [place for place, arm in enumerate(names) if arm == arms.UNDISTILLED]
+    untrained = [place for place, arm in enumerate(names) if arm in arms.UNTRAINED]
     templates = scoring.templates(next(iter(scores.values())))
     drawn = stats.sampled(right, None if templates is None else [templates] * len(right), untrained=untrained)
     places = [(names.index(arm), names.index(baseline)) for arm, baseline in chosen]

@@ -321,7 +321,7 @@ class Doctor(Section):
 
     doctor_rungs: bool = Field(True, description="train what is between KD and fine-tuning; the teacher answers anew")
     doctor_strategy: Strategy = Field("none", description="strategy that this way starts from")
-    doctor_examples: int = Field(8, ge=0, le=16, description="worked examples of the rung whose teacher sees more")
+    doctor_examples: int = Field(16, ge=0, le=16, description="worked examples of the rung whose teacher sees more")
 
 
 class Search(Section):

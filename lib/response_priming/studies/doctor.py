@@ -67,7 +67,7 @@ def _write(run: params.DoctorRun, folder: Path) -> None:
     if (run.teacher, run.teacher_revision, run.teacher_quantization) != (run.student, run.student_revision, "none"):
         about: dict[str, Any] = {"revision": run.teacher_revision, "quantization": run.teacher_quantization}
         teacher = None if run.engine == "server" else models.load(run.teacher, **about, **options)[0]
-    looked_at = [arm for arm in run.arms if arm not in (arms.UNDISTILLED, arms.SHUFFLED)]
+    looked_at = [arm for arm in run.arms if arm not in (*arms.UNTRAINED, arms.SHUFFLED)]
     looked_at = [arm for arm in looked_at if not arm.startswith(arms.RELEASED)]
     rows = [] if teacher is None else [("", run.seeds[0], _bare_teacher(run, teacher, tokenizer))]
     for arm, seed in product(looked_at, run.seeds):

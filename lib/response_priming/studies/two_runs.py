@@ -247,7 +247,7 @@ def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
         rows.append(row)
     both = [row for row in rows if {"a", "b"} <= row.keys()]
     pairs = [(row["b_at"], row["a_at"]) for row in both]
-    untrained = [row[f"{side}_at"] for row in both if row["arm"] == arms.UNDISTILLED for side in "ab"]
+    untrained = [row[f"{side}_at"] for row in both if row["arm"] in arms.UNTRAINED for side in "ab"]
     drawn = stats.sampled(right, labels, untrained=untrained)
     for row, (new, old), gain in zip(both, pairs, stats.gains(drawn, pairs, seed=0), strict=True):
         row |= gain
