@@ -384,7 +384,7 @@ def test_verdicts_never_replace_the_responses(responses, monkeypatch, spelling):
 def test_power_says_what_a_design_finds_and_what_it_lacks():
     lines = [line.split(maxsplit=4) for line in call("power", "laptop-full").stdout.splitlines()]
     assert lines[0] == ["problems", "students", "primary", "others", "lacks"]
-    assert [line[:2] for line in lines[1:]] == [["200", "3"], ["200", "5"], ["400", "3"], ["400", "5"], ["800", "5"]]
+    assert [line[:2] for line in lines[1:]] == [["400", "3"], ["400", "5"], ["800", "3"], ["800", "5"], ["1,600", "5"]]
     alone, corrected = ([float(line[place]) for line in lines[1:]] for place in (2, 3))
     assert all(one < several for one, several in zip(alone, corrected, strict=True))
     assert alone[0] > alone[1] > alone[3] > alone[4]
