@@ -179,7 +179,7 @@ def test_a_template_without_a_system_role_passes(checked, model):
     [
         ({"audit": {"logs_dir": "nowhere"}}, "nowhere: "),
         ({"problems": {"n_test": 1}}, "problems.n_test = 1: intervals and tests need 2 or more"),
-        ({"problems": {"n_train": 200_000}}, "problems.largest_operand = 20: too small for 200000 different train "),
+        ({"problems": {"n_train": 400_000}}, "problems.largest_operand = 20: too small for 400000 different train "),
         ({"attention": {"attention_prompts": 5}}, "attention.attention_prompts = 5: more than problems.n_test = 4"),
         ({"distill": {"held_out": 0.05}}, "distill.held_out = 0.05: keeps 0 of 8 problems for validation; allowed: 0"),
         ({"distill": {"held_out": 0.95}}, "distill.held_out = 0.95: keeps 8 of 8 problems for validation; allowed: 0"),
