@@ -267,13 +267,12 @@ def test_as_many_procedural_problems_as_there_are_can_be_made(split, share):
 
 
 @pytest.mark.parametrize("change", [str, str.upper, lambda text: f" {text.replace(' ', '  ').replace('?', ' ?!')}"])
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_question_of_test_is_not_trained_on_however_it_is_written(tmp_path, split, change):
+def test_a_question_of_test_is_not_trained_on_however_it_is_written(tmp_path, change):
     asked = [f"What are {n} and 1?" for n in range(6)]
     for stem, questions in (("train", [*asked[:3], change(asked[4])]), ("test", asked[3:])):
         rows = [json.dumps({"question": question, "answer": "#### 1"}) for question in questions]
         (tmp_path / f"{stem}.jsonl").write_text("\n".join(rows))
     source = sections.Problems(dataset="local", data_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"train-3 is in test, too, as are 0 others of train: take them out$"):
-        problems.load(source, split, 2, seed=0)
-    assert len(problems.load(source, "test", 3, seed=0)) == 3
+        problems.require_unleaked(source)
+    assert len(problems.load(source, "train", 4, seed=0)) == 4

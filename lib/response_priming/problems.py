@@ -51,8 +51,7 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
     """The first `limit` problems of a split; of GSM8K's validation split, the last ones of train.
 
     Raises:
-        InputError: a file is missing or malformed, a question of test is also in train, or the split holds fewer
-            problems.
+        InputError: a file is missing or malformed, or the split holds fewer problems.
     """
     if source.dataset == "procedural":
         return procedural(split, limit, seed=seed, largest=source.largest_operand, two_step_share=source.two_step_share)
@@ -63,10 +62,20 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
     numbered = [_gsm8k_problem(f"{stem}-{number}", record, origin) for number, record in enumerate(records)]
     if split == "test":
         return numbered[:limit]
-    tested = {_words(record["question"]) for record in _records(source, "test")}
-    if both := [problem.id for problem in numbered if _words(problem.question) in tested]:
-        raise InputError(f"{origin}: {both[0]} is in test, too, as are {len(both) - 1} others of train: take them out")
     return numbered[len(numbered) - limit :] if split == "validation" else numbered[:limit]
+
+
+def require_unleaked(source: Problems) -> None:
+    """`InputError` where a question of test is in train, too: before anything learns from it."""
+    if source.dataset == "procedural":
+        return
+    train, test = ([_words(record["question"]) for record in _records(source, stem)] for stem in ("train", "test"))
+    tested = set(test)
+    if both := [number for number, question in enumerate(train) if question in tested]:
+        raise InputError(
+            f"{source.data_dir or 'openai/gsm8k'}: train-{both[0]} is in test, too, as are {len(both) - 1} others of "
+            "train: take them out"
+        )
 
 
 def _records(source: Problems, stem: str) -> list[dict[str, str]]:
