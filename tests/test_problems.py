@@ -345,8 +345,7 @@ def test_templates_that_statistics_cannot_go_by_are_refused(gsm8k, templates, pr
 
 
 @pytest.mark.parametrize("change", [str, str.upper, lambda text: f" {text.replace(' ', '  ').replace('?', ' ?!')}"])
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_question_of_test_is_not_trained_on_however_it_is_written(tmp_path, split, change):
+def test_a_question_of_test_is_not_trained_on_however_it_is_written(tmp_path, change):
     asked = [f"What are {n} and 1?" for n in range(6)]
     for stem, questions in (("train", [*asked[:3], change(asked[4])]), ("test", asked[3:])):
         rows = [json.dumps({"question": question, "answer": "#### 1"}) for question in questions]
@@ -355,6 +354,6 @@ def test_a_question_of_test_is_not_trained_on_however_it_is_written(tmp_path, sp
     with pytest.raises(
         InputError, match=r"train-3 is in test, too, as are 0 others of train: take them out, or go on .*leaked = true$"
     ):
-        problems.load(source, split, 2, seed=0)
-    assert len(problems.load(source.model_copy(update={"allow_leaked": True}), split, 2, seed=0)) == 2
-    assert len(problems.load(source, "test", 3, seed=0)) == 3
+        problems.require_unleaked(source)
+    problems.require_unleaked(source.model_copy(update={"allow_leaked": True}))
+    assert len(problems.load(source, "train", 4, seed=0)) == 4

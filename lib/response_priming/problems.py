@@ -55,8 +55,8 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
     """The first `limit` problems of a split; of GSM8K's validation split, the last ones of train.
 
     Raises:
-        InputError: a file is missing or malformed, a question of test is also in train (unless `allow_leaked`), the
-            split holds fewer problems, or templates of test problems tell none of them from the others.
+        InputError: a file is missing or malformed, the split holds fewer problems, or templates of test problems tell
+            none of them from the others.
     """
     if source.dataset == "procedural":
         return procedural(split, limit, seed=seed, largest=source.largest_operand, two_step_share=source.two_step_share)
@@ -68,14 +68,21 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
     if split == "test":
         _require_templates(numbered[: source.n_test], origin)
         return numbered[:limit]
-    tested = {plain(record["question"]) for record in _records(source, "test")}
-    both = [problem.id for problem in numbered if plain(problem.question) in tested]
-    if both and not source.allow_leaked:
-        raise InputError(
-            f"{origin}: {both[0]} is in test, too, as are {len(both) - 1} others of train: take them out, or go "
-            "on with problems.allow_leaked = true"
-        )
     return numbered[len(numbered) - limit :] if split == "validation" else numbered[:limit]
+
+
+def require_unleaked(source: Problems) -> None:
+    """`InputError` where a question of test is in train, too, and `allow_leaked` is not said: before anything learns
+    from it."""
+    if source.dataset == "procedural" or source.allow_leaked:
+        return
+    train, test = ([plain(record["question"]) for record in _records(source, stem)] for stem in ("train", "test"))
+    tested = set(test)
+    if both := [number for number, question in enumerate(train) if question in tested]:
+        raise InputError(
+            f"{source.data_dir or 'openai/gsm8k'}: train-{both[0]} is in test, too, as are {len(both) - 1} others of "
+            "train: take them out, or go on with problems.allow_leaked = true"
+        )
 
 
 def _records(source: Problems, stem: str) -> list[dict[str, str]]:

@@ -35,6 +35,7 @@ def check_problems(loaded: params.Profile) -> Found:
         split: problems.some(loaded.problems, split, size, seed=loaded.seed)
         for split, size in zip(problems.SPLITS, (train, worked, test), strict=True)
     }
+    problems.require_unleaked(loaded.problems)
     if shared := {problem.id for problem in found["train"]} & {problem.id for problem in found["validation"]}:
         raise InputError(
             f"problems.n_train = {train}: leaves too few for {worked} worked examples; "

@@ -201,8 +201,8 @@ def pack_listed(ids: ArrayLike, logprobs: ArrayLike, k: int, vocabulary: int) ->
     """A signal of the k most likely tokens, where log-probabilities are known of listed outputs alone.
 
     Outputs without a token are taken out, and their probability is shared out in proportion, as if the model had no
-    such outputs; of those that are not listed it is part of the tail. Where fewer than k tokens are left at some
-    position, the signal has so few at all of them.
+    such outputs; of those that are not listed it is part of the tail, where there is one. Where fewer than k tokens are
+    left at some position, the signal has so few at all of them.
 
     Args:
         ids, logprobs: [positions, listed], most likely first.
@@ -214,6 +214,8 @@ def pack_listed(ids: ArrayLike, logprobs: ArrayLike, k: int, vocabulary: int) ->
         kept = np.maximum(1 - np.where(padding, np.exp(logprobs), 0).sum(-1, keepdims=True), SMALLEST_TAIL)
         ids, logprobs = (np.take_along_axis(part, known, -1) for part in (ids, logprobs - np.log(kept)))
     ids, logprobs = ids[:, :k], logprobs[:, :k]
+    if logprobs.shape[-1] == vocabulary:  # nothing is left that has a token
+        logprobs = np.asarray(logprobs - np.logaddexp.reduce(logprobs, axis=-1, keepdims=True), np.float64)
     return pack(ids, logprobs, tail_of(logprobs, vocabulary))
 
 

@@ -48,6 +48,7 @@ def respond(run: params.GenerateRun) -> pd.DataFrame:
     recipe = artifacts.recipe(run, folder)
 
     def write(partial: artifacts.Partial) -> None:
+        problems.require_unleaked(run)
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
         _generate(run, _Prompts(run, asked, recipe), partial)
         _select(run, asked, partial)

@@ -125,6 +125,7 @@ class Examples(Dataset[Example]):
     ) -> None:
         self.run, self.tokenizer, self.answered = run, tokenizer, answered
         self.repaired, self.ends = run.repaired, models.end_tokens(tokenizer, run.student, run.student_revision)
+        problems.require_unleaked(run)
         self.asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
         # Without the signal's columns, which are not to be read for a length.
         self.texts = answered.select_columns(["problem_id", "tokens", "text"]) if answered is not None else None
