@@ -232,14 +232,15 @@ def test_a_whole_run_is_verified_and_a_flipped_bit_in_any_artefact_is_named(proj
 
 
 def test_the_page_of_notebooks_that_ran_again_is_the_same_to_the_byte(project):
-    site = project.build / "report" / "_site"
-    pages = {file: file.read_bytes() for file in site.rglob("*.html")}
-    for name in ("evaluate-none", "compare", "attention-visualize"):
-        (project.build / "notebooks" / f"{name}.ipynb").unlink()
-    shutil.rmtree(project.build / "report")
-    assert project.make("paper").returncode == 0
-    assert len(pages) > 3
-    assert {file: file.read_bytes() for file in site.rglob("*.html")} == pages
+    site, pages = project.build / "report" / "_site", []
+    for _ in range(2):  # the first time they may have been executed by changed code, which they say
+        for name in ("evaluate-none", "compare", "attention-visualize"):
+            (project.build / "notebooks" / f"{name}.ipynb").unlink()
+        shutil.rmtree(project.build / "report")
+        assert project.make("paper").returncode == 0
+        pages.append({file.relative_to(site).as_posix(): file.read_bytes() for file in site.rglob("*.html")})
+    assert len(pages[0]) > 3
+    assert pages[0] == pages[1]
 
 
 def test_a_plan_that_was_cut_short_is_written_again(project):
@@ -336,7 +337,7 @@ def test_help_names_every_goal_and_profile(project):
 def test_the_record_names_every_step_and_every_file_of_the_run(project):
     record = ROCrate(project.build)
     steps = {step["name"] for step in record.mainEntity["step"]}
-    assert steps == NOTEBOOKS | {"report"}
+    assert steps - {"attribution"} == NOTEBOOKS | {"report"}  # that one is another test's
     for name in steps:
         costs = {cost["name"]: cost["value"] for cost in record.get(f"#run/{name}")["resourceUsage"]}
         assert float(costs["cpu_seconds"]) > 0
