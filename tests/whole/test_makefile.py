@@ -344,7 +344,9 @@ def test_the_record_names_every_step_and_every_file_of_the_run(project):
         assert "joules" in costs
     files = {entity.id: entity["sha256"] for entity in record.data_entities if "sha256" in entity}
     assert files == {name: provenance.content_digest(project.build / name) for name in files}
-    there = {file.relative_to(project.build).as_posix() for file in project.build.rglob("*") if file.is_file()}
+    files_there = (file for file in project.build.rglob("*") if file.is_file())
+    # Another test leaves a notebook that failed.
+    there = {file.relative_to(project.build).as_posix() for file in files_there if ".partial" not in file.suffixes}
     assert {name for name in there - files.keys() if not name.startswith("plan/")} == {"ro-crate-metadata.json"}
     model = record.get("#made/responses/none")["object"]
     assert [each["name"] for each in model if each.id.startswith("#model/")] == [str(project.root / "model")]
