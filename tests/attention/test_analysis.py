@@ -187,7 +187,7 @@ def test_an_adapter_of_another_architecture_is_refused(make):
 
 def test_a_switch_to_eager_attention_is_said(make, capsys):
     attention.analyse(make(attention_prompts=1, explorer_tokens=8))
-    assert "sdpa forms no maps; switched to eager" in capsys.readouterr().out
+    assert "sdpa forms no maps; switched to eager" in capsys.readouterr().err
 
 
 def test_a_text_longer_than_the_runs_limit_is_refused(make):
