@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import arms, artifacts, models, params, progress
+from response_priming import arms, artifacts, models, params
 from response_priming.errors import InputError
 
 Student = tuple[str, int]  # an arm, and the seed of its training
@@ -57,9 +57,7 @@ def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase
     groups = []
     for base, who in sorted(members.items(), key=lambda item: len(item[1])):
         model: Any = models.load(**base._asdict(), dtype=run.dtype, device=run.device)[0]
-        if model.config._attn_implementation != "eager":
-            progress.say(f"attention: {model.config._attn_implementation} forms no maps; switched to eager")
-            model.set_attn_implementation("eager")
+        model.set_attn_implementation("eager")
         for student in who:
             if student in folders and models.is_adapter(folders[student]):
                 try:
