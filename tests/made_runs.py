@@ -11,6 +11,14 @@ from response_priming.scoring import grade
 RULES = ["last-number", "hash"]
 STUDENT = {"n_train": 160, "kd_temperature": 1.0, "learning_rate": 0.001}
 TEACHER = {"n_train": 160, "temperature": 0.0, "prefix": ""}
+OTHER = {
+    "git_commit": 40 * "a",
+    "git_changed": 2,
+    "python": "3.11.0",
+    "packages": {"torch": "2.0"},
+    "machine": "one core",
+}
+TOOK = {"wall_seconds": 60.0, "cpu_seconds": 90.0}
 
 
 def right_share(share, *, n=60, seeds=1, draw=0):
@@ -84,3 +92,12 @@ def write_claims(run, verdicts):
 
 ARMS = {"undistilled": right_share(0.1), "fine-tuned": right_share(0.7), "none": right_share(0.4)}
 BETTER = {arm: right | right_share(0.2, draw=1) for arm, right in ARMS.items()}
+
+
+def write_elsewhere(folder, reads=(), **more):
+    """A folder of results, made on another machine by other code."""
+    recipe = artifacts.decided_by(folder.parent.parent.name, more, reads, code=[])
+    with artifacts.writing(folder, recipe) as aside:
+        (aside / "table.csv").write_text("a,b\n")
+    made = artifacts.manifest(folder) | OTHER | TOOK | {"date": "2026-01-02 03:04"}
+    (folder / artifacts.FILE).write_text(artifacts.manifests.text_of(made))

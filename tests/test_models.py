@@ -291,13 +291,14 @@ def test_a_model_of_the_hub_is_the_commit_in_the_cache(cached):
 def test_what_is_loaded_is_the_commit_that_recipes_name(cached, monkeypatch):
     cached(OLD, num_hidden_layers=1)
     assert models.config("some/model").num_hidden_layers == len(load("some/model")[0].model.layers) == 1
-    asked = []
-    for reader in (models.AutoConfig, models.AutoModelForCausalLM, models.AutoTokenizer):
-        monkeypatch.setattr(reader, "from_pretrained", lambda *_, revision, **__: asked.append(revision))
-    for read in (models.config, models.tokenizer, load):
+    reader, asked = models.tokenizer("some/model"), []
+    readers = (models.AutoConfig, models.AutoModelForCausalLM, models.AutoTokenizer, models.GenerationConfig)
+    for one in readers:
+        monkeypatch.setattr(one, "from_pretrained", lambda *_, revision, **__: asked.append(revision))
+    for read in (models.config, models.tokenizer, load, lambda name: models.end_tokens(reader, name)):
         with contextlib.suppress(AttributeError):
             read("some/model")
-    assert asked == [OLD, OLD, OLD]
+    assert asked == [OLD, OLD, OLD, OLD]
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "/no/folder", "two words"])

@@ -177,7 +177,7 @@ def end_tokens(reader: PreTrainedTokenizerBase, name: str, revision: str | None 
         reader: its tokenizer.
     """
     try:
-        listed = GenerationConfig.from_pretrained(locate(name), revision=revision or "main").eos_token_id
+        listed = GenerationConfig.from_pretrained(locate(name), revision=pinned(name, revision) or "main").eos_token_id
     except OSError:  # a model without one
         listed = config(name, revision).get_text_config().eos_token_id
     every = [prompts.end_of_turn(reader), reader.eos_token_id, *(listed if isinstance(listed, list) else [listed])]

@@ -12,10 +12,9 @@ from response_priming import arms, params
 from response_priming.errors import InputError
 
 if TYPE_CHECKING:
-    from response_priming.problems import Problem
-
-if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from response_priming.problems import Problem
 
 TODAY = params.Model().prompt_date
 

@@ -431,6 +431,15 @@ def other_student(tmp_path):
     return str(folder)
 
 
+def test_leaked_problems_are_refused_before_a_model_is_loaded(make_run, tmp_path, no_engine):
+    rows = [json.dumps({"question": f"How many are {n} and 1?", "answer": f"#### {n + 1}"}) for n in range(9)]
+    for stem in ("train", "test"):
+        (tmp_path / f"{stem}.jsonl").write_text("\n".join(rows))
+    no_engine()
+    with pytest.raises(InputError, match=r"train-0 is in test, too, as are 8 others of train: take them out$"):
+        teacher.respond(make_run("generate", dataset="local", data_dir=str(tmp_path), **SIZES))
+
+
 def test_other_tokens_are_refused_before_a_model_is_loaded(make_run, other_student, no_engine):
     run = make_run("generate", student=other_student, **SIZES)
     no_engine()

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import tiny
@@ -401,6 +403,14 @@ def test_responses_of_another_tokenizer_are_refused(twelve):
     with pytest.raises(InputError, match=r"^responses/none: tokens of another tokenizer than that of the student"):
         prepared(twelve)
     assert len(prepared(twelve, signal="text").items) == 11
+
+
+def test_a_solution_to_a_test_problem_trains_nobody(run, tmp_path):
+    rows = [json.dumps({"question": f"How many are {n} and 1?", "answer": f"#### {n + 1}"}) for n in range(20)]
+    for stem in ("train", "test"):
+        (tmp_path / f"{stem}.jsonl").write_text("\n".join(rows))
+    with pytest.raises(InputError, match=r"train-0 is in test, too, as are 19 others of train: take them out$"):
+        prepared(run, arm="fine-tuned", dataset="local", data_dir=str(tmp_path), n_train=12)
 
 
 def test_holding_out_everything_is_refused(twelve):

@@ -201,7 +201,9 @@ def test_vllm_serves_an_adapter_beside_its_base(tmp_path, adapter, adapted, ours
         client = openai.OpenAI(base_url=address, api_key="none")
         student = next(model for model in client.models.list() if model.id == "student")
         # One prompt at a time: vLLM 0.32's adapters fail on CPU where several ask for their prompt's log-probabilities.
-        engine = server_engine.ServerEngine(client, models.tokenizer("embedded"), model=student, batch=1)
+        reader = models.tokenizer("embedded")
+        about = {"outputs": len(reader), "ends": [reader.eos_token_id]}
+        engine = server_engine.ServerEngine(client, reader, model=student, batch=1, **about)
         found = dict(engine.score(prompts[:1], top_k=TOP_K))[0]
     base = dict(ours.score(prompts[:1], top_k=TOP_K))[0]
     assert np.allclose(found.top_logprobs[:, 0], adapted.top_logprobs[:, 0], atol=0.05)

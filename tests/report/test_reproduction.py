@@ -6,11 +6,12 @@ import shutil
 import pytest
 import yaml
 from nbformat import v4, write
-from tests.report.test_crate import PROFILE, build  # noqa: F401 - a fixture
 
 from response_priming import params, paths
 from response_priming.errors import InputError
 from response_priming.report import reproduction
+
+PROFILE = params.load("laptop")
 
 
 @pytest.fixture
@@ -22,17 +23,18 @@ def params_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("source", ["", "ro-crate-metadata.json"])
-def test_a_record_becomes_a_profile_of_the_same_values(build, params_folder, source):  # noqa: F811
-    shutil.move(build, build.with_name("copied"))
-    plan = reproduction.prepare(build.with_name("copied") / source)
+def test_a_record_becomes_a_profile_of_the_same_values(recorded, params_folder, source):
+    shutil.move(recorded, recorded.with_name("copied"))
+    plan = reproduction.prepare(recorded.with_name("copied") / source)
     assert plan.name == "reproduce-laptop"
     assert plan.file == params_folder / "reproduce-laptop.yaml"
     assert params.load(plan.name) == PROFILE.model_copy(update={"name": plan.name})
-    assert reproduction.prepare(build.with_name("copied")) == plan  # a second time
+    assert reproduction.prepare(recorded.with_name("copied")) == plan  # a second time
 
 
-def test_what_is_other_here_is_said_before_it_runs(build, params_folder):  # noqa: F811, ARG001
-    plan = reproduction.prepare(build)
+@pytest.mark.usefixtures("params_folder")
+def test_what_is_other_here_is_said_before_it_runs(recorded):
+    plan = reproduction.prepare(recorded)
     said = dict(line.split(": there ") for line in plan.differences)
     assert said["code"].startswith(f"{40 * 'a'}, 2 files differ from the commit, here ")
     assert said["torch"].startswith("2.0, here 2.")
@@ -43,10 +45,10 @@ def test_what_is_other_here_is_said_before_it_runs(build, params_folder):  # noq
     assert (plan.wall_seconds, plan.cpu_seconds) == (60 + 120 + 120, 90 + 180 + 180)
 
 
-def test_what_is_no_record_of_a_run_is_refused_in_one_line(build, params_folder, tmp_path):  # noqa: F811
+def test_what_is_no_record_of_a_run_is_refused_in_one_line(recorded, params_folder, tmp_path):
     with pytest.raises(InputError, match=r"nowhere: no ro-crate-metadata.json there; expected is the folder of a "):
         reproduction.prepare(tmp_path / "nowhere")
-    file = build / "ro-crate-metadata.json"
+    file = recorded / "ro-crate-metadata.json"
     text = file.read_text()
     for broken in ("", "[]", '{"@context": "x", "@graph": []}', text.replace('"#paper"', '"#other"')):
         file.write_text(broken)
@@ -63,22 +65,22 @@ def test_what_is_no_record_of_a_run_is_refused_in_one_line(build, params_folder,
         ("./", "alternateName", "../../x", r"name: .*'reproduce-../../x'"),
     ],
 )
-def test_parameters_that_are_none_here_are_named(build, params_folder, entity, key, value, message):  # noqa: F811
-    file = build / "ro-crate-metadata.json"
+def test_parameters_that_are_none_here_are_named(recorded, params_folder, entity, key, value, message):
+    file = recorded / "ro-crate-metadata.json"
     record = json.loads(file.read_text())
     next(each for each in record["@graph"] if each["@id"] == entity)[key] = value
     file.write_text(json.dumps(record))
     before = sorted(params_folder.parent.rglob("*"))
     with pytest.raises(InputError, match=message):
-        reproduction.prepare(build)
+        reproduction.prepare(recorded)
     assert sorted(params_folder.parent.rglob("*")) == before
 
 
-def test_another_profile_of_that_name_is_kept(build, params_folder):  # noqa: F811
+def test_another_profile_of_that_name_is_kept(recorded, params_folder):
     other = params_folder / "reproduce-laptop.yaml"
     other.write_text("seed: 7\n")
     with pytest.raises(InputError, match=r"reproduce-laptop.yaml: is of another run; .* remove it$"):
-        reproduction.prepare(build)
+        reproduction.prepare(recorded)
     assert other.read_text() == "seed: 7\n"
 
 

@@ -232,14 +232,18 @@ def test_a_whole_run_is_verified_and_a_flipped_bit_in_any_artefact_is_named(proj
 
 
 def test_the_page_of_notebooks_that_ran_again_is_the_same_to_the_byte(project):
-    site = project.build / "report" / "_site"
-    pages = {file: file.read_bytes() for file in site.rglob("*.html")}
-    for name in ("evaluate-none", "compare", "attention-visualize"):
-        (project.build / "notebooks" / f"{name}.ipynb").unlink()
-    shutil.rmtree(project.build / "report")
-    assert project.make("paper").returncode == 0
-    assert len(pages) > 3
-    assert {file: file.read_bytes() for file in site.rglob("*.html")} == pages
+    site, pages = project.build / "report" / "_site", []
+    # The first time they find their results, the second they compute them; before, changed code may have executed them.
+    for made_again in ((), ("attention", "comparison")):
+        for name in made_again:
+            shutil.rmtree(project.build / name)
+        for name in ("evaluate-none", "compare", "attention-visualize"):
+            (project.build / "notebooks" / f"{name}.ipynb").unlink()
+        shutil.rmtree(project.build / "report")
+        assert project.make("paper").returncode == 0
+        pages.append({file.relative_to(site).as_posix(): file.read_bytes() for file in site.rglob("*.html")})
+    assert len(pages[0]) > 3
+    assert pages[0] == pages[1]
 
 
 def test_a_plan_that_was_cut_short_is_written_again(project):
@@ -336,14 +340,16 @@ def test_help_names_every_goal_and_profile(project):
 def test_the_record_names_every_step_and_every_file_of_the_run(project):
     record = ROCrate(project.build)
     steps = {step["name"] for step in record.mainEntity["step"]}
-    assert steps == NOTEBOOKS | {"report"}
+    assert steps - {"attribution"} == NOTEBOOKS | {"report"}  # that one is another test's
     for name in steps:
         costs = {cost["name"]: cost["value"] for cost in record.get(f"#run/{name}")["resourceUsage"]}
         assert float(costs["cpu_seconds"]) > 0
         assert "joules" in costs
     files = {entity.id: entity["sha256"] for entity in record.data_entities if "sha256" in entity}
     assert files == {name: provenance.content_digest(project.build / name) for name in files}
-    there = {file.relative_to(project.build).as_posix() for file in project.build.rglob("*") if file.is_file()}
+    files_there = (file for file in project.build.rglob("*") if file.is_file())
+    # Another test leaves a notebook that failed.
+    there = {file.relative_to(project.build).as_posix() for file in files_there if ".partial" not in file.suffixes}
     assert {name for name in there - files.keys() if not name.startswith("plan/")} == {"ro-crate-metadata.json"}
     model = record.get("#made/responses/none")["object"]
     assert [each["name"] for each in model if each.id.startswith("#model/")] == [str(project.root / "model")]

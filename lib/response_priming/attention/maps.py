@@ -57,9 +57,7 @@ def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase
     groups = []
     for base, who in sorted(members.items(), key=lambda item: len(item[1])):
         model: Any = models.load(**base._asdict(), dtype=run.dtype, device=run.device)[0]
-        if model.config._attn_implementation != "eager":
-            print(f"attention: {model.config._attn_implementation} forms no maps; switched to eager")
-            model.set_attn_implementation("eager")
+        model.set_attn_implementation("eager")
         for student in who:
             if student in folders and models.is_adapter(folders[student]):
                 try:
