@@ -384,7 +384,7 @@ def test_verdicts_never_replace_the_responses(responses, monkeypatch, spelling):
 def test_power_says_what_a_design_finds_and_what_it_lacks():
     lines = [line.split(maxsplit=4) for line in call("power", "laptop-full").stdout.splitlines()]
     assert lines[0] == ["problems", "students", "primary", "others", "lacks"]
-    assert [line[:2] for line in lines[1:]] == [["200", "3"], ["200", "5"], ["400", "3"], ["400", "5"], ["800", "5"]]
+    assert [line[:2] for line in lines[1:]] == [["400", "3"], ["400", "5"], ["800", "3"], ["800", "5"], ["1,600", "5"]]
     alone, corrected = ([float(line[place]) for line in lines[1:]] for place in (2, 3))
     assert all(one < several for one, several in zip(alone, corrected, strict=True))
     assert alone[0] > alone[1] > alone[3] > alone[4]
@@ -418,6 +418,8 @@ def test_power_of_arms_that_nothing_is_compared_with(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("arms: [undistilled]")
     monkeypatch.setattr(paths, "PARAMS", tmp_path)
     assert call("power", "mine").stderr.endswith("arms = ['undistilled']: no two of them are compared\n")
+    (tmp_path / "mine.yaml").write_text("arms: [undistilled, undistilled-examples]")  # neither has students to draw
+    assert call("power", "mine").stdout.splitlines()[1].endswith("students an arm: 1 of 3 needed")
 
 
 def test_parameters_prints_the_cell():
