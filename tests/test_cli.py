@@ -418,6 +418,8 @@ def test_power_of_arms_that_nothing_is_compared_with(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("arms: [undistilled]")
     monkeypatch.setattr(paths, "PARAMS", tmp_path)
     assert call("power", "mine").stderr.endswith("arms = ['undistilled']: no two of them are compared\n")
+    (tmp_path / "mine.yaml").write_text("arms: [undistilled, undistilled-examples]")  # neither has students to draw
+    assert call("power", "mine").stdout.splitlines()[1].endswith("students an arm: 1 of 3 needed")
 
 
 def test_parameters_prints_the_cell():

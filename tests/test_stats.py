@@ -213,11 +213,13 @@ def test_students_of_other_arms_tell_of_one_that_has_a_single_one():
 
 def test_a_design_finds_what_it_says_it_does():
     """Of 200 problems with one student each and 30 % that differ: 2.8 standard errors."""
-    drawn = stats.assumed(200, 1, trained=2, discordant=0.3, alike=0.5, student_sd=2)
+    drawn = stats.assumed(200, [0, 1, 1], discordant=0.3, alike=0.5, student_sd=2)
     (found,) = stats.gains(drawn, [(2, 1)], seed=0, primary=[0])
     assert found["detectable"] == pytest.approx(100 * 2.8 * np.sqrt(0.3 / 200), rel=0.02)
     more = [
-        stats.gains(stats.assumed(size, students, trained=4, discordant=0.3, alike=0.5, student_sd=2), [(2, 1)], seed=0)
+        stats.gains(
+            stats.assumed(size, [0, *[students] * 4], discordant=0.3, alike=0.5, student_sd=2), [(2, 1)], seed=0
+        )
         for size, students in ((200, 3), (400, 3), (400, 5))
     ]
     sizes = [rows[0]["detectable"] for rows in more]

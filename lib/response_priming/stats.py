@@ -168,17 +168,20 @@ def gains(
         relative = _relative(arms.accuracy[a], arms.accuracy[b], both, alone[k])
         students = int(min((number for number in arms.students[[a, b]] if number), default=1))
         margin = (alone if k in primary else corrected)[k] + scipy.stats.t.ppf(POWER, freedom[k])
-        needed: Any = (np.nan, np.nan)
-        if arms.freedom and gain[k]:
-            several = np.arange(max(students, FEWEST["seeds"][0]), 51)
-            left = (gain[k] / margin) ** 2 - max(of_students[k], 0) * students / several
-            problems = np.divide(arms.n * of_problems[k], left, out=np.full(len(left), np.inf), where=left > 1e-9)
-            cheapest = int(np.argmin(problems * several))
-            if np.isfinite(problems[cheapest]):
-                needed = np.ceil(problems[cheapest]), several[cheapest]
+        found = (gain[k] / margin) ** 2 if arms.freedom else 0
+        needed = _needed(found, arms.n * of_problems[k], max(of_students[k], 0) * students, students)
         values = (100 * gain[k], *ends[:2], p[k], *ends[2:], alone_p[k], *relative, 100 * margin * error[k], *needed)
         rows.append(dict(zip(GAIN, (arms.n, arms.clusters, students, *map(float, values)), strict=True)))
     return rows
+
+
+def _needed(variance: float, of_problem: float, of_student: float, students: int) -> tuple[float, float]:
+    """The fewest answers, as problems and as students of an arm, that bring a gain's variance down to this; or NaN."""
+    several = np.arange(max(students, FEWEST["seeds"][0]), 51)
+    left = variance - of_student / several
+    problems = np.divide(of_problem, left, out=np.full(len(left), np.inf), where=left > 1e-9)
+    cheapest = int(np.argmin(problems * several))
+    return (np.ceil(problems[cheapest]), several[cheapest]) if np.isfinite(problems[cheapest]) else (np.nan, np.nan)
 
 
 def _freedom(arms: Sampled, of_problems: Any, weights: Any, variance: Any) -> Any:
@@ -230,24 +233,21 @@ def shortfall(gain: Any) -> str:
     return "; ".join(f"{what}: {have} of {fewest} needed" for have, fewest, what in few)
 
 
-def assumed(
-    problems: int, students: int, *, trained: int, discordant: float, alike: float, student_sd: float
-) -> Sampled:
-    """`sampled` of a design before it is run: an untrained arm, and after it the `trained` ones.
+def assumed(problems: int, drawn: Any, *, discordant: float, alike: float, student_sd: float) -> Sampled:
+    """`sampled` of a design before it is run.
 
     Args:
-        students: of each trained arm.
+        drawn: number of students of each arm, the same of all that are trained; 0 where the one student is no draw.
         discordant: share of the problems that just one of two arms' students solves.
         alike: correlation of two such differences on one problem, of two pairs of students.
         student_sd: standard deviation of students' accuracies (points), beyond what their single answers make.
     """
-    accuracy, single, luck = np.full(trained + 1, 0.5), discordant / 2 / problems, (student_sd / 100) ** 2
-    drawn = np.array([0, *[students] * trained])
+    drawn, students, single, luck = np.array(drawn), max(*drawn, 1), discordant / 2 / problems, (student_sd / 100) ** 2
     scale = np.where(drawn > 0, 0.5**4, 0)
     covariance = np.diag(np.where(drawn > 0, single * (alike + (1 - alike) / students), single))
     squares = np.array([luck + single * (1 - alike), single * (1 - alike)]) / 0.5**4
-    known = (*squares, trained * (students - 1)) if students > 1 else ()
-    return Sampled(accuracy, drawn, covariance, problems, problems, scale / students, *known)
+    known = (*squares, np.sum(drawn > 0) * (students - 1)) if students > 1 else ()
+    return Sampled(np.full(len(drawn), 0.5), drawn, covariance, problems, problems, scale / students, *known)
 
 
 # --- means, ranks and ratios ---

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from response_priming import artifacts, params, paths
-from response_priming.audit import cleaned
+from response_priming.audit.cleaned import COLUMNS, read_disputed, survivors, without
 from response_priming.audit.discrepancies import numbers, source, table
 from response_priming.audit.recount import count, tabulate
 from response_priming.audit.released import read
@@ -50,11 +50,11 @@ def audit(run: params.AuditRun) -> Audit:
         found = count(logs) if logs else None
         made = tabulate(found or facts["recount"], facts)
         values = numbers(found or facts["recount"], facts, made) | {"source": source(found, facts)}
-        made["discrepancies"], made["cleaned"] = table(facts, values), pd.DataFrame(columns=cleaned.COLUMNS)
+        made["discrepancies"], made["cleaned"] = table(facts, values), pd.DataFrame(columns=COLUMNS)
         dropped: list[int] = []
         if run.disputed and logs and found:
-            dropped = cleaned.read_disputed(paths.given(run.disputed), found["n"])
-            made["cleaned"] = cleaned.survivors(found, cleaned.without(logs, dropped), facts)
+            dropped = read_disputed(paths.given(run.disputed), found["n"])
+            made["cleaned"] = survivors(found, without(logs, dropped), facts)
         values |= {"disputed": len(dropped), "survives": list(made["cleaned"]["survives"])}
         for name, content in made.items():
             content.to_csv(aside / f"{name}.csv", index=False)

@@ -195,28 +195,15 @@ def power(
     for name, value, limit in (("discordant", discordant, 1), ("alike", alike, 1), ("student-sd", student_sd, 50)):
         if not 0 <= value <= limit:
             raise InputError(f"--{name} = {value}: allowed: 0 to {limit}")
-    from response_priming import compare, evaluate, stats
+    from response_priming import compare
 
-    loaded = params.load(profile)
-    names = [arms.UNDISTILLED, *loaded.trained]
-    if not (pairs := compare.pairs([arm for arm in loaded.arms if arm in names])):
+    loaded, assumed = params.load(profile), {"discordant": discordant, "alike": alike, "student_sd": student_sd}
+    found = compare.power(loaded.arms, loaded.problems.n_test, len(loaded.seeds), seed=loaded.seed, **assumed)
+    if not len(found):
         raise InputError(f"profile {profile}: arms = {loaded.arms}: no two of them are compared")
-    primary = [place for place, pair in enumerate(pairs) if pair in evaluate.verdicts.PRIMARY]
-    places, n, students = (
-        [(names.index(a), names.index(b)) for a, b in pairs],
-        loaded.problems.n_test,
-        len(loaded.seeds),
-    )
-    typer.echo(f"{'problems':>8}  {'students':>8}  {'primary':>8}  {'others':>8}  lacks")
-    for size, each in dict.fromkeys([(n, students), (n, 3), (n, 5), (2 * n, 3), (2 * n, 5), (4 * n, 5)]):
-        assumed = stats.assumed(
-            size, each, trained=len(loaded.trained), discordant=discordant, alike=alike, student_sd=student_sd
-        )
-        found = stats.gains(assumed, places, seed=loaded.seed, primary=primary)
-        main = max((found[place]["detectable"] for place in primary), default=float("nan"))
-        others = max(gain["detectable"] for place, gain in enumerate(found) if place not in primary)
-        lacks = stats.shortfall(found[0] | {"differ": round(discordant * size)})
-        typer.echo(f"{size:8,}  {each:8}  {main:8.1f}  {others:8.1f}  {lacks}")
+    typer.echo("{:>8}  {:>8}  {:>8}  {:>8}  {}".format(*found))
+    for row in found.itertuples(index=False):
+        typer.echo("{:8,}  {:8}  {:8.1f}  {:8.1f}  {}".format(*row))
 
 
 @app.command("report")

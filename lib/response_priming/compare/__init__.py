@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "comparison": ["Comparison", "compare", "read_scores"],
-        "tables": ["pairs"],
+        "tables": ["power"],
         "figures": ["accuracy_figure", "loss_figure", "shown"],
     },
 )

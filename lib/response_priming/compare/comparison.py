@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from response_priming import artifacts, evaluate, generate, params, problems, scoring
-from response_priming.compare import leakage
+from response_priming.compare.leakage import KINDS, THRESHOLD, overlaps
 from response_priming.compare.tables import accuracy, gains, lengths, rules, samples, teacher
 from response_priming.errors import InputError
 
@@ -142,9 +142,9 @@ def leakage_table(run: params.CompareRun) -> pd.DataFrame:
     rows, splits = [], zip(problems.SPLITS, (run.n_train, run.worked_examples), strict=False)
     for split, size in splits:
         others = [problem.question for problem in problems.load(run, split, size, seed=run.seed)]
-        found = Counter(overlap.kind for overlap in leakage.overlaps(test, others))
-        kinds = {kind: found[kind] for kind in leakage.KINDS}
-        rows.append({"split": split, "n": len(test), "others": len(others), **kinds, "threshold": leakage.THRESHOLD})
+        found = Counter(overlap.kind for overlap in overlaps(test, others))
+        kinds = {kind: found[kind] for kind in KINDS}
+        rows.append({"split": split, "n": len(test), "others": len(others), **kinds, "threshold": THRESHOLD})
     return pd.DataFrame(rows)
 
 

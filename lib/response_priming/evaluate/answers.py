@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from response_priming import arms, artifacts, engines, params, problems, progress, prompts
-from response_priming.evaluate import calculations, verdicts
+from response_priming.evaluate.calculations import check
+from response_priming.evaluate.verdicts import fix
 from response_priming.scoring import grade
 
 
@@ -28,7 +29,7 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
         InputError: the arm's student is not trained yet; said before any model is loaded.
     """
     if run.output == run.build:
-        verdicts.fix(run)
+        fix(run)
     seeds = run.seeds_of(run.arm)
     return pd.concat([answer_one(run, seed).assign(seed=seed) for seed in seeds], ignore_index=True)
 
@@ -78,7 +79,7 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: param
                 "question": problem.question,
                 "answer": problem.answer,
                 "template": problem.template,
-                "calculations": len(calculations.check(problem.solution)),
+                "calculations": len(check(problem.solution)),
                 "response": response.text,
                 "tokens": len(response.tokens),
                 "finished": response.finished,

@@ -11,8 +11,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from response_priming import arms, paths
 from response_priming.errors import InputError, first_problem
+from response_priming.params.base import Run, Section
 from response_priming.params.fields import Arms, Seed, Seeds, is_on_hub, known_arms
-from response_priming.params.runs import RUNS, Run
+from response_priming.params.runs import RUNS
 from response_priming.params.sections import (
     SOFT,
     Attention,
@@ -26,7 +27,6 @@ from response_priming.params.sections import (
     Model,
     Problems,
     Search,
-    Section,
 )
 
 DEFAULTS: Any = Field({}, validate_default=True)  # a section as if nothing of it were said

@@ -5,10 +5,10 @@ Defaults live here alone; they are the `laptop` profile, and every other profile
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from response_priming import arms
 from response_priming.errors import first_problem
+from response_priming.params.base import Section
 from response_priming.params.divergences import DIVERGENCES, Divergence
 from response_priming.params.fields import (
     Day,
@@ -38,19 +38,6 @@ SEARCHED = {
 
 # What shapes the soft loss alone, which takes a teacher's distributions.
 SOFT = ("alpha", "kd_temperature", "divergence", "divergence_share")
-
-# Where the teacher runs, and how much of it at once, decides no response.
-PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel", "server_url"})
-
-
-class Section(BaseModel):
-    """One section of a profile: unknown keys are refused, values are not changed after loading."""
-
-    model_config = arms.STRICT
-
-    def ignored(self) -> dict[str, str]:
-        """Parameters that mean nothing beside other values of the section: name -> where they are ignored, in words."""
-        return {}
 
 
 class Problems(Section):

@@ -18,7 +18,7 @@ import yaml
 
 from response_priming import arms, artifacts, attention, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
-from response_priming.evaluate import verdicts
+from response_priming.evaluate.verdicts import PRIMARY, on, on_primary
 
 TEMPLATE = "variables.yml.jinja"
 STAGES = ("comparison", "attention", "audit", "claims")  # folders of the stages that the page reads
@@ -101,8 +101,8 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
     names = {row["arm"]: row for row in accuracy.to_dict("records")}
     pairs = {(row["arm"], row["baseline"]): row for row in gains.to_dict("records")}
     for pair, row in pairs.items():
-        alone = pair in verdicts.PRIMARY
-        row |= {"verdict": verdicts.on(row, alone=alone), "lacks": stats.shortfall(row)}
+        alone = pair in PRIMARY
+        row |= {"verdict": on(row, alone=alone), "lacks": stats.shortfall(row)}
     primed = [arm for arm in names if arms.is_primed(arm)]
     kd = [arm for arm in names if arm in (arms.UNPRIMED, *primed)]
     best, best_primed = (max(some, key=lambda arm: names[arm]["accuracy"], default="") for some in (kd, primed))
@@ -118,9 +118,9 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
         "best_kd": names.get(best),
         "kd_gain": gain,
         "tuned_gain": pairs.get((best, arms.FINE_TUNED)),
-        "primary": pairs.get(verdicts.PRIMARY[0]),
-        "primary_over_neutral": pairs.get(verdicts.PRIMARY[1]),
-        "primary_verdict": verdicts.on_primary(pairs),
+        "primary": pairs.get(PRIMARY[0]),
+        "primary_over_neutral": pairs.get(PRIMARY[1]),
+        "primary_verdict": on_primary(pairs),
         "best_primed": names.get(best_primed),
         "primed_gain": pairs.get((best_primed, arms.UNPRIMED)),
         "teacher_best": ranked[-1],

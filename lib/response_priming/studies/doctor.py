@@ -19,8 +19,8 @@ import torch
 
 from response_priming import arms, artifacts, generate, models, params, problems, progress, prompts
 from response_priming.extraction import RULES
-from response_priming.studies import first_step, ladder
-from response_priming.studies.first_step import Course
+from response_priming.studies.first_step import Course, explain, hard, read, replay, scored
+from response_priming.studies.ladder import close
 
 FEW = 8  # responses that the teacher reads behind all its worked examples
 SOME, BEGINNING = 16, 24  # answers that a student gives again, and how much of each (tokens)
@@ -82,7 +82,7 @@ def _write(run: params.DoctorRun, folder: Path) -> None:
             rows += [(arm, seed, look) for look in looks]
     checks = [{"arm": arm, "seed": seed, **look._asdict(), "finding": look.found} for arm, seed, look in rows]
     pd.DataFrame(checks).to_csv(folder / "checks.csv", index=False)
-    rungs = ladder.close(run) if run.doctor_rungs else pd.DataFrame(columns=["rung"])
+    rungs = close(run) if run.doctor_rungs else pd.DataFrame(columns=["rung"])
     rungs.to_csv(folder / "rungs.csv", index=False)
 
 
@@ -101,9 +101,9 @@ def _responses(course: Course, bare: Any) -> Iterator[Look]:
     columns = ["problem_id", "tokens", "text", "finished"]
     run, table = course.profile, course.responses.select_columns(columns).to_pandas()
     if course.run.signal == "tokens":
-        read = [course.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in table["tokens"]]
+        decoded = [course.tokenizer.decode(list(ids), skip_special_tokens=True) for ids in table["tokens"]]
         # Engines differ in how they write the end of a response that was cut within a character.
-        yield Look("tokens", float((table["text"] == read).mean()), 0.95, 1, "vocabulary")
+        yield Look("tokens", float((table["text"] == decoded).mean()), 0.95, 1, "vocabulary")
     # From the closing token a student learns to stop; with one response in ten cut, it runs on noticeably.
     yield Look("truncated", float(1 - table["finished"].mean()), 0, 0.1, "truncated")
     ends = [ids[-1] for ids in table.loc[table["finished"], "tokens"]]
@@ -127,9 +127,9 @@ def _likelihoods(course: Course, teacher: Any) -> Iterator[Look]:
         both = course.pairs(place)[0], course.solved(course.order[place])
         prompt = course.prompt(both[0].question, primed=True, examples=course.profile.worked_examples)
         taught, solved = (pair._replace(prompt=prompt) for pair in both)
-        logprobs, outside = first_step.read(teacher, taught), 0.0
-        own = -first_step.hard(logprobs, taught).mean().item()
-        solution = -first_step.hard(first_step.read(teacher, solved), solved).mean().item()
+        logprobs, outside = read(teacher, taught), 0.0
+        own = -hard(logprobs, taught).mean().item()
+        solution = -hard(read(teacher, solved), solved).mean().item()
         if "top_ids" in taught.signal:
             at = logprobs[len(taught.prompt) - 1 : -1]
             softened = (at / course.run.kd_temperature).softmax(-1)
@@ -146,7 +146,7 @@ def _likelihoods(course: Course, teacher: Any) -> Iterator[Look]:
 
 def _training(course: Course) -> Iterator[Look]:
     """The logged first step against the replayed one, and which part of the loss its gradient comes from."""
-    replayed = first_step.replay(course)
+    replayed = replay(course)
     logged = pd.read_parquet(course.folder / "losses.parquet").iloc[0]
     # Products in half precision, and those with 4-bit weights, differ with the order of their sums.
     wide = 0.003 if course.run.precision == "float32" and course.run.adapter != "qlora" else 0.05
@@ -157,7 +157,7 @@ def _training(course: Course) -> Iterator[Look]:
         look = Look(f"{part}-loss", ratio, 1 - wide, 1 + wide, "loss" if understood else "")
         if look.found:
             understood = False
-            look = look._replace(finding=first_step.explain(course, replayed, part, float(logged[part])))
+            look = look._replace(finding=explain(course, replayed, part, float(logged[part])))
         yield look
     known = understood and not course.run.lora_dropout
     ratio = float(logged["grad_norm"]) / replayed.norm if known else math.nan
@@ -176,7 +176,7 @@ def _student(course: Course, bare: Any, *, understood: bool) -> Iterator[Look]:
     student, _ = models.load_adapted(run.student, course.folder, revision=run.student_revision, **options)
     curve = pd.read_parquet(course.folder / "validation.parquet")
     if understood and len(curve) and course.held_out:
-        (parts,) = first_step.scored(student, [course.solved(name) for name in course.held_out], [first_step.hard])
+        (parts,) = scored(student, [course.solved(name) for name in course.held_out], [hard])
         logged = float(curve["gold_hard"].iloc[-1])
         low, high = 0.9 * logged - 0.02, 1.1 * logged + 0.02
         yield Look("reloaded", float(torch.cat(parts).mean()), low, high, "reloaded")

@@ -19,7 +19,6 @@ from transformers import set_seed
 from response_priming import arms, artifacts, generate, params, problems, prompts
 from response_priming.methods.base import Method
 from response_priming.methods.examples import stream
-from response_priming.params.divergences import DIVERGENCES
 
 LOWEST = -1e4  # as good as a probability of zero, and finite
 DRAWS = 3  # wrong answers that each question meets
@@ -141,7 +140,7 @@ def soft(
         student = torch.cat([student.gather(-1, rows["top_ids"]), rest], -1)
     heats = heats or (run.kd_temperature, run.kd_temperature)
     softened = [(part / heat).log_softmax(-1) for part, heat in zip((teacher, student), heats, strict=True)]
-    return run.kd_temperature**2 * DIVERGENCES[run.divergence].between(softened[0], softened[1], run.divergence_share)
+    return run.kd_temperature**2 * run.soft_loss.between(softened[0], softened[1], run.divergence_share)
 
 
 class Replay(NamedTuple):
