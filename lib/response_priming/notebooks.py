@@ -273,8 +273,7 @@ def page_of(profile: params.Profile) -> tuple[Path, Path, Path]:
 
 def page_content(profile: params.Profile) -> dict[str, Any]:
     """Everything that makes the page stale when it changes."""
-    sources = [*(paths.ROOT / name for name in ("CITATION.cff", "README.md"))]
-    sources += (file for file in sorted(paths.REPORT.rglob("*")) if file.is_file())
+    sources = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.rglob("*")) if file.is_file())]
     executed = [node for node in nodes(profile) if node.executed.exists()] + executed_extras(profile)
     manifests = [folder.path / artifacts.FILE for node in executed for folder in node.run.folders]
     return {

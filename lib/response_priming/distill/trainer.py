@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from response_priming import progress, prompts
+from response_priming import params, progress, prompts
 from response_priming.errors import InputError
 from response_priming.methods.examples import TrainingData, collate, stream, targets
 
 if TYPE_CHECKING:
-    from response_priming import params
     from response_priming.methods.base import Method
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")

@@ -139,12 +139,11 @@ def rules_fixed(build: Path) -> dict[str, Any] | None:
 
 
 def settled_table(profile: params.Profile) -> str:
-    """Where a profile of the embedded model has too few students, the README's table of the one that has them."""
+    """Where a profile of the embedded model has too few students, the table of the one that has them."""
     embedded = profile.model.student == "embedded" and profile.problems.dataset == "procedural"
     if len(profile.seeds) >= stats.FEWEST["seeds"][0] or not embedded:
         return ""
-    readme = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    return "\n".join(re.findall(r"^\|.*", readme.partition("Profile `laptop-full`")[2].split("\n\n")[1], re.MULTILINE))
+    return (paths.REPORT / "laptop-full.md").read_text(encoding="utf-8")
 
 
 def findings(checks: pd.DataFrame) -> pd.DataFrame:
