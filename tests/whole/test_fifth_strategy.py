@@ -46,6 +46,7 @@ WITHOUT = {
     "tbl-claims": "names the best primed arm",
     "tbl-attention-test": "primed students taken together",
     "fig-attention-ranking": "about heads",
+    "tbl-leakage": "about problems",
 }
 
 

@@ -143,7 +143,8 @@ def settled_table(profile: params.Profile) -> str:
     embedded = profile.model.student == "embedded" and profile.problems.dataset == "procedural"
     if len(profile.seeds) >= stats.FEWEST["seeds"][0] or not embedded:
         return ""
-    return (paths.REPORT / "laptop-full.md").read_text(encoding="utf-8")
+    table = (paths.REPORT / "laptop-full.md").read_text(encoding="utf-8")
+    return f'::: {{.scroll tabindex="0"}}\n\n{table}\n:::\n'  # wider than a phone
 
 
 def findings(checks: pd.DataFrame) -> pd.DataFrame:
