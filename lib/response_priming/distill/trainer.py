@@ -6,7 +6,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,10 +17,8 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from response_priming import params, progress, prompts
 from response_priming.errors import InputError
+from response_priming.methods.base import Method
 from response_priming.methods.examples import TrainingData, collate, stream, targets
-
-if TYPE_CHECKING:
-    from response_priming.methods.base import Method
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
 SAMPLES, SAMPLE_TOKENS = 3, 40  # problems that a snapshot shows the answers to, and tokens at most
@@ -35,7 +33,7 @@ class DistillTrainer(Trainer):
 
     def __init__(
         self,
-        method: "Method",
+        method: Method,
         data: TrainingData,
         *,
         model: torch.nn.Module,
@@ -75,7 +73,12 @@ class DistillTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The micro-batches of a step, and the numbers of its hard and soft targets over all processes."""
         self._begun = time.monotonic()
-        batches = list(itertools.islice(epoch_iterator, num_batches))
+        batches, row = list(itertools.islice(epoch_iterator, num_batches)), 0
+        for place, batch in enumerate(batches):
+            at = {"seed": self.args.seed, "step": self.state.global_step, "item": row}
+            row += len(batch["problem_ids"])
+            with torch.no_grad(), self.compute_loss_context_manager():
+                batches[place] = dict(self.method.batch(cast("torch.nn.Module", self.model), batch, **at))
         counted = [[wanted.sum().item() for wanted in targets(batch)] for batch in batches]
         self.problems = [name for batch in batches for name in batch["problem_ids"]]
         return batches, self.accelerator.reduce(torch.tensor(counted, device=device).sum(0), "sum")
@@ -88,13 +91,12 @@ class DistillTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor:
         """This micro-batch's share of the step's objective, times the processes, since they average gradients."""
-        names = inputs.pop("problem_ids")
         hard_tokens, soft_tokens = num_items_in_batch.clamp(min=1)
         loss = self.method.loss(model, inputs, hard_tokens=hard_tokens, soft_tokens=soft_tokens)
         parts = loss.total.detach(), loss.hard.sum() / hard_tokens, loss.soft.sum() / soft_tokens
         self._sums += torch.tensor([*(part.item() for part in parts), inputs["attention_mask"].sum().item()])
         if not math.isfinite(float(self._sums[0])):
-            raise self.diverged("the loss is not finite", names)
+            raise self.diverged("the loss is not finite", inputs["problem_ids"])
         return cast("Tensor", loss.total * self.accelerator.num_processes)
 
     def diverged(self, what: str, problems: Sequence[str]) -> InputError:
@@ -141,18 +143,28 @@ class DistillTrainer(Trainer):
             self.snapshot(self.snapshot_at(self.state.global_step))
         return metrics
 
+    def mechanism(self, some: Any) -> dict[str, float]:
+        """What the method says of the student over some examples (see `Method.mechanism`)."""
+        model = cast("torch.nn.Module", self.model).eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.method.mechanism(model, self._batches(some))
+
+    def _batches(self, some: Any) -> Iterator[dict[str, Any]]:
+        """Some examples, a micro-batch at a time."""
+        for start in range(0, len(some), self.micro_batch):
+            places = range(start, min(start + self.micro_batch, len(some)))
+            batch = self.data_collator(cast("Any", [[some[place]] for place in places]))
+            yield cast("dict[str, Any]", self._prepare_inputs(batch))
+
     @torch.no_grad()
     def by_position(self, some: Any) -> pd.DataFrame:
         """Sums of `hard` and `soft` over some examples, and what they are sums of (`*_tokens`), one row a position."""
         model = self.model_wrapped.eval()
         width = max((len(example["labels"]) for example in some), default=0)
         sums = torch.zeros(4, width, dtype=torch.float64)
-        for start in range(0, len(some), self.micro_batch):
-            places = range(start, min(start + self.micro_batch, len(some)))
-            batch = self.data_collator(cast("Any", [[some[place]] for place in places]))
+        for batch in self._batches(some):
             with self.compute_loss_context_manager():
-                inputs = self._prepare_inputs({key: batch[key] for key in batch if key != "problem_ids"})
-                loss = self.method.loss(model, inputs)
+                loss = Method(self.run).loss(model, batch)
             for total, values in zip(sums, (loss.hard, loss.soft, *targets(batch)), strict=True):
                 total[: values.shape[1]] += values.sum(0).cpu()
         return pd.DataFrame(sums.T.numpy(), columns=["hard", "soft", "hard_tokens", "soft_tokens"])

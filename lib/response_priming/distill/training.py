@@ -20,13 +20,15 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from response_priming import artifacts, models, params, progress, provenance
+from response_priming import artifacts, models, params, paths, progress, provenance
+from response_priming.distill.beside import Beside
 from response_priming.distill.trainer import DistillTrainer
 from response_priming.errors import InputError
-from response_priming.methods.base import Method
+from response_priming.methods.base import method_of
 from response_priming.methods.examples import prepare
 
 SPEED = ["tokens_per_second", "peak_mib"]  # of a step, and others in every training
+METHOD = "method.json"  # of a related method: its `active` parameters, the tokens `spent`, its `mechanism`
 # Tables of a snapshot, and the column of each that changes in training.
 SNAPSHOT = {"positions.parquet": "divergence", "samples.parquet": "answer"}
 
@@ -123,16 +125,19 @@ def _train(job: _Job, processes: PartialState) -> None:
 
 def _micro_batch(run: params.DistillRun, count: int) -> int:
     """The run's, or the largest divisor of it with which `count` processes share a step evenly."""
+    if count > 1 and run.method and not method_of(run).parallel:
+        raise InputError(f"method {run.method['name']!r}: is trained by one process, and there are {count}")
     if run.train_batch % count:
         raise InputError(f"distill.train_batch = {run.train_batch}: {count} processes cannot share it evenly")
     return math.gcd(run.micro_batch, run.train_batch // count)
 
 
 def _attempt(job: _Job, micro_batch: int) -> None:
-    run, method = job.run, Method(job.run)
+    run, method = job.run, method_of(job.run)
     set_seed(job.seed)
     model, tokenizer = method.student()
     data = prepare(run, tokenizer)
+    held_out: Any = next((data.validation[name] for name in ("response", "gold") if name in data.validation), [])
     if not run.watched:
         data.validation.pop("response", None)
     checkpoints = sorted(job.work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
@@ -149,13 +154,20 @@ def _attempt(job: _Job, micro_batch: int) -> None:
         micro_batch=micro_batch,
         folder=job.work,
         resumed=last is not None,
-        callbacks=[_Sealed(), *job.callbacks],
+        callbacks=[*([Beside(method, last)] if run.method else []), _Sealed(), *job.callbacks],
     )
+    begun = job.work / "mechanism.json"
+    if run.method and not begun.exists():
+        paths.write(begun, json.dumps(trainer.mechanism(held_out)))
     with contextlib.closing(trainer.progress.bar):
         trainer.train(resume_from_checkpoint=last)
     if not all(weight.isfinite().all() for weight in model.parameters() if weight.requires_grad):
         raise InputError(f"distill, {job.run.arm}, seed {job.seed}: weights are not finite; lower learning_rate")
     trainer.save_model(str(job.folder))
+    if run.method:
+        measured = {"before": json.loads(begun.read_text()), "after": trainer.mechanism(held_out)}
+        found = {"active": method.active(model), "spent": method.spent, "mechanism": measured}
+        (job.folder / METHOD).write_text(json.dumps(found), encoding="utf-8")
     if trainer.is_world_process_zero():
         _finish(job, trainer, tokenizer)
 

@@ -13,6 +13,7 @@ import pandas as pd
 from response_priming import arms, artifacts, engines, params, problems, progress, prompts
 from response_priming.evaluate.calculations import check
 from response_priming.evaluate.verdicts import fix
+from response_priming.methods.base import method_of
 from response_priming.scoring import grade
 
 
@@ -63,7 +64,10 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: param
     """What an engine's model answers (see `answer`), not graded."""
     sees = run.worked_examples if run.arm == arms.SHOWN else 0
     shown = problems.load(run, "validation", sees, seed=run.seed) if sees else []
-    chats = [prompts.messages(one.question, system_prompt=run.system_prompt, examples=shown) for one in asked]
+    if sees:
+        chats = [prompts.messages(one.question, system_prompt=run.system_prompt, examples=shown) for one in asked]
+    else:
+        chats = [method_of(run).prompt(one) for one in asked]
     asked_as = [prompts.encode(engine.tokenizer, chat, run.prompt_date) for chat in chats]
     with progress.Bar(len(asked_as), "answer") as bar:
         given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))

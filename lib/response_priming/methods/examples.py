@@ -41,7 +41,7 @@ from transformers import PreTrainedTokenizerBase
 
 from response_priming import arms, artifacts, generate, models, params, problems, prompts
 from response_priming.errors import InputError
-from response_priming.methods.base import Method
+from response_priming.methods.base import method_of
 from response_priming.methods.losses import IGNORED
 
 Example = dict[str, Any]
@@ -73,7 +73,7 @@ def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> Train
         InputError: the responses are of other problems or of another tokenizer, or nothing is left to train on; see
             also `Examples`.
     """
-    folder = Method(run).prepare()
+    folder = method_of(run).prepare()
     answered = generate.dataset(folder) if folder else None
     if folder and answered is not None:
         name, made = f"{folder.parent.name}/{folder.name}", artifacts.read(folder)["recipe"].get("parameters", {})
@@ -124,7 +124,8 @@ class Examples(Dataset[Example]):
         self, run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: datasets.Dataset | None
     ) -> None:
         self.run, self.tokenizer, self.answered = run, tokenizer, answered
-        self.repaired, self.ends = run.repaired, models.end_tokens(tokenizer, run.student, run.student_revision)
+        self.method, self.repaired = method_of(run), run.repaired
+        self.ends = models.end_tokens(tokenizer, run.student, run.student_revision)
         problems.require_unleaked(run)
         self.asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
         # Without the signal's columns, which are not to be read for a length.
@@ -175,13 +176,11 @@ class Examples(Dataset[Example]):
 
     def _question(self, index: int) -> list[int]:
         """What the student reads first."""
-        question = self.asked[self.order[index]].question
+        problem = self.asked[self.order[index]]
         if "template" in self.repaired:
-            tokens = prompts.encode(
-                self.tokenizer, prompts.bare(question, self.run.system_prompt), self.run.prompt_date
-            )
+            tokens = prompts.encode(self.tokenizer, self.method.prompt(problem), self.run.prompt_date)
         else:
-            tokens = prompts.encode_plain(self.tokenizer, question)
+            tokens = prompts.encode_plain(self.tokenizer, problem.question)
         return self._begun(tokens)
 
     def _labels(self, index: int) -> list[int]:

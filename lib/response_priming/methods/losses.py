@@ -49,12 +49,14 @@ class Targets(NamedTuple):
 class Loss(NamedTuple):
     """`total`, a scalar with a gradient; `hard` and `soft` [n], each position's part in nats, without one.
 
-    A part is 0 where it does not count; `soft` contains the factor T^2.
+    A part is 0 where it does not count; `soft` contains the factor T^2. A student's forward pass gives hidden states
+    where they are asked for (see `student.teach`).
     """
 
     total: Tensor
     hard: Tensor
     soft: Tensor
+    states: Tensor | None = None
 
 
 def distillation(

@@ -40,18 +40,21 @@ def pack(input_ids: Tensor, attention_mask: Tensor) -> Packing:
     return Packing(torch.where(kept, count, column.clamp(max=shared - 1).clamp(min=0)), kept.flatten().nonzero()[:, 0])
 
 
+def packed_inputs(input_ids: Tensor, packing: Packing) -> dict[str, Any]:
+    """What a decoder is given to read the packed row; its output is [1, packed, width of the model]."""
+    columns = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+    return {
+        "input_ids": input_ids.flatten()[packing.kept][None],
+        "position_ids": columns.flatten()[packing.kept][None],
+        # Attention of one sequence at a time needs no mask; four dimensions keep transformers from making one.
+        "attention_mask": torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
+        "packing": packing,
+    }
+
+
 def read_packed(decoder: torch.nn.Module, input_ids: Tensor, packing: Packing) -> Tensor:
     """The last hidden states of the packed tokens, [packed, width of the model]."""
-    columns = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    output = decoder(
-        input_ids=input_ids.flatten()[packing.kept][None],
-        position_ids=columns.flatten()[packing.kept][None],
-        # Attention of one sequence at a time needs no mask; four dimensions keep transformers from making one.
-        attention_mask=torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=input_ids.device),
-        packing=packing,
-        use_cache=False,
-    )
-    hidden: Tensor = output.last_hidden_state[0]
+    hidden: Tensor = decoder(**packed_inputs(input_ids, packing), use_cache=False).last_hidden_state[0]
     return hidden
 
 

@@ -1,6 +1,7 @@
 """The student in training: what of it is trained, and a forward pass that returns the objective."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from response_priming import models, params
 from response_priming.errors import InputError
 from response_priming.methods.losses import IGNORED, Loss, Targets, distillation
-from response_priming.methods.packing import can_pack, pack, read_packed
+from response_priming.methods.packing import can_pack, pack, packed_inputs
 
 
 def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -59,7 +60,8 @@ def teach(model: PreTrainedModel, vocabulary: int | None = None) -> None:
 
     It is the model's own forward pass, and its head's, so that whatever wraps a model in training (PEFT, data
     parallelism, sharding, checkpointing) finds what it expects: where weights are sharded, the head's are gathered when
-    the head is called. `hard` and `soft` come as [batch, n], like the labels.
+    the head is called. `hard` and `soft` come as [batch, n], like the labels. Given `layers`, `states` are the hidden
+    states there, [layers, batch, n, width]: 0 is the embeddings, and -1 what the head reads.
 
     Args:
         vocabulary: outputs that have a token (see `models.vocabulary`); the objective is of these alone, as if the
@@ -100,6 +102,7 @@ def _loss(
     input_ids: Tensor,
     positions: Tensor,
     attention_mask: Tensor | None = None,
+    layers: Sequence[int] = (),
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
     **batch: Any,
@@ -107,20 +110,23 @@ def _loss(
     if packed:
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         layout = pack(input_ids, mask)
-        hidden, places = read_packed(model.get_decoder(), input_ids, layout), layout.places
+        inputs, places = packed_inputs(input_ids, layout), layout.places
     else:
         # Padding is on the right, where a causal model's other tokens do not see it: no mask is needed.
-        hidden = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state.flatten(0, 1)
-        places = torch.arange(len(hidden), device=hidden.device).view_as(input_ids)
+        inputs = {"input_ids": input_ids}
+        places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+    inputs |= {"output_hidden_states": True} if layers else {}
+    output, at = model.get_decoder()(**inputs, use_cache=False), places.gather(1, positions)
     wanted = Targets(**{key: batch[key] for key in Targets._fields if key in batch})
     counts = wanted.labels != IGNORED
     counts = counts if wanted.scored is None else counts | wanted.scored
     loss: Loss = model.get_output_embeddings()(
-        hidden[places.gather(1, positions)[counts]],
+        output.last_hidden_state.flatten(0, 1)[at[counts]],
         wanted.part(counts),
         objective,
         hard_tokens=hard_tokens,
         soft_tokens=soft_tokens,
     )
-    spread = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:])
-    return Loss(loss.total, *spread)
+    hard, soft = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:3])
+    states = torch.stack([output.hidden_states[layer].flatten(0, 1)[at] for layer in layers]) if layers else None
+    return Loss(loss.total, hard, soft, states)

@@ -1,9 +1,9 @@
 """Runs: what each notebook is given, one stage's sections of the profile flattened, as papermill injects them."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from response_priming import arms
 from response_priming.params.base import Folder, Run
@@ -81,6 +81,23 @@ class ArmRun(Model, Problems, SeedsRun):
     """What distill and evaluate share."""
 
     arm: Arm = Field("none", description="line of the results table: how this student is made")
+    _method: dict[str, Any] | None = PrivateAttr(None)
+
+    def by(self, method: dict[str, Any]) -> Self:
+        """This run with the student of a related method (see `methods.base.described`)."""
+        run = self.model_copy()
+        run._method = method
+        return run
+
+    @property
+    def method(self) -> dict[str, Any] | None:
+        """The related method by `name`, `version` and `parameters`; None for the repaired and the released one."""
+        return self._method
+
+    @property
+    def by_method(self) -> dict[str, Any]:
+        """What decides the result where there is a related method, and only there."""
+        return {"method": self._method} if self._method else {}
 
     @property
     def item(self) -> dict[str, str]:
@@ -94,6 +111,18 @@ class DistillRun(Distill, ArmRun):
     stage = "distill"
     # A finer curve of losses is no reason to train what is there again.
     idle = Run.idle | {"seeds", "n_test", "micro_batch", "save_every", "evaluate_every"}
+    _live: GenerateRun | None = PrivateAttr(None)
+
+    def asking(self, teacher: GenerateRun) -> Self:
+        """This run of a related method that asks a teacher, in this prompt, while the student is trained."""
+        run = self.model_copy()
+        run._live = teacher
+        return run
+
+    @property
+    def live(self) -> GenerateRun | None:
+        """How that teacher is asked; None where none is."""
+        return self._live
 
     @property
     def store(self) -> Path | None:
@@ -105,7 +134,8 @@ class DistillRun(Distill, ArmRun):
     def folders(self) -> list[Folder]:
         """A student for each seed."""
         place, reads = self.output / "students" / self.arm, [self.store] if self.store else []
-        code, more = ["distill.training"], self.by_dropout
+        code = ["distill.training", *([f"methods.{self.method['name'].replace('-', '_')}"] if self.method else [])]
+        more = self.by_dropout | self.by_method
         return [Folder(place / f"seed-{seed}", code, reads, {"train_seed": seed} | more) for seed in self.seeds]
 
     @property
@@ -129,7 +159,8 @@ class EvaluateRun(Evaluate, ArmRun):
             student = [] if self.arm in arms.UNTRAINED else [self.student_of(self.arm, seed)]
             answers = self.output / "answers" / self.arm / f"seed-{seed}"
             scores = self.output / "scores" / self.arm / f"seed-{seed}"
-            found.append(Folder(answers, ["evaluate.answers", f"engines.{self.evaluate_engine}"], student, {}))
+            code = ["evaluate.answers", f"engines.{self.evaluate_engine}"]
+            found.append(Folder(answers, code, student, self.by_method))
             found.append(Folder(scores, ["scoring"], [answers], {}, by_model=False))
         return found
 
