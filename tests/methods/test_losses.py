@@ -260,6 +260,49 @@ def test_a_step_against_the_gradient_brings_the_student_closer(divergence):
     assert loss_of(closer, targets, Distill(alpha=0, divergence=divergence)).total < loss
 
 
+# --- weights of positions ---
+
+
+@pytest.mark.parametrize("k", KS)
+@given(seed=st.integers(0, 999), rows=st.integers(1, POSITIONS))
+@settings(max_examples=8, deadline=None)
+def test_weights_scale_the_parts_of_their_positions_and_the_gradients(k, seed, rows):
+    hidden, head, teacher = some(seed, POSITIONS, WIDTH), some(seed + 1, VOCABULARY, WIDTH), some_logits(seed + 2)
+    labels = torch.tensor([3, IGNORED, 5, 1, 0, 12])
+    weights, soft_weights = some(seed + 3, POSITIONS), some(seed + 4, POSITIONS).abs()
+    plain = targets_of(teacher, k, labels)
+    weighted = plain._replace(weights=weights, soft_weights=soft_weights)
+    objective = Distill(alpha=0.3, divergence="reverse-kl")
+    leaves = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+    logits = leaves[0] @ leaves[1].T
+    # The bare terms, which autograd goes through.
+    ids = torch.arange(VOCABULARY).expand(POSITIONS, -1) if k == "dense" else plain.top_ids
+    p, q = (lumped(part, ids)[:, : VOCABULARY if k in ("dense", VOCABULARY) else k + 1] for part in (teacher, logits))
+    surprise = -logits.log_softmax(-1).gather(-1, labels.clamp(min=0)[:, None])[:, 0]
+    hard = torch.where(labels == IGNORED, 0, surprise)
+    wanted = 0.3 * (weights * hard).sum() / 5 + 0.7 * (soft_weights * reference(p, q, "reverse-kl", 0)).sum() / 4
+    width = 12 * VOCABULARY + 40 * (VOCABULARY if k == "dense" else k)
+    own = [leaf.detach().requires_grad_() for leaf in leaves]
+    found = losses.distillation(*own, weighted, objective, hard_tokens=5, soft_tokens=4, chunk_bytes=rows * width)
+    assert found.total.item() == pytest.approx(wanted.item(), rel=1e-9)
+    assert torch.allclose(found.hard, weights * hard.detach(), rtol=1e-9)
+    for grad, expected in zip(torch.autograd.grad(found.total, own), torch.autograd.grad(wanted, leaves), strict=True):
+        assert torch.allclose(grad, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [None, 4, "dense"])
+def test_weights_of_one_change_no_bit(k):
+    labels, ones = torch.tensor([3, IGNORED, 5, 1, 0, 12]), torch.ones(POSITIONS)
+    plain = Targets(labels) if k is None else targets_of(some_logits(2), k, labels)
+    made = []
+    for targets in (plain, plain._replace(weights=ones, soft_weights=ones)):
+        hidden = some(0, POSITIONS, WIDTH).float().requires_grad_()
+        loss = losses.distillation(hidden, some(1, VOCABULARY, WIDTH).float(), targets, Distill(alpha=0.3))
+        loss.total.backward()
+        made.append((*loss, hidden.grad))
+    assert all(torch.equal(*pair) for pair in zip(*made, strict=True))
+
+
 # --- its parts ---
 
 

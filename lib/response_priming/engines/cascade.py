@@ -89,7 +89,10 @@ def attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attention in transformers' calling convention; keys and values that do not come from `Slots` go to sdpa."""
+    """Attention in transformers' calling convention; keys and values that do not come from `Slots` go to sdpa.
+
+    The weights are [rows, heads, tokens, shared and own keys]; sdpa gives none.
+    """
     if not isinstance(key, tuple):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **options)
     if options.get("softcap") or options.get("s_aux") is not None or attention_mask is None:
@@ -111,7 +114,8 @@ def attend(
     if shared:
         common = weights[..., :shared].transpose(0, 1).flatten(1, 2) @ shared_values[0]
         output = output + common.unflatten(1, (rows, -1)).transpose(0, 1)
-    return output.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
+    maps = weights.reshape(rows, heads, tokens, -1)
+    return output.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous(), maps
 
 
 AttentionInterface.register(CASCADE, attend)

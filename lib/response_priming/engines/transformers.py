@@ -106,10 +106,21 @@ class TransformersEngine(Engine):
                 progress.say(f"Out of memory: the batch is now {self.batch}.")
             waiting = [index for index in waiting if index not in done]
 
-    @torch.inference_mode()
     def _prefill_shared(self, request: Request) -> DynamicCache:
-        cache = DynamicCache(config=self.model.config)
         longest = max(map(len, request.prompts)) + request.max_tokens
+        return self.prefill(request.prompts[0][: shared_prefix(request.prompts)], longest)
+
+    @torch.inference_mode()
+    def prefill(self, beginning: list[int], longest: int) -> DynamicCache:
+        """Keys and values of a beginning, which is read unless it is that of the last time.
+
+        Args:
+            longest: tokens of the longest sequence that begins so.
+
+        Raises:
+            InputError: the model does not attend to all of so many tokens.
+        """
+        cache = DynamicCache(config=self.model.config)
         for layer in cache.layers:
             # Exactly a window that nothing leaves is full attention.
             if not (type(layer).__name__ == "DynamicLayer" or getattr(layer, "sliding_window", 0) >= longest):
@@ -117,7 +128,6 @@ class TransformersEngine(Engine):
                     f"engine transformers: {self.model.config.model_type} attends by {type(layer).__name__}, which is "
                     "not full attention; use engine: vllm"
                 )
-        beginning = request.prompts[0][: shared_prefix(request.prompts)]
         # A stage asks batch by batch, and all its prompts begin alike.
         if beginning and beginning == self._read[0]:
             return self._read[1]
@@ -126,6 +136,26 @@ class TransformersEngine(Engine):
             self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self._read = beginning, cache
         return cache
+
+    def forward(self, slots: Slots, first: int, starts: Tensor, ids: Tensor, columns: Tensor, **wanted: Any) -> Any:
+        """The model's output for the next tokens of sequences in consecutive slots.
+
+        Args:
+            first: the slot of the first sequence.
+            starts: the column that each begins in, [rows].
+            ids, columns: the tokens, and where they stand, [rows, tokens].
+            wanted: what of the output, as `logits_to_keep`.
+        """
+        device = self.model.device
+        slots.at(torch.arange(first, first + len(ids)).to(device), columns.to(device))
+        return self.model(
+            input_ids=ids.to(device),
+            attention_mask=slots.mask(starts, columns, self.model.dtype).to(device),
+            position_ids=(slots.begin + columns - starts[:, None]).clamp(min=0).to(device),
+            past_key_values=slots,
+            use_cache=True,
+            **wanted,
+        )
 
     def _decode(self, request: Request, prefix: DynamicCache, waiting: list[int]) -> Iterator[tuple[int, Response]]:
         places = min(self.batch, len(waiting))
@@ -179,21 +209,13 @@ class TransformersEngine(Engine):
         ids: Tensor,
         columns: Tensor,
     ) -> None:
-        device = self.model.device
         starts = torch.tensor([sequence.start for sequence in sequences])
-        slots.at(torch.arange(first, first + len(sequences)).to(device), columns.to(device))
-        logits = self.model(
-            input_ids=ids.to(device),
-            attention_mask=slots.mask(starts, columns, self.model.dtype).to(device),
-            position_ids=(slots.begin + columns - starts[:, None]).clamp(min=0).to(device),
-            past_key_values=slots,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1, : self.vocabulary]
+        output = self.forward(slots, first, starts, ids, columns, logits_to_keep=1)
+        logits = output.logits[:, -1, : self.vocabulary]
         tokens = choose(logits, request.temperature, [sequence.draw for sequence in sequences])
         steps: tuple[Any, ...] = ()
         if request.top_k:
-            scores = logits.float().log_softmax(-1).gather(-1, torch.tensor(tokens, device=device)[:, None])
+            scores = logits.float().log_softmax(-1).gather(-1, torch.tensor(tokens, device=logits.device)[:, None])
             steps = *signal_of(logits, request.top_k), rounded(scores[:, 0].cpu())
         for row, sequence in enumerate(sequences):
             sequence.tokens.append(tokens[row])
@@ -216,6 +238,33 @@ class TransformersEngine(Engine):
             logits = self.model(input_ids=ids.to(self.model.device), use_cache=False).logits
             for row, index in enumerate(chunk):
                 yield index, signal_of(logits[row, : len(sequences[index]), : self.vocabulary], top_k)
+
+
+class Reader:
+    """Sequences that an engine's model reads side by side; the beginning that they share is read once.
+
+    They are padded on the left, so that in `prompts` [rows, tokens], which is without the beginning, and in an output
+    for it the last column is the last token of each.
+
+    Args:
+        shared: tokens of the beginning.
+        room: tokens that each sequence may have beyond its prompt.
+    """
+
+    def __init__(self, engine: TransformersEngine, prompts: Sequence[list[int]], *, shared: int, room: int = 0) -> None:
+        check_context(prompts, room, engine.context)
+        width = max(map(len, prompts)) - shared
+        self.engine, self.end = engine, 0
+        self.slots = Slots(engine.prefill(prompts[0][:shared], shared + width + room), len(prompts), width + room)
+        self.starts = torch.tensor([width - len(prompt) + shared for prompt in prompts])
+        padded = zip(self.starts.tolist(), prompts, strict=True)
+        self.prompts = torch.tensor([[0] * start + prompt[shared:] for start, prompt in padded])
+
+    def read(self, ids: Tensor, **wanted: Any) -> Any:
+        """The model's output for the next tokens of all, [rows, tokens] (see `TransformersEngine.forward`)."""
+        columns = torch.arange(self.end, self.end + ids.shape[1]).expand(len(ids), -1)
+        self.end += ids.shape[1]
+        return self.engine.forward(self.slots, 0, self.starts, ids, columns, **wanted)
 
 
 def choose(logits: Tensor, temperature: float, draws: Sequence[random.Random]) -> list[int]:

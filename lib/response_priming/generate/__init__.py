@@ -11,7 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "teacher": ["check_tokens", "respond"],
+        "teacher": ["check_tokens", "prompting", "respond"],
         "store": ["GIVEN", "SIGNAL", "dataset", "read"],
         "prompt_signals": ["most_likely", "score"],
         "figures": ["graded", "plot_certainty", "plot_lengths", "samples", "table"],

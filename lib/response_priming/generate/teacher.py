@@ -7,9 +7,9 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -27,6 +27,9 @@ from response_priming.generate.store import (
     taken,
     write_shard,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Parameters of the section that change no response, or change it through the prompt, which is in the key. Of a signal
 # with more tokens at each position, fewer are taken.
@@ -73,6 +76,18 @@ def check_tokens(run: params.GenerateRun) -> None:
         )
 
 
+def prompting(run: params.GenerateRun, reader: "PreTrainedTokenizerBase") -> Callable[[problems.Problem], list[int]]:
+    """What writes a problem as the run's teacher reads it, in tokens: worked examples, all under the prefix."""
+    wanted, prefix = run.worked_examples, prompts.prefix_of(run.strategy)
+    examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
+
+    def written(problem: problems.Problem) -> list[int]:
+        chat = prompts.messages(problem.question, system_prompt=run.system_prompt, prefix=prefix, examples=examples)
+        return prompts.encode(reader, chat, run.prompt_date)
+
+    return written
+
+
 class _Prompt(NamedTuple):
     problem_id: str
     sample: int
@@ -86,8 +101,7 @@ class _Prompts:
     def __init__(self, run: params.GenerateRun, asked: list[problems.Problem], recipe: dict[str, Any]) -> None:
         self.run, self.asked = run, asked
         self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
-        wanted = run.worked_examples
-        self.examples = problems.load(run, "validation", wanted, seed=run.seed) if wanted else []
+        self.written = prompting(run, self.tokenizer)
         settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
             "model": recipe["parameters"]["teacher_weights"],
             "dtype": recipe["parameters"]["dtype"],
@@ -98,11 +112,9 @@ class _Prompts:
 
     def between(self, first: int, last: int) -> list[_Prompt]:
         """Every sample of the problems from one position to before another."""
-        prefix, system = prompts.prefix_of(self.run.strategy), self.run.system_prompt
         made = []
         for problem in self.asked[first:last]:
-            chat = prompts.messages(problem.question, system_prompt=system, prefix=prefix, examples=self.examples)
-            tokens = prompts.encode(self.tokenizer, chat, self.run.prompt_date)
+            tokens = self.written(problem)
             for sample in range(self.run.samples):
                 key = hashlib.sha256(f"{self.settings}{tokens}{sample}".encode()).hexdigest()[:32]
                 made.append(_Prompt(problem.id, sample, tokens, key))

@@ -33,6 +33,7 @@ class Targets(NamedTuple):
     `labels` [n], token or `IGNORED`. With a teacher: `scored` [n], whether its distribution counts there;
     `top_logprobs` [n, k], at temperature 1 in nats, of the tokens `top_ids` [n, k]; `tail_logprobs` [n], log of the
     probability outside them. Without `top_ids` the columns are the vocabulary; with k = vocabulary there is no tail.
+    `weights` and `soft_weights` [n]: what each position's hard and soft part is multiplied by; None: by one.
     """
 
     labels: Tensor
@@ -40,6 +41,8 @@ class Targets(NamedTuple):
     top_logprobs: Tensor | None = None
     top_ids: Tensor | None = None
     tail_logprobs: Tensor | None = None
+    weights: Tensor | None = None
+    soft_weights: Tensor | None = None
 
     def part(self, rows: slice | Tensor) -> "Targets":
         """Some of the positions."""
@@ -49,14 +52,15 @@ class Targets(NamedTuple):
 class Loss(NamedTuple):
     """`total`, a scalar with a gradient; `hard` and `soft` [n], each position's part in nats, without one.
 
-    A part is 0 where it does not count; `soft` contains the factor T^2. A student's forward pass gives hidden states
-    where they are asked for (see `student.teach`).
+    A part is 0 where it does not count; `soft` contains the factor T^2, and both contain their weights. A student's
+    forward pass gives hidden states and attention where they are asked for (see `student.teach`).
     """
 
     total: Tensor
     hard: Tensor
     soft: Tensor
     states: Tensor | None = None
+    maps: Tensor | None = None
 
 
 def distillation(
@@ -90,6 +94,7 @@ def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: "params.D
         picked: the student's logit of each label, [n].
     """
     hard = torch.where(targets.labels == IGNORED, 0.0, logits.logsumexp(-1) - picked)
+    hard = hard if targets.weights is None else targets.weights.to(hard.dtype) * hard
     if targets.top_logprobs is None or targets.scored is None:
         return hard, torch.zeros_like(hard)
     teacher = targets.top_logprobs.to(logits.dtype)
@@ -99,6 +104,7 @@ def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: "params.D
     heat, divergence = objective.kd_temperature, objective.soft_loss
     softened = [(part / heat).log_softmax(-1) for part in (teacher.clamp(SMALLEST_LOGPROB), logits)]
     soft = heat**2 * divergence.between(softened[0], softened[1], objective.divergence_share)
+    soft = soft if targets.soft_weights is None else targets.soft_weights.to(soft.dtype) * soft
     return hard, torch.where(targets.scored, soft, 0.0)
 
 
