@@ -20,7 +20,7 @@ def test_shared_and_own_keys_together_are_plain_attention(shared, tokens):
     mask = torch.zeros(rows, 1, tokens, own).masked_fill(torch.rand(rows, 1, tokens, own) < 0.4, -1e30)
     mask[..., 0] = 0
     pair = (keys[0] if shared else None, keys[1]), (values[0] if shared else None, values[1])
-    found, _ = cascade.attend(torch.nn.Module(), query, *pair, mask)
+    found, maps = cascade.attend(torch.nn.Module(), query, *pair, mask)
     everywhere = (rows, -1, -1, -1)
     whole = [
         torch.cat([part[0].expand(everywhere), part[1]], 2).repeat_interleave(groups, 1) for part in (keys, values)
@@ -28,6 +28,7 @@ def test_shared_and_own_keys_together_are_plain_attention(shared, tokens):
     bias = torch.cat([torch.zeros(rows, 1, tokens, shared), mask], -1)
     wanted = torch.nn.functional.scaled_dot_product_attention(query, *whole, attn_mask=bias).transpose(1, 2)
     assert torch.allclose(found, wanted, atol=1e-5)
+    assert torch.allclose((maps @ whole[1]).transpose(1, 2), wanted, atol=1e-5)
 
 
 def test_attention_that_is_not_plain_softmax_is_refused():

@@ -77,7 +77,8 @@ class Slots(Cache):
         key = torch.arange(int(columns.max()) + 1, device=columns.device)
         seen = (key >= starts[:, None, None]) & (key <= columns[:, :, None])
         # Half of the smallest number: a score added to it stays finite, and padding that sees nothing yields numbers.
-        return torch.where(seen, 0.0, torch.finfo(dtype).min / 2).to(dtype)[:, None]
+        added = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return added.masked_fill(~seen, torch.finfo(dtype).min / 2)[:, None]
 
 
 def attend(
@@ -109,7 +110,7 @@ def attend(
     if shared:
         common = query.transpose(0, 1).flatten(1, 2) @ shared_keys[0].mT
         scores = torch.cat([common.unflatten(1, (rows, -1)).transpose(0, 1), scores], dim=-1)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = scores.softmax(-1, dtype=torch.promote_types(query.dtype, torch.float32)).to(query.dtype)
     output = weights[..., shared:] @ values
     if shared:
         common = weights[..., :shared].transpose(0, 1).flatten(1, 2) @ shared_values[0]

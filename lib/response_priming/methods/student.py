@@ -16,10 +16,13 @@ from response_priming.methods.losses import IGNORED, Loss, Targets, distillation
 from response_priming.methods.packing import can_pack, pack, packed_inputs
 
 
-def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(run: params.DistillRun, *, attention: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The student with what is to be trained (`adapter`), and its tokenizer. Its forward pass can return the objective.
 
     All weights are trained in fp32 (`Trainer` computes in `dtype`): bf16 would round small updates away.
+
+    Args:
+        attention: its implementation; None: the fastest one.
     """
     base, tokenizer = models.load(
         run.student,
@@ -28,6 +31,8 @@ def load(run: params.DistillRun) -> tuple[PreTrainedModel, PreTrainedTokenizerBa
         device=run.device,
         quantization="nf4" if run.adapter == "qlora" else "none",
     )
+    if attention:
+        base.set_attn_implementation(attention)
     teach(base, models.vocabulary(tokenizer, base.config))
     if run.adapter == "full":
         return base, tokenizer
@@ -61,7 +66,8 @@ def teach(model: PreTrainedModel, vocabulary: int | None = None) -> None:
     It is the model's own forward pass, and its head's, so that whatever wraps a model in training (PEFT, data
     parallelism, sharding, checkpointing) finds what it expects: where weights are sharded, the head's are gathered when
     the head is called. `hard` and `soft` come as [batch, n], like the labels. Given `layers`, `states` are the hidden
-    states there, [layers, batch, n, width]: 0 is the embeddings, and -1 what the head reads.
+    states there, [layers, batch, n, width]: 0 is the embeddings, and -1 what the head reads. With `maps` they are the
+    layers' attention, too, mean over heads, [layers, batch, n, tokens]; its implementation must be eager.
 
     Args:
         vocabulary: outputs that have a token (see `models.vocabulary`); the objective is of these alone, as if the
@@ -103,6 +109,7 @@ def _loss(
     positions: Tensor,
     attention_mask: Tensor | None = None,
     layers: Sequence[int] = (),
+    maps: bool = False,
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
     **batch: Any,
@@ -116,6 +123,7 @@ def _loss(
         inputs = {"input_ids": input_ids}
         places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
     inputs |= {"output_hidden_states": True} if layers else {}
+    inputs |= {"output_attentions": True} if maps else {}
     output, at = model.get_decoder()(**inputs, use_cache=False), places.gather(1, positions)
     wanted = Targets(**{key: batch[key] for key in Targets._fields if key in batch})
     counts = wanted.labels != IGNORED
@@ -129,4 +137,6 @@ def _loss(
     )
     hard, soft = (torch.zeros_like(positions, dtype=part.dtype).masked_scatter_(counts, part) for part in loss[1:3])
     states = torch.stack([output.hidden_states[layer].flatten(0, 1)[at] for layer in layers]) if layers else None
-    return Loss(loss.total, hard, soft, states)
+    rows = positions[..., None].expand(-1, -1, input_ids.shape[1])
+    heads = [output.attentions[layer - 1].mean(1).gather(1, rows) for layer in layers if maps]
+    return Loss(loss.total, hard, soft, states, torch.stack(heads) if heads else None)

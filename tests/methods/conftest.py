@@ -1,0 +1,46 @@
+"""Methods with a live teacher on the tiny model, and a batch of responses that they are trained on."""
+
+import numpy as np
+import pytest
+import tiny
+from datasets import Dataset
+
+from response_priming.methods.examples import Examples, collate
+
+PROBLEMS, K = 4, 3
+SIZES = {"n_train": PROBLEMS, "train_tokens": 400}
+
+
+@pytest.fixture
+def make_method(make_run):
+    """Makes a method: its teacher reads the bare question, unless `live` says otherwise, as the student does."""
+
+    def make(kind, live=None, run=None, **parameters):
+        asked = {"strategy": "none", "worked_examples": 0, "response_tokens": 6, "n_train": PROBLEMS} | (live or {})
+        wanted = make_run("distill", arm="none", **SIZES | dict(kind.base) | (run or {}))
+        return kind(wanted.asking(make_run("generate", **asked)), **parameters)
+
+    return make
+
+
+def answered(number, problem_id):
+    """A response of its own length with a signal; the end-of-sequence token is also what pads."""
+    random = np.random.default_rng(number)
+    tokens = np.array([*random.integers(1, len(tiny.VOCABULARY), 2 + 2 * number), 0])
+    logprobs = np.log(random.dirichlet(np.ones(K + 1), len(tokens))).astype(np.float16)
+    ids = np.stack([random.permutation(len(tiny.VOCABULARY))[:K] for _ in tokens])
+    signal = {"top_ids": ids.ravel(), "top_logprobs": logprobs[:, :K].ravel(), "tail_logprobs": logprobs[:, K]}
+    return {"problem_id": problem_id, "text": "", "tokens": tokens} | signal
+
+
+@pytest.fixture
+def examples(make_run):
+    """Responses to the first three problems."""
+    store = Dataset.from_list([answered(number, f"train-{number}") for number in range(3)]).with_format("numpy")
+    found = Examples(make_run("distill", arm="none", **SIZES), tiny.tokenizer(), store)
+    return [found[place] for place in range(3)]
+
+
+@pytest.fixture
+def batch(examples):
+    return collate(examples, pad=0)
