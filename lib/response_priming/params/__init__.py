@@ -5,7 +5,7 @@ is given, `base` what all of either share, `profile` how both are read; `release
 """
 
 from response_priming.params.base import Folder, Run
-from response_priming.params.fields import Engine, is_on_hub
+from response_priming.params.fields import Engine, Strategy, is_on_hub
 from response_priming.params.hardware import device_of, precision_of
 from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
 from response_priming.params.released import REPAIRS
@@ -30,6 +30,6 @@ from response_priming.params.sections import SEARCHED, Distill, Generate, Model,
 __all__ = [
     "PLACEMENT", "REPAIRS", "RUNS", "SEARCHED", "AttentionRun", "AttributionRun", "AuditRun", "ClaimsRun",
     "CompareRun", "Distill", "DistillRun", "DoctorRun", "Engine", "EvaluateRun", "Folder", "Generate", "GenerateRun",
-    "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "Run", "SearchRun", "collect", "device_of",
-    "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
+    "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "Run", "SearchRun", "Strategy", "collect",
+    "device_of", "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
 ]  # fmt: skip
