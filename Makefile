@@ -2,6 +2,10 @@
 # -> claims, which also needs the audit -> report.
 # What is stale is decided by content (`response-priming why NODE` says it) and written to build/PROFILE/plan/plan.mk.
 
+# Related methods take more test problems than the paper.
+ifneq ($(filter related,$(MAKECMDGOALS)),)
+PROFILE ?= related-laptop
+endif
 PROFILE ?= laptop
 PYTHON ?= python3
 
@@ -42,7 +46,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help paper doctor ladder search attribution compare reproduce plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper doctor ladder related search attribution compare reproduce plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -52,7 +56,7 @@ paper: $(PAGE) ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
 
 # The plan is looked at by every goal that builds results, and by no other. It also says which notebook needs which.
-ifneq ($(filter paper doctor ladder search attribution plan $(BUILD)/%,$(or $(MAKECMDGOALS),help)),)
+ifneq ($(filter paper doctor ladder related search attribution plan $(BUILD)/%,$(or $(MAKECMDGOALS),help)),)
 # What a kill cut short must not stop make, which writes it again.
 $(shell tail -n 1 $(BUILD)/plan/plan.mk 2> /dev/null | grep -q '^# complete$$' || rm -f $(BUILD)/plan/plan.mk)
 include $(BUILD)/plan/plan.mk
@@ -90,6 +94,8 @@ $(PAGE): | $(NB)/claims.ipynb
 
 ladder: $(NB)/ladder.ipynb ## what each deviation of the released code costs (20 to 40 minutes on two cores)
 	@echo "The ladder: $(abspath $<); make paper gives it a page"
+related: $(NB)/related.ipynb ## related methods, each beside its control; by default PROFILE=related-laptop (1.5 CPU hours)
+	@echo "The related methods: $(abspath $<); make paper PROFILE=$(PROFILE) gives it a page"
 search: $(NB)/search.ipynb ## search for training values on the validation split; a killed search continues
 	@echo "The search: $(abspath $<); make paper gives it a page"
 

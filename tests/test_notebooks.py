@@ -20,7 +20,7 @@ def written(tmp_path, monkeypatch):
 def test_every_notebook_and_the_page_are_stale_at_first(written):
     names = [node.name for node in notebooks.nodes(params.load("laptop"))]
     assert len(names) == len(set(names)) == 4 + 5 + 7 + 4
-    extras = {"prompt-signals-ground-truth", "doctor", "ladder", "search", "attribution"}
+    extras = {"prompt-signals-ground-truth", "doctor", "ladder", "related", "search", "attribution"}
     first, *_, last = (written / "plan.mk").read_text().splitlines()
     files = {f"$(NB)/{name}.ipynb" for name in [*names, *extras]}
     assert {*first.removesuffix(": FORCE").split()} == {*files, "$(PAGE)", "$(READY)"}
@@ -145,6 +145,9 @@ def test_make_reads_the_needs(written):
     assert "$(NB)/search.ipynb: | $(NB)/generate-none.ipynb" in lines
     wanted = "$(NB)/generate-ground-truth.ipynb $(NB)/prompt-signals-ground-truth.ipynb"
     assert f"$(NB)/ladder.ipynb: | {wanted}" in lines
+    # Of the arms that related methods are compared with, those that the profile has.
+    wanted = " ".join(f"$(NB)/{name}.ipynb" for name in ("generate-none", "evaluate-fine-tuned", "evaluate-none"))
+    assert f"$(NB)/related.ipynb: | {wanted}" in lines
 
 
 @pytest.mark.usefixtures("written")

@@ -1,12 +1,12 @@
 """Response priming in the distillation of language models. The map: from the top floor down, a line a room.
 
     cli                      the command line, and how it executes a notebook
-    studies                  on request, beside the paper: doctor, search, ladders, two runs side by side
+    studies                  on request, beside the paper: doctor, search, ladders, related methods, two runs
     report                   the page
     notebooks, claims        which notebooks are stale; what the paper claims, with a verdict on each
     compare                  all arms side by side
     distill, evaluate        an arm's students are trained; they answer, and rules score the answers
-    methods                  what a student learns from, and the objective: alpha, hard and soft loss
+    methods                  what a student learns from, and the objective; related methods, a file each
     attention, attribution   where students look; which tokens drive the teacher
     generate                 the teacher responds; the store of its responses, each token with its signal
     audit                    the released study, counted again

@@ -155,6 +155,11 @@ def is_primed(arm: str) -> bool:
     return strategy is not None and arm != UNPRIMED and not strategy.get("control", False)
 
 
+def references(strategy: str) -> list[str]:
+    """The arms that related methods are compared with, where these learn from a strategy's responses."""
+    return [FINE_TUNED, strategy, SHUFFLED]
+
+
 def unprimed(arm: str) -> str:
     """The arm without a prefix that is trained in the same way."""
     return f"{RELEASED}{UNPRIMED}" if arm.startswith(RELEASED) else UNPRIMED

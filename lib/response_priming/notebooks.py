@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from response_priming import arms, artifacts, params, paths, provenance
 from response_priming.errors import InputError
 
-# Titles of the notebooks' pages, where there is one a profile; the last four get one where they were executed.
+# Titles of the notebooks' pages, where there is one a profile; the last five get one where they were executed.
 PAGES = {
     "compare": "Compare all arms",
     "attention-visualize": "Attention inside the students",
@@ -21,6 +21,7 @@ PAGES = {
     "claims": "The claims of the paper",
     "doctor": "Why distillation loses to fine-tuning",
     "ladder": "What each deviation of the released code costs",
+    "related": "Related methods, side by side",
     "search": "Search on the validation split",
     "attribution": "What the teacher's responses are attributed to",
 }
@@ -74,11 +75,16 @@ class Node:
         """Everything that makes the executed notebook stale when it changes, but for what the run writes."""
         return {
             "notebook": provenance.digest(self.notebook),
-            "code": notebook_code(self.notebook),
+            "code": notebook_code(self.notebook) | self._methods(),
             "parameters": self.run.model_dump(),
             "inputs": {path.name: found["outputs"] for path in self.run.reads if (found := artifacts.manifest(path))},
             **provenance.content(self.run),
         }
+
+    def _methods(self) -> dict[str, str]:
+        """Digests of the related methods, which are found by their names."""
+        names = [f"methods.{name.replace('-', '_')}" for name in getattr(self.run, "related_methods", ())]
+        return provenance.code_digests(*(name for name in names if provenance.module_file(name).exists()))
 
 
 # --- which there are ---
@@ -103,6 +109,8 @@ def nodes(profile: params.Profile) -> list[Node]:
 def extras(profile: params.Profile) -> list[Node]:
     """The notebooks that are executed when they are asked for, and what they need beyond those of the paper."""
     run, ladder, search = profile.run, profile.ladder.ladder_strategy, profile.search.search_strategy
+    related = profile.related.related_strategy
+    references = tuple(f"evaluate-{arm}" for arm in arms.references(related) if arm in profile.arms)
     scored = tuple(f"evaluate-{arm}" for arm in profile.arms)
     wanted = [
         Node(run("generate", strategy=profile.doctor.doctor_strategy)),
@@ -111,6 +119,8 @@ def extras(profile: params.Profile) -> list[Node]:
         Node(run("generate", strategy=search)),
         Node(run("prompt-signals", strategy=ladder)),
         Node(run("ladder"), (f"generate-{ladder}", f"prompt-signals-{ladder}")),
+        Node(run("generate", strategy=related)),
+        Node(run("related"), (f"generate-{related}", *references)),
         Node(run("search"), _writers(arms.store_of(search, profile.distill.repaired))),
         Node(run("attribution"), tuple(f"generate-{name}" for name in profile.strategies)),
     ]

@@ -16,9 +16,11 @@ def make_method(make_run):
     """Makes a method: its teacher reads the bare question, unless `live` says otherwise, as the student does."""
 
     def make(kind, live=None, run=None, **parameters):
-        asked = {"strategy": "none", "worked_examples": 0, "response_tokens": 6, "n_train": PROBLEMS} | (live or {})
+        method = kind(**parameters)
+        asked = {"strategy": getattr(method, "strategy", "none"), "worked_examples": 0, "response_tokens": 6}
+        teacher = make_run("generate", **asked | {"n_train": PROBLEMS} | (live or {}))
         wanted = make_run("distill", arm="none", **SIZES | dict(kind.base) | (run or {}))
-        return kind(wanted.asking(make_run("generate", **asked)), **parameters)
+        return kind(wanted.asking(teacher), **parameters)
 
     return make
 

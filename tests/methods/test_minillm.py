@@ -210,9 +210,9 @@ def test_the_mechanism_is_of_own_samples(started, batch):
     method, model = started({"strategy": "ground-truth"}, data=0.0)
     with torch.no_grad():
         found = method.mechanism(model, [batch])
-    assert found["kl"] > 0
+    assert found["KL to teacher"] > 0
     assert 1 <= found["tokens"] <= 6
-    assert 0 <= found["repeated"] < 1
+    assert 0 <= found["repeated pairs"] < 1
     assert found == method.mechanism(model, [batch])
 
 

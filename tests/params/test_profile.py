@@ -19,6 +19,7 @@ SECTIONS = {
     "attention": sections.Attention,
     "audit": sections.Audit,
     "ladder": sections.Ladder,
+    "related": sections.Related,
     "search": sections.Search,
     "attribution": sections.Attribution,
 }

@@ -12,7 +12,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "training": ["by_position", "samples", "train", "train_one", "validation"],
+        "training": ["by_position", "of_method", "samples", "train", "train_one", "validation"],
         "figures": ["cost_figure", "divergence_figure", "losses_figure"],
     },
 )

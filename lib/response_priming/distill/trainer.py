@@ -1,5 +1,6 @@
 """The Hugging Face trainer with a method's loss: batches, counting, logging, validation, snapshots, stopping."""
 
+import contextlib
 import itertools
 import math
 import resource
@@ -259,6 +260,14 @@ def peak_mib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def forget_peak() -> None:
+    """Measure `peak_mib` from now on, as far as the system lets a process do so."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 class _Progress(TrainerCallback):

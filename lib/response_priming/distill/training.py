@@ -22,13 +22,13 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
 from response_priming import artifacts, models, params, paths, progress, provenance
 from response_priming.distill.beside import Beside
-from response_priming.distill.trainer import DistillTrainer
+from response_priming.distill.trainer import DistillTrainer, forget_peak
 from response_priming.errors import InputError
 from response_priming.methods.base import method_of
 from response_priming.methods.examples import prepare
 
 SPEED = ["tokens_per_second", "peak_mib"]  # of a step, and others in every training
-METHOD = "method.json"  # of a related method: its `active` parameters, the tokens `spent`, its `mechanism`
+METHOD = "method.json"
 # Tables of a snapshot, and the column of each that changes in training.
 SNAPSHOT = {"positions.parquet": "divergence", "samples.parquet": "answer"}
 
@@ -73,6 +73,12 @@ def by_position(run: params.DistillRun) -> pd.DataFrame:
 def samples(run: params.DistillRun) -> pd.DataFrame:
     """What the students answer to some held-out problems: seed, problem_id, question, wanted, before, after."""
     return _of_all_seeds(run, "samples.parquet")
+
+
+def of_method(run: params.DistillRun) -> list[dict[str, Any]]:
+    """What is noted of each student that a related method made: its `active` parameters, the tokens `spent` in
+    training, and the numbers of its `mechanism`, `before` and `after`."""
+    return [json.loads((folder.path / METHOD).read_text(encoding="utf-8")) for folder in run.folders]
 
 
 def _of_all_seeds(run: params.DistillRun, file: str) -> pd.DataFrame:
@@ -135,6 +141,7 @@ def _micro_batch(run: params.DistillRun, count: int) -> int:
 def _attempt(job: _Job, micro_batch: int) -> None:
     run, method = job.run, method_of(job.run)
     set_seed(job.seed)
+    forget_peak()
     model, tokenizer = method.student()
     data = prepare(run, tokenizer)
     held_out: Any = next((data.validation[name] for name in ("response", "gold") if name in data.validation), [])

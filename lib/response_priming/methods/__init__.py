@@ -1,12 +1,12 @@
 """Methods: what a student learns from, and what it is asked to minimise.
 
-base      the steps of a method
+base      the steps of a method; a file each, found by its name: related methods
 examples  what is trained on, and which positions of teacher and student meet
 losses    the objective: hard and soft loss, weighed by alpha
 student   the model whose forward pass returns that loss
 packing   a batch read without padding
 
-Related methods, a file each, stand on two parts more:
+Related methods: feature_alignment, minillm, okd, on_policy_priming, self_features. They share
 
 live_teacher  a teacher that is asked while its student is trained
 rollouts      what the student itself answers, drawn anew at each step

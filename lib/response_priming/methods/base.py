@@ -37,7 +37,8 @@ class Method(BaseModel):
     loss is reconstructed from less, or only its rule is used; `version` is raised where a change of its code changes
     results. `arm` is the one whose data it trains on, None: that of the study's strategy; `base`: values of the run
     that it and its controls are trained with. Each of its `controls`, the most telling one first, changes one of its
-    parameters. `live`: it asks a teacher while the student is trained (`run.live`).
+    parameters. `live`: it asks a teacher while the student is trained (`run.live`), in the prompt of the strategy that
+    its parameter `strategy` names, where it has one, else of the study's.
     """
 
     model_config = arms.STRICT

@@ -117,7 +117,8 @@ class FeatureAlignment(Taught):
             tokens += len(self.pairs) * int((batch["labels"] != IGNORED).sum())
             parts = self._parts(*self._both(model, batch), batch)
             sums.update({name: float(part.sum()) for name, part in parts.items()})
-        return {name: total / tokens for name, total in sums.items()}
+        words = {"hidden": "hidden distance", "attention": "attention KL"}
+        return {words[name]: total / tokens for name, total in sums.items()}
 
 
 def paired(own: int, others: int, every: int) -> list[tuple[int, int]]:

@@ -124,7 +124,8 @@ class MiniLLM(Taught):
                 repeated += len(found) - len(set(found))
         if not answers:
             return {}
-        return {"kl": kl / tokens, "tokens": tokens / answers, "repeated": repeated / max(pairs, 1)}
+        means = {"KL to teacher": kl / tokens, "tokens": tokens / answers}
+        return means | {"repeated pairs": repeated / max(pairs, 1)}
 
 
 def to_come(rewards: Tensor, counted: Tensor, *, normalised: bool) -> Tensor:

@@ -86,7 +86,7 @@ class OKD(Taught):
             tokens += int(real.sum())
             drift += float(kl(now, before)[real].sum())
             gap += float(kl(now, student)[real].sum())
-        return {"drift": drift / tokens, "gap": gap / tokens} if tokens else {}
+        return {"drift of teacher": drift / tokens, "gap": gap / tokens} if tokens else {}
 
 
 def teacher_parts(teacher: Tensor, student: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

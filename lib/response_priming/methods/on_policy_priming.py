@@ -7,21 +7,20 @@ alone. The controls put as many neutral words, or nothing, in its place. This pr
 No teacher is mixed into the sampling: its prefix would shape the texts.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from response_priming import arms, params
-from response_priming.methods.live_teacher import LiveTeacher
 from response_priming.methods.minillm import MiniLLM
 
 
 class OnPolicyPriming(MiniLLM):
     """MiniLLM whose live teacher reads a primed prompt."""
 
-    title: ClassVar[str] = "On-policy priming"
+    title: ClassVar[str] = "On-policy priming (ours)"
+    source: ClassVar[str] = ""
     arm: ClassVar[str | None] = arms.UNPRIMED
     controls: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "neutral-words": {"strategy": arms.NEUTRAL},
@@ -29,9 +28,3 @@ class OnPolicyPriming(MiniLLM):
     }
     mix: float = Field(0.0, ge=0, le=0, description="the teacher's share in the sampling: none")
     strategy: params.Strategy = Field("ground-truth", description="prefix of the live teacher's prompt")
-
-    @functools.cached_property
-    def teacher(self) -> LiveTeacher:
-        """The teacher of `run.live` under this method's prefix."""
-        assert self.run.live is not None
-        return LiveTeacher(self.run.asking(self.run.live.model_copy(update={"strategy": self.strategy})))

@@ -23,6 +23,7 @@ from response_priming.params.runs import (
     GenerateRun,
     LadderRun,
     PromptSignalsRun,
+    RelatedRun,
     SearchRun,
 )
 from response_priming.params.sections import SEARCHED, Distill, Generate, Model, Problems
@@ -30,6 +31,6 @@ from response_priming.params.sections import SEARCHED, Distill, Generate, Model,
 __all__ = [
     "PLACEMENT", "REPAIRS", "RUNS", "SEARCHED", "AttentionRun", "AttributionRun", "AuditRun", "ClaimsRun",
     "CompareRun", "Distill", "DistillRun", "DoctorRun", "Engine", "EvaluateRun", "Folder", "Generate", "GenerateRun",
-    "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "Run", "SearchRun", "Strategy", "collect",
-    "device_of", "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
+    "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "RelatedRun", "Run", "SearchRun", "Strategy",
+    "collect", "device_of", "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
 ]  # fmt: skip

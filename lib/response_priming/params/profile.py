@@ -26,6 +26,7 @@ from response_priming.params.sections import (
     Ladder,
     Model,
     Problems,
+    Related,
     Search,
 )
 
@@ -48,6 +49,7 @@ class Profile(Section):
     audit: Audit = DEFAULTS
     ladder: Ladder = DEFAULTS
     doctor: Doctor = DEFAULTS
+    related: Related = DEFAULTS
     search: Search = DEFAULTS
     attribution: Attribution = DEFAULTS
     overrides: Annotated[dict[str, dict[str, Any]], AfterValidator(known_arms)] = Field(
@@ -133,6 +135,7 @@ class Profile(Section):
             self.audit,
             self.ladder,
             self.doctor,
+            self.related,
             self.search,
             self.attribution,
         )

@@ -19,6 +19,7 @@ from response_priming.params.sections import (
     Ladder,
     Model,
     Problems,
+    Related,
     Search,
     Signal,
 )
@@ -279,6 +280,17 @@ class DoctorRun(Doctor, Distill, Generate, Model, CompareRun):
         return [Folder(self.output / "doctor", ["studies.doctor"], reads, {}, by_model=False)]
 
 
+class RelatedRun(Related, Evaluate, Distill, Generate, Model, Problems, Run):
+    """Parameters of notebooks/related.ipynb."""
+
+    stage = "related"
+
+    @property
+    def reads(self) -> list[Path]:
+        """The responses that the methods learn from."""
+        return [self.build / "responses" / self.related_strategy]
+
+
 class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
     """Parameters of notebooks/search.ipynb; a trial has values of its own for `train_steps` and `evaluate_every`."""
 
@@ -315,6 +327,6 @@ RUNS: dict[str, type[Run]] = {
     run.stage: run
     for run in (
         GenerateRun, PromptSignalsRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AuditRun,
-        ClaimsRun, LadderRun, DoctorRun, SearchRun, AttributionRun
+        ClaimsRun, LadderRun, DoctorRun, RelatedRun, SearchRun, AttributionRun
     )
 }  # fmt: skip

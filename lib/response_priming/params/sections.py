@@ -311,6 +311,30 @@ class Doctor(Section):
     doctor_examples: int = Field(16, ge=0, le=16, description="worked examples of the rung whose teacher sees more")
 
 
+class Related(Section):
+    """Related methods of distillation, each beside its controls, on the same problems and by the same evaluation."""
+
+    related_methods: list[str] = Field(
+        [
+            "feature-alignment",
+            "okd",
+            "elad",
+            "retrikt",
+            "minillm",
+            "moebert",
+            "self-features",
+            "l2a",
+            "on-policy-priming",
+            "lrp",
+        ],
+        min_length=1,
+        description="rows of the table, files of methods/; those that are not built yet say so",
+    )
+    related_strategy: Strategy = Field("none", description="strategy whose responses the methods learn from")
+    related_seeds: SomeSeeds = Field([0], description="training seeds of every row")
+    related_controls: int = Field(1, ge=0, description="controls of each method that are trained")
+
+
 class Search(Section):
     """Search for training values on the validation split."""
 

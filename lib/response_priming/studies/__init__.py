@@ -1,4 +1,5 @@
-"""Studies beside the paper, on request: the doctor, a search for training values, ladders, two runs side by side."""
+"""Studies beside the paper, on request: the doctor, a search for training values, ladders, related methods, two runs
+side by side."""
 
 import lazy_loader
 
@@ -8,10 +9,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "search": ["optimize", "trials"],
         "doctor": ["examine"],
         "ladder": ["climb"],
+        "related": ["compare"],
         "two_runs": ["accuracies", "origins", "read_run"],
         "figures": [
-            "accuracies_figure", "describe", "history_figure", "ladder_figure", "shown_accuracies", "shown_checks",
-            "shown_claims", "shown_findings", "shown_ladder", "shown_parameters", "shown_trials", "surface_figure",
+            "accuracies_figure", "describe", "history_figure", "ladder_figure", "related_figure", "shown_accuracies",
+            "shown_checks", "shown_claims", "shown_findings", "shown_ladder", "shown_parameters", "shown_related",
+            "shown_related_gains", "shown_trials", "surface_figure",
         ],
     },
 )  # fmt: skip

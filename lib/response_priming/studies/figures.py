@@ -1,4 +1,4 @@
-"""The figures, printed tables and sentences of the studies: of the search, the ladders, the doctor and two runs."""
+"""The figures, printed tables and sentences of the studies: search, ladders, related methods, the doctor, two runs."""
 
 from typing import Any
 
@@ -86,6 +86,42 @@ def ladder_figure(table: pd.DataFrame) -> Figure:
 def shown_ladder(table: pd.DataFrame) -> Styler:
     """The rungs as the notebook prints them: per cent, and one column for an interval."""
     return style.printed(table.assign(accuracy=100 * table["accuracy"], finished=100 * table["finished"]), "ladder")
+
+
+# --- related methods ---
+
+
+def related_figure(table: pd.DataFrame) -> Figure:
+    """Accuracy against the CPU seconds of a student's making, with 95 % intervals; a control, hollow, is joined to its
+    method."""
+    table = table.dropna(subset="accuracy")
+    drawn, axes = style.panels(8, 5)
+    places = table.assign(y=100 * table["accuracy"]).set_index("row")[["cpu_seconds", "y"]]
+    methods = [row for row, source in zip(table["row"], table["source"], strict=True) if isinstance(source, str)]
+    for row in table.to_dict("records"):
+        of = row["of"] or row["row"]
+        color = f"C{methods.index(of) % 10}" if of in methods else "0.4"
+        x, y = places.loc[row["row"]]
+        ends = [[max(y - 100 * row["low"], 0)], [max(100 * row["high"] - y, 0)]]
+        filled = "white" if row["of"] else color
+        axes.errorbar(
+            x, y, yerr=ends, fmt="o" if of in methods else "s", color=color, capsize=3, markerfacecolor=filled
+        )
+        if row["of"]:
+            axes.plot(*zip((x, y), places.loc[of], strict=True), color=color, linewidth=0.8, linestyle=":")
+        axes.annotate(row["title"], (x, y), (6, 3), textcoords="offset points", color=color, fontsize=8)
+    axes.set(xlabel="CPU seconds of a student's making", ylabel="Accuracy (%)", xscale="log")
+    return drawn
+
+
+def shown_related(table: pd.DataFrame) -> Styler:
+    """All rows as the notebook prints them."""
+    return style.printed(table, "related")
+
+
+def shown_related_gains(gains: pd.DataFrame) -> Styler:
+    """Each comparison of a method as the notebook prints it."""
+    return style.printed(gains, "gains")
 
 
 # --- the doctor ---

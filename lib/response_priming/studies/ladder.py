@@ -5,7 +5,7 @@ so that the student moves at all and the cost of each misalignment can be seen i
 `sections.REPAIRS` (see `methods.examples`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,10 +47,11 @@ CLOSING = {
 
 
 class Rung(NamedTuple):
-    """A student between two others: its arm, and the values that it is trained with instead of the run's.
+    """A student beside the arms: its arm, and the values that it is trained with instead of the run's.
 
     `teacher`: values that its teacher answers with instead of the run's, None where it answered before; `store`: the
-    rung with these responses, None for the run's own.
+    rung with these responses, None for the run's own. `method`: the related method that makes it (see
+    `methods.base.described`), None for the usual one; `live`: the strategy in whose prompt that asks a teacher.
     """
 
     title: str
@@ -58,6 +59,17 @@ class Rung(NamedTuple):
     values: dict[str, Any]
     teacher: dict[str, Any] | None = None
     store: str | None = None
+    method: dict[str, Any] | None = None
+    live: str | None = None
+
+
+class Made(NamedTuple):
+    """A rung that is trained and evaluated: its training, its graded answers, and all runs that made it."""
+
+    rung: str
+    training: params.DistillRun
+    graded: pd.DataFrame
+    runs: list[params.Run]
 
 
 def rungs(run: params.LadderRun) -> dict[str, dict[str, Any]]:
@@ -103,18 +115,39 @@ def close(run: params.DoctorRun) -> pd.DataFrame:
 def measure(
     run: params.LadderRun | params.DoctorRun, rungs: Mapping[str, Rung], folder: Path, common: dict[str, Any]
 ) -> pd.DataFrame:
-    """One row a rung: trained and evaluated unless that is done already, with the values that all have in `common`.
+    """One row a rung (see `make`).
 
     Columns: `rung`, `title`; `n` (answers: problems times seeds); `accuracy` by the run's rule and `finished` (share
     that ended within the budget), each with `_low` and `_high`, its 95 % Wilson interval; `mean_tokens`; `seconds` that
-    its making took. Students and scores of a rung are in its folder, or where the arm's are that it is.
+    its making took.
     """
     rows = []
+    for rung, _, graded, made in make(run, rungs, folder, common):
+        row = {"rung": rung, "title": rungs[rung].title, "n": len(graded)}
+        for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
+            low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
+            row |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
+        seconds = sum(artifacts.read(part.path)["wall_seconds"] for part_of in made for part in part_of.folders)
+        rows.append(row | {"mean_tokens": float(graded["tokens"].mean()), "seconds": seconds})
+    return pd.DataFrame(rows)
+
+
+def make(run: params.Run, rungs: Mapping[str, Rung], folder: Path, common: dict[str, Any]) -> Iterator[Made]:
+    """The rungs, each trained and evaluated unless that is done already, with the values that all have in `common`.
+
+    Students and scores of a rung are in its folder, or where the arm's are that it is. A rung that nothing is left to
+    train on is left out.
+    """
     for rung, one in rungs.items():
         place, taught = folder / rung, folder / one.store if one.store else None
         values = run.model_dump() | one.values | common | {"arm": one.arm}
         training, evaluation = params.DistillRun.of(values), params.EvaluateRun.of(values)
-        if one.values or taught or notebooks.lacking(training) or notebooks.lacking(evaluation):
+        if one.method:
+            training, evaluation = training.by(one.method), evaluation.by(one.method)
+        if one.live:
+            training = training.asking(params.GenerateRun.of(values | {"strategy": one.live}))
+        aside = one.values or taught or one.method
+        if aside or notebooks.lacking(training) or notebooks.lacking(evaluation):
             training, evaluation = training.placed(place, taught), evaluation.placed(place)
         made: list[params.Run] = [training, evaluation] if one.arm != arms.UNDISTILLED else [evaluation]
         with progress.part("rung", rung, list(rungs)):
@@ -127,10 +160,4 @@ def measure(
             if one.arm != arms.UNDISTILLED:
                 distill.train(training)
             graded = evaluate.answer(evaluation)
-        row = {"rung": rung, "title": one.title, "n": len(graded)}
-        for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
-            low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
-            row |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
-        seconds = sum(artifacts.read(part.path)["wall_seconds"] for part_of in made for part in part_of.folders)
-        rows.append(row | {"mean_tokens": float(graded["tokens"].mean()), "seconds": seconds})
-    return pd.DataFrame(rows)
+        yield Made(rung, training, graded, made)

@@ -1,0 +1,159 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import PrivateAttr
+from safetensors.torch import load_file
+
+from response_priming import distill, evaluate, generate, models, params
+from response_priming.distill import training
+from response_priming.errors import InputError
+from response_priming.methods import base
+from response_priming.studies import figures, related
+
+SIZES = {"n_train": 4, "train_steps": 2, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "warmup_steps": 0}
+SMALL = {"n_test": 3, "answer_tokens": 3, "held_out": 0.25, "learning_rate": 0.01, "worked_examples": 0, "top_k": 3}
+
+
+@pytest.fixture
+def run(make_run):
+    """A run of all methods, and the responses that they learn from."""
+    generate.respond(make_run("generate", strategy="none", n_train=4, worked_examples=0, response_tokens=4, top_k=3))
+    return make_run("related", **SIZES, **SMALL, response_tokens=4, related_controls=2)
+
+
+def test_every_method_is_built_or_planned():
+    names = params.RelatedRun().related_methods
+    assert {name for name in names if not related.built(name)} == set(related.PLANNED)
+
+
+@pytest.mark.parametrize("name", [name for name in params.RelatedRun().related_methods if related.built(name)])
+def test_a_method_says_what_it_is_and_its_controls_are_methods_with_one_other_value(name):
+    kind = base.find(name)
+    assert kind.title != base.Method.title
+    own = base.described(name)["parameters"]
+    assert len(kind.controls) >= 2
+    for changed in kind.controls.values():
+        other = base.described(name, changed)["parameters"]
+        assert [key for key in own if own[key] != other[key]] == [*changed]
+
+
+def test_an_unknown_method_is_one_line(make_run):
+    with pytest.raises(InputError, match=r"method 'minilm': there is no minilm.py in methods/"):
+        related.rows(make_run("related", related_methods=["minilm"]))
+
+
+def test_the_rows_are_made_once_in_folders_of_their_own_and_one_table_compares_them(run, monkeypatch):
+    table, gains = related.compare(run)
+    assert table["row"].tolist()[:3] == ["fine-tuned", "none", "shuffled"]
+    for name in run.related_methods:
+        rows = table[(table["row"] == name) | (table["of"] == name)]
+        if not related.built(name):
+            assert rows["verdict"].tolist() == ["not implemented"]
+            continue
+        assert len(rows) == 1 + 2
+        assert (rows["accuracy"].notna() & (rows["cpu_seconds"] > 0) & (rows["active"] > 0)).all()
+        assert rows["mechanism"].iloc[0]
+        assert set(gains.loc[gains["arm"] == name, "baseline"]) == {*rows["row"][1:], "none"}
+        assert np.isfinite(rows["control_points"].iloc[0])
+        folder = run.output / "related" / name / "students"
+        assert json.loads(next(folder.glob("*/seed-0/method.json")).read_text())["active"] > 0
+        assert not list(folder.rglob("beside.pt"))
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("made again"))
+    again, _ = related.compare(run)
+    assert again.equals(table)
+    assert "not implemented" in figures.shown_related(table).to_html()
+    assert figures.shown_related_gains(gains).to_html()
+    assert len(figures.related_figure(table).axes) == 1
+
+
+def test_references_are_taken_from_where_the_arms_are(run, make_run):
+    values = run.model_dump()
+    for arm in ("fine-tuned", "none", "shuffled"):
+        distill.train(params.DistillRun.of(values | {"arm": arm}))
+        evaluate.answer(params.EvaluateRun.of(values | {"arm": arm}))
+    few = make_run("related", **values | {"related_methods": ["lrp"]})
+    related.compare(few)
+    assert not (few.output / "related").exists()
+
+
+# --- the steps of a method ---
+
+
+class Beside(base.Method):
+    """A method that trains a number beside the student, and counts what it reads."""
+
+    rate: float = 0.5
+    _number: Any = PrivateAttr(None)
+
+    def beside(self):
+        torch.manual_seed(1)
+        self._number = torch.nn.Linear(1, 1)
+        return self._number
+
+    @property
+    def beside_rate(self):
+        return self.rate
+
+    def batch(self, model, batch, **at):  # noqa: ARG002
+        self.spent["teacher_read"] += len(batch["problem_ids"])
+        return batch
+
+    def loss(self, model, batch, **counts):
+        loss = super().loss(model, batch, **counts)
+        return loss._replace(total=loss.total + self._number(torch.ones(1)).square().sum())
+
+
+def weights_of(run):
+    return load_file(run.folders[0].path / "adapter_model.safetensors")
+
+
+def test_the_default_method_trains_as_no_method_does_bit_for_bit(make_run, monkeypatch):
+    monkeypatch.setattr(base, "find", lambda _: base.Method)
+    run = make_run("distill", arm="fine-tuned", **SIZES)
+    described = {"name": "self-features", "version": 1, "parameters": {}}
+    plain, other = run.placed(run.build / "a"), run.placed(run.build / "b").by(described)
+    one, two = distill.train(plain), distill.train(other)
+    assert one["loss"].equals(two["loss"])
+    mine, theirs = weights_of(plain), weights_of(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.0])
+def test_what_is_trained_beside_a_student_goes_on_from_a_checkpoint_and_stays_there(make_run, monkeypatch, rate):
+    monkeypatch.setattr(base, "find", lambda _: Beside)
+    run = make_run("distill", arm="fine-tuned", **SIZES | {"train_steps": 4}, save_every=1)
+    described = {"name": "self-features", "version": 1, "parameters": {"rate": rate}}
+    kept, on_save = [], training.Beside.on_save
+
+    def noted(self, args, state, *rest, **known):
+        on_save(self, args, state, *rest, **known)
+        kept.append((state.global_step, {name: weight.clone() for name, weight in self.weights.items()}))
+        if stopping and state.global_step == 2:
+            training._Sealed().on_save(args, state, *rest)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Beside, "on_save", noted)
+    stopping = False
+    whole = run.placed(run.build / "whole").by(described)
+    distill.train(whole)
+    straight, kept[:] = list(kept), []
+    stopping, halted = True, run.placed(run.build / "halted").by(described)
+    with pytest.raises(KeyboardInterrupt):
+        distill.train(halted)
+    stopping = False
+    distill.train(halted)
+    assert [step for step, _ in kept] == [1, 2, 3, 4]
+    for (_, one), (_, two) in zip(straight, kept, strict=True):
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    moved = not torch.equal(straight[0][1]["bias"], straight[-1][1]["bias"])
+    assert moved == (rate > 0)
+    assert all(torch.equal(weights_of(whole)[key], value) for key, value in weights_of(halted).items())
+    spent = [json.loads((one.folders[0].path / "method.json").read_text())["spent"] for one in (whole, halted)]
+    assert spent == [{"teacher_read": 8}, {"teacher_read": 8}]
+    plain = run.placed(run.build / "plain")
+    distill.train(plain)
+    assert weights_of(plain).keys() == weights_of(whole).keys()
