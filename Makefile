@@ -42,7 +42,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help paper ladder search attribution compare reproduce plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper doctor ladder search attribution compare reproduce plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -52,7 +52,7 @@ paper: $(PAGE) ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
 
 # The plan is looked at by every goal that builds results, and by no other. It also says which notebook needs which.
-ifneq ($(filter paper ladder search attribution plan $(BUILD)/%,$(or $(MAKECMDGOALS),help)),)
+ifneq ($(filter paper doctor ladder search attribution plan $(BUILD)/%,$(or $(MAKECMDGOALS),help)),)
 # What a kill cut short must not stop make, which writes it again.
 $(shell tail -n 1 $(BUILD)/plan/plan.mk 2> /dev/null | grep -q '^# complete$$' || rm -f $(BUILD)/plan/plan.mk)
 include $(BUILD)/plan/plan.mk
@@ -63,6 +63,9 @@ $(BUILD)/plan/plan.mk: FORCE | $(SETUP)
 
 attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the teacher (a quarter of an hour on two cores)
 	@echo "The attribution: $(abspath $<); make paper gives it a page"
+
+doctor: $(NB)/doctor.ipynb ## is each student what it should be, and why does it lose to fine-tuning (a quarter of an hour on two cores)
+	@echo "The doctor: $(abspath $<); make paper gives it a page"
 
 compare: $(SETUP) ## two runs side by side: A=laptop B=single-gpu; instead of a profile, a run's folder
 	@$(BIN)/response-priming compare-runs "$(A)" "$(B)"

@@ -83,7 +83,10 @@ def test_a_strategy_may_have_any_name_of_letters_digits_and_dashes(prompts, name
         ({"mine": None}, "strategies.mine = None: input should be a valid dictionary"),
         ({"two words": ENTRY}, "strategies.two words: 'two words' is no name; allowed: up to 64 of a-z, 0-9 and -"),
         ({"../../x": ENTRY}, "strategies.../../x: '../../x' is no name"),
-        ({"shuffled": ENTRY}, "strategies.shuffled: 'shuffled' is reserved, as are undistilled, fine-tuned, shuffled"),
+        (
+            {"shuffled": ENTRY},
+            "strategies.shuffled: 'shuffled' is reserved, as are undistilled, undistilled-ex",
+        ),
         ({"published-mine": ENTRY}, "strategies.published-mine: 'published-mine' is reserved, "),
         ({7: ENTRY}, "strategies.7 = 7: input should be a valid string"),
         ({"none": ENTRY}, "strategies.none: must be there, with an empty prefix"),

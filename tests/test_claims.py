@@ -4,69 +4,101 @@ import pytest
 
 from response_priming import arms, artifacts, claims, params, paths, style
 from response_priming.audit import findings
-from response_priming.claims import SUPPORTED, UNSUPPORTED, UNTESTABLE
 from response_priming.errors import InputError
+from response_priming.evaluate.verdicts import SUPPORTED, UNSETTLED, UNSUPPORTED, UNTESTABLE
 
 ARMS = ["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"]
 
 
 def gains(*rows):
-    """Rows of `tables.gains`: arm, baseline, points, low, high, p_holm; relative ones at a baseline of 40 %."""
-    columns = ["arm", "baseline", "points", "low", "high", "p_holm", "differ"]
-    table = pd.DataFrame([(*row, 40)[:7] for row in rows], columns=columns)
-    relative = {f"relative{end}": table[key] / 40 for end, key in (("", "points"), ("_low", "low"), ("_high", "high"))}
-    return table.assign(title=table["arm"], baseline_title=table["baseline"], wins=30, losses=10, seeds=1, **relative)
+    """Rows of `tables.gains`: arm, baseline, points, and, alone, half the interval's width; corrected, it is twice as
+    wide. Relative ones at a baseline of 40 %."""
+    table = pd.DataFrame([(*row, {})[:5] for row in rows], columns=["arm", "baseline", "points", "half", "changed"])
+    for key, half in (("", 2 * table["half"]), ("alone_", table["half"])):
+        table = table.assign(**{f"{key}low": table["points"] - half, f"{key}high": table["points"] + half})
+    relative = {f"relative{end}": table[key] / 40 for end, key in
+                (("", "points"), ("_low", "alone_low"), ("_high", "alone_high"))}  # fmt: skip
+    named = table.assign(title=table["arm"], baseline_title=table["baseline"], p=0.02, alone_p=0.01, **relative)
+    sizes = {"differ": 40, "seeds": 3, "clusters": 200, "detectable": 7.0}
+    return pd.DataFrame([row | sizes | row["changed"] for row in named.to_dict("records")], columns=[*named, *sizes])
+
+
+def primary(points, half, neutral=9, **changed):
+    return gains(
+        ("ground-truth", "none", points, half, changed), ("ground-truth", "constant-prefix", neutral, 4, changed)
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "verdict"),
     [
-        (("teacher", "none", 8, 3, 13, 0.01), SUPPORTED),
-        (("teacher", "none", 8, 3, 13, 0.06), UNSUPPORTED),
-        (("teacher", "none", 8, -1, 13, 0.01), UNSUPPORTED),
-        (("teacher", "none", -8, -13, -3, 0.01), UNSUPPORTED),
-        (("teacher", "none", 8, 3, 13, 0.01, 5), UNTESTABLE),
+        (("teacher", "none", 8, 3), SUPPORTED),
+        (("teacher", "none", 8, 5), UNSUPPORTED),  # alone its interval lies above 0, corrected it does not
+        (("teacher", "none", -8, 3), UNSUPPORTED),
+        (("teacher", "none", 8, 3, {"differ": 5}), UNTESTABLE),
+        (("teacher", "none", 8, 3, {"seeds": 2}), UNSETTLED),
+        (("teacher", "none", 8, 3, {"clusters": 3}), UNSETTLED),
     ],
 )
-def test_a_gain_needs_its_interval_and_its_p(row, verdict):
+def test_a_gain_is_judged_by_its_corrected_interval(row, verdict):
     assert claims.gain(gains(row))[1] == verdict
 
 
-def test_the_best_of_several_primed_arms_is_taken():
-    table = gains(("teacher", "none", 2, -3, 7, 0.8), ("confidence", "none", 9, 4, 14, 0.01))
-    text, verdict = claims.gain_claims(table, 0.55)["priming"]
-    assert text.startswith("confidence over none: +9.0 points (4.0 to 14.0), 30 wins, 10 losses, p (Holm) 0.010")
-    assert verdict == SUPPORTED
+def test_the_best_of_several_primed_arms_is_taken_and_corrected():
+    table = gains(("teacher", "fine-tuned", 2, 3), ("confidence", "fine-tuned", 9, 5))
+    text, verdict = claims.gain_claims(table, 0.55)["over-fine-tuning"]
+    assert text.startswith(
+        "confidence over fine-tuned: +9.0 points (-1.0 to 19.0), corrected p 0.020, 3 students an arm"
+    )
+    assert text.endswith("7.0 points would have been found four times in five")
+    assert verdict == UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    ("table", "verdict"),
+    [
+        (primary(8, 5), SUPPORTED),  # chosen beforehand, so not corrected
+        (primary(8, 9), UNSUPPORTED),
+        (primary(8, 5, neutral=3), UNSUPPORTED),  # neutral words do about as well
+        (primary(8, 5, seeds=1), UNSETTLED),
+        (primary(-8, 5, seeds=2), UNSETTLED),
+        (primary(8, 5, clusters=3), UNSETTLED),
+        (primary(8, 5).iloc[:1], UNSETTLED),  # neutral words were not run
+        (primary(8, 5, differ=3), UNTESTABLE),
+        (primary(8, 5).iloc[1:], UNTESTABLE),
+    ],
+)
+def test_priming_is_a_claim_about_ground_truth_over_both_no_prompt_and_neutral_words(table, verdict):
+    lead = gains(("teacher", "none", 30, 1), ("teacher", "constant-prefix", 30, 1))
+    assert claims.gain_claims(pd.concat([table, lead]), 0.55)["priming"][1] == verdict
+
+
+def test_what_is_not_settled_says_what_it_would_take():
+    text, verdict = claims.gain_claims(primary(8, 5, seeds=1), 0.55)["priming"]
+    assert verdict == UNSETTLED
+    assert "one student an arm; students an arm: 1 of 3 needed" in text
 
 
 UNPRIMED_ARMS = ["constant-prefix", "shuffled", "published-none", "published-teacher"]
 
 
 def test_controls_and_arms_as_released_are_no_gain_of_priming():
-    lead = [(arm, "none", 30, 20, 40, 0.001) for arm in UNPRIMED_ARMS]
-    found = claims.gain_claims(gains(("teacher", "none", 2, -3, 7, 0.8), *lead), 0.55)
-    assert found["priming"][0].startswith("teacher over none")
-    assert found["priming"][1] == UNSUPPORTED
-    assert claims.gain_claims(gains(*lead), 0.55)["priming"] == claims.ABSENT
-
-
-def test_only_primed_arms_are_set_against_the_fine_tuned_one():
-    answers = pd.DataFrame({"problem_id": ["a", "b"], "seed": 0, "hash-correct": [True, False]})
-    scores = dict.fromkeys([*ARMS, *UNPRIMED_ARMS], answers)
-    assert list(claims.over_fine_tuning(scores, "hash", seed=0)["arm"]) == ["teacher", "ground-truth", "confidence"]
+    lead = [(arm, "fine-tuned", 30, 1) for arm in UNPRIMED_ARMS]
+    found = claims.gain_claims(gains(("teacher", "fine-tuned", 2, 5), *lead), 0.55)
+    assert found["over-fine-tuning"][0].startswith("teacher over fine-tuned")
+    assert claims.gain_claims(gains(*lead), 0.55)["over-fine-tuning"] == claims.ABSENT
 
 
 @pytest.mark.parametrize(
-    ("points", "low", "high", "p", "verdict"),
+    ("points", "half", "verdict"),
     [
-        (20, 12, 28, 0.001, SUPPORTED),  # 30 to 70 %
-        (8, 3, 13, 0.001, UNSUPPORTED),  # 7.5 to 32.5 %: a gain, but not of 55 %
-        (8, -20, 40, 0.5, UNSUPPORTED),  # reaches 55 %, but is no gain
+        (20, 8, SUPPORTED),  # 30 to 70 %
+        (8, 5, UNSUPPORTED),  # 7.5 to 32.5 %: a gain, but not of 55 %
+        (8, 28, UNSUPPORTED),  # reaches 55 %, but is no gain
     ],
 )
-def test_the_relative_gain_must_be_a_gain_and_reach_the_claimed_one(points, low, high, p, verdict):
-    rows = gains(("ground-truth", "none", points, low, high, p))
-    assert claims.relative_gain(rows, 0.55)[1] == verdict
+def test_the_relative_gain_must_be_a_gain_and_reach_the_claimed_one(points, half, verdict):
+    assert claims.gain_claims(primary(points, half), 0.55)["relative-gain"][1] == verdict
 
 
 def test_gains_that_were_not_run_are_not_testable():

@@ -179,7 +179,7 @@ def test_a_template_without_a_system_role_passes(checked, model):
     [
         ({"audit": {"logs_dir": "nowhere"}}, "nowhere: "),
         ({"problems": {"n_test": 1}}, "problems.n_test = 1: intervals and tests need 2 or more"),
-        ({"problems": {"n_train": 200_000}}, "problems.largest_operand = 20: too small for 200000 different train "),
+        ({"problems": {"n_train": 400_000}}, "problems.largest_operand = 20: too small for 400000 different train "),
         ({"attention": {"attention_prompts": 5}}, "attention.attention_prompts = 5: more than problems.n_test = 4"),
         ({"distill": {"held_out": 0.05}}, "distill.held_out = 0.05: keeps 0 of 8 problems for validation; allowed: 0"),
         ({"distill": {"held_out": 0.95}}, "distill.held_out = 0.95: keeps 8 of 8 problems for validation; allowed: 0"),
@@ -376,6 +376,50 @@ def test_verdicts_never_replace_the_responses(responses, monkeypatch, spelling):
         done.stderr == f"response-priming: {Path(verdicts)}: holds the responses; write the verdicts to another file\n"
     )
     assert responses.read_bytes() == content
+
+
+# --- power ---
+
+
+def test_power_says_what_a_design_finds_and_what_it_lacks():
+    lines = [line.split(maxsplit=4) for line in call("power", "laptop-full").stdout.splitlines()]
+    assert lines[0] == ["problems", "students", "primary", "others", "lacks"]
+    assert [line[:2] for line in lines[1:]] == [["400", "3"], ["400", "5"], ["800", "3"], ["800", "5"], ["1,600", "5"]]
+    alone, corrected = ([float(line[place]) for line in lines[1:]] for place in (2, 3))
+    assert all(one < several for one, several in zip(alone, corrected, strict=True))
+    assert alone[0] > alone[1] > alone[3] > alone[4]
+    one = call("power", "laptop").stdout.splitlines()[1]
+    assert one.split(maxsplit=4)[4] == "students an arm: 1 of 3 needed"
+
+
+def test_power_follows_its_assumptions():
+    def primary(*options):
+        return float(call("power", "laptop", *options).stdout.splitlines()[2].split()[2])
+
+    usual = primary()
+    assert primary("--discordant", "0.1") < primary("--student-sd", "0") < usual < primary("--alike", "1")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--discordant", "30"], "--discordant = 30.0: allowed: 0 to 1"),
+        (["--alike", "-1"], "--alike = -1.0: allowed: 0 to 1"),
+        (["--student-sd", "nan"], "--student-sd = nan: allowed: 0 to 50"),
+    ],
+)
+def test_power_refuses_what_cannot_be(options, problem):
+    done = call("power", "laptop", *options)
+    assert (done.returncode, done.stderr) == (2, f"response-priming: {problem}\n")
+
+
+def test_power_of_arms_that_nothing_is_compared_with(tmp_path, monkeypatch):
+    shutil.copytree(paths.PARAMS, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mine.yaml").write_text("arms: [undistilled]")
+    monkeypatch.setattr(paths, "PARAMS", tmp_path)
+    assert call("power", "mine").stderr.endswith("arms = ['undistilled']: no two of them are compared\n")
+    (tmp_path / "mine.yaml").write_text("arms: [undistilled, undistilled-examples]")  # neither has students to draw
+    assert call("power", "mine").stdout.splitlines()[1].endswith("students an arm: 1 of 3 needed")
 
 
 def test_parameters_prints_the_cell():

@@ -19,8 +19,8 @@ def written(tmp_path, monkeypatch):
 
 def test_every_notebook_and_the_page_are_stale_at_first(written):
     names = [node.name for node in notebooks.nodes(params.load("laptop"))]
-    assert len(names) == len(set(names)) == 4 + 5 + 6 + 4
-    extras = {"prompt-signals-ground-truth", "ladder", "search", "attribution"}
+    assert len(names) == len(set(names)) == 4 + 5 + 7 + 4
+    extras = {"prompt-signals-ground-truth", "doctor", "ladder", "search", "attribution"}
     first, *_, last = (written / "plan.mk").read_text().splitlines()
     files = {f"$(NB)/{name}.ipynb" for name in [*names, *extras]}
     assert {*first.removesuffix(": FORCE").split()} == {*files, "$(PAGE)", "$(READY)"}

@@ -99,7 +99,7 @@ def test_a_table_has_the_headings_of_the_report_and_what_it_lacks_is_left_out():
     lines = style.printed(found, "calibration").to_string(delimiter="|").splitlines()
     assert lines == ["student|p", "A|< 0.001", "B|"]
     lines = style.printed(found, "gains").to_string(delimiter="|").splitlines()
-    assert lines == ["student|95 % interval|p", "A|0.1 to 0.2|< 0.001", "B||"]
+    assert lines == ["student|95 % interval, corrected|p, corrected", "A|0.1 to 0.2|< 0.001", "B||"]
 
 
 FOREIGN = "<script>1</script> costs $5 and $6, {{< var x >}}\n`|` *b*"

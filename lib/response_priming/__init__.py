@@ -1,7 +1,7 @@
 """Response priming in the distillation of language models. The map: from the top floor down, a line a room.
 
     cli                      the command line, and how it executes a notebook
-    studies                  on request, beside the paper: search, ladder of repairs, two runs side by side
+    studies                  on request, beside the paper: doctor, search, ladders, two runs side by side
     report                   the page
     notebooks, claims        which notebooks are stale; what the paper claims, with a verdict on each
     compare                  all arms side by side

@@ -1,7 +1,8 @@
 """Arms, the lines of the results table, and strategies, the prefixes that a teacher is primed with: what each one is.
 
 An arm is a way to make a student: from a teacher's responses under a strategy, whose name it then has; from the same
-in a control's way, or as the released code did (`published-STRATEGY`); from the data set's solutions; or not at all.
+in a control's way, or as the released code did (`published-STRATEGY`); from the data set's solutions; or not at all,
+asked like all others or with the teacher's worked examples in its prompt.
 What the paper printed of arms is in params/published-results.yaml, the strategies are in params/prompts.yaml.
 """
 
@@ -19,11 +20,18 @@ from response_priming import paths
 from response_priming.errors import InputError, first_problem
 
 UNDISTILLED, FINE_TUNED = "undistilled", "fine-tuned"
-CONTROLS = (UNDISTILLED, FINE_TUNED)  # the arms without a teacher
+SHOWN = "undistilled-examples"  # the undistilled student with the teacher's worked examples in its prompt
+UNTRAINED = (UNDISTILLED, SHOWN)
+CONTROLS = (*UNTRAINED, FINE_TUNED)  # the arms without a teacher
 UNPRIMED, SHUFFLED = "none", "shuffled"
 NEUTRAL = "constant-prefix"  # the control with as many words as a prefix, which say nothing
 RELEASED = "published-"  # begins the name of an arm that is trained as the released code did
-TITLES = {UNDISTILLED: "Undistilled", FINE_TUNED: "Fine-tuned", SHUFFLED: "KD, shuffled responses"}
+TITLES = {
+    UNDISTILLED: "Undistilled",
+    SHOWN: "Undistilled, worked examples",
+    FINE_TUNED: "Fine-tuned",
+    SHUFFLED: "KD, shuffled responses",
+}
 
 
 # What a profile's file may say: keys that exist, values of their own type (a bool is no number), finite numbers.

@@ -1,15 +1,15 @@
 """Stage claims: what the paper claims, what the audit of its logs supports, and what this profile's run measured.
 
-Each claim has one verdict, by a rule fixed here before any run: supported; not testable here, where what the rule needs
-was not run or no outcome could have satisfied it; not supported, which is everything else.
+Each claim has one verdict: supported, not supported, not settled by this profile, or not testable here. Which of them
+a gain of one arm over another has (prompting, distillation) is said by `evaluate.verdicts`, whose rules were written
+down before the first evaluation. The paper's claim that priming helps is about Ground Truth. The others:
 
-- A gain of one arm over another (prompting, distillation): supported if `stats.significant` holds, that is, its 95 %
-  interval lies above 0 and its Holm-corrected McNemar p is below 0.05; not testable if the two differ on fewer than six
-  problems. Of several primed arms the most accurate one is taken, and p is corrected for all of them.
-- The relative gain: the same, and the interval of the relative gain reaches the claimed value.
+- Prompted distillation beats fine-tuning: by the largest gain of a primed arm, corrected for all of them.
+- The relative gain: as priming, and the interval of that over the unprimed student reaches the claimed value.
 - The order of the arms, and attention that follows accuracy: supported if Spearman's rank correlation over arms has the
   published sign and an exact permutation p below 0.05 (for attention, of entropy and diagonal over the prompt); not
-  testable with fewer than five arms, where no p can be as small, or where all are equal.
+  settled where that would be said of fewer than three students an arm; not testable with fewer than five arms, where
+  no p can be as small, or where all are equal.
 - The teacher's confidence: supported if its mean over the problems is lower under the prompt than without, and the p of
   the paired t-test is below 0.05.
 """
@@ -23,10 +23,9 @@ import pandas as pd
 import scipy.stats
 
 from response_priming import arms, artifacts, compare, generate, params, stats, style
+from response_priming.evaluate.verdicts import PRIMARY, SUPPORTED, UNSETTLED, UNSUPPORTED, UNTESTABLE, on, on_primary
 
-SUPPORTED, UNSUPPORTED, UNTESTABLE = ("supported", "not supported", "not testable here")
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
-BEST = "ground-truth"
 METRICS = ("entropy", "diagonal")
 Found = tuple[str, str]  # what was measured, in words, and the verdict
 ABSENT: Found = ("not run", UNTESTABLE)
@@ -56,8 +55,7 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
     if "comparison" in there:
         compared = compare.compare(run.compared)
         found |= gain_claims(compared.gains, facts["relative_gain"])
-        found["over-fine-tuning"] = gain(over_fine_tuning(compare.read_scores(run.compared), run.rule, seed=run.seed))
-        measured = compared.accuracy.set_index("arm")["accuracy"]
+        measured, students = (compared.accuracy.set_index("arm")[key] for key in ("accuracy", "seeds"))
         printed = {arm: values["readme_accuracy"] for arm, values in facts["arms"].items()}
         found["order"] = follows({"README's accuracy": pd.Series(printed)}, measured, sign=1)
         if "attention" in there:
@@ -65,6 +63,9 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
             there_too = (heads["arm"] != arms.UNDISTILLED) & (heads["region"] == "prompt")
             means = heads[there_too].groupby("arm")[list(METRICS)].mean()
             found["attention"] = follows({name: means[name] for name in METRICS}, measured, sign=-1)
+        if students.drop(list(arms.UNTRAINED), errors="ignore").min() < stats.FEWEST["seeds"][0]:
+            ranked = {name: found[name] for name in ("order", "attention") if found[name][1] != UNTESTABLE}
+            found |= {name: (words, UNSETTLED) for name, (words, _) in ranked.items()}
     if {arms.UNPRIMED, "confidence"} <= there:
         found["teacher-confidence"] = confidence(
             *(generate.read(run.build / "responses" / strategy) for strategy in (arms.UNPRIMED, "confidence"))
@@ -81,20 +82,22 @@ def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
 
 def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
     """The claims that rows of `tables.gains` decide."""
-    primed = gains[(gains["baseline"] == arms.UNPRIMED) & gains["arm"].map(arms.is_primed)]
-    unprimed = gains[(gains["baseline"] == arms.UNDISTILLED) & (gains["arm"] == arms.UNPRIMED)]
+    rows: dict[tuple[str, str], Any] = {(row["arm"], row["baseline"]): row for row in gains.to_dict("records")}
+    main, verdict = [rows[pair] for pair in PRIMARY if pair in rows], on_primary(rows)
+    priming = relative = ABSENT
+    if verdict != UNTESTABLE:
+        words = "; ".join(_words(row, alone=True) for row in main)
+        ends = style.interval(100 * main[0]["relative_low"], 100 * main[0]["relative_high"])
+        reached = verdict != SUPPORTED or main[0]["relative_high"] >= claimed
+        priming = words, verdict
+        relative = f"{words}; relative: {main[0]['relative']:+.1%} ({ends} %)", verdict if reached else UNSUPPORTED
+    over_tuned = gains[(gains["baseline"] == arms.FINE_TUNED) & gains["arm"].map(arms.is_primed)]
     return {
-        "priming": gain(primed),
-        "relative-gain": relative_gain(primed[primed["arm"] == BEST], claimed),
-        "distillation": gain(unprimed),
+        "priming": priming,
+        "relative-gain": relative,
+        "over-fine-tuning": gain(over_tuned),
+        "distillation": gain(gains[(gains["baseline"] == arms.UNDISTILLED) & (gains["arm"] == arms.UNPRIMED)]),
     }
-
-
-def over_fine_tuning(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
-    """The primed arms against the fine-tuned one, in the columns of `tables.gains`."""
-    pairs = [(arm, arms.FINE_TUNED) for arm in scores if arms.is_primed(arm)]
-    found: pd.DataFrame = compare.gains_of(pairs, scores, rule, seed=seed)
-    return found
 
 
 def gain(rows: pd.DataFrame) -> Found:
@@ -102,31 +105,16 @@ def gain(rows: pd.DataFrame) -> Found:
     if rows.empty:
         return ABSENT
     row: Any = rows.iloc[int(rows["points"].argmax())]
-    text = (
-        f"{row['title']} over {row['baseline_title']}: {row['points']:+.1f} points "
-        f"({style.interval(row['low'], row['high'])}), {row['wins']} wins, {row['losses']} losses, "
-        f"p (Holm) {style.p_value(row['p_holm'])}, {style.seeds(row)}"
+    return _words(row), on(row)
+
+
+def _words(row: Any, *, alone: bool = False) -> str:
+    low, high, p = (row[f"alone_{key}" if alone else key] for key in ("low", "high", "p"))
+    found = f"{row['detectable']:.1f} points would have been found four times in five"
+    return (
+        f"{row['title']} over {row['baseline_title']}: {row['points']:+.1f} points ({style.interval(low, high)}), "
+        f"{'p' if alone else 'corrected p'} {style.p_value(p)}, {style.seeds(row)}; {stats.shortfall(row) or found}"
     )
-    return text, verdict_on(row)
-
-
-def verdict_on(row: Any) -> str:
-    """The verdict on one gain, a row of `tables.gains`."""
-    if row["differ"] < stats.FEWEST_DISAGREEMENTS:
-        return UNTESTABLE
-    return SUPPORTED if stats.significant(row) else UNSUPPORTED
-
-
-def relative_gain(rows: pd.DataFrame, claimed: float) -> Found:
-    """One gain, which must also reach a claimed relative one."""
-    text, verdict = gain(rows)
-    if rows.empty:
-        return ABSENT
-    row: Any = rows.iloc[0]
-    if verdict == SUPPORTED and row["relative_high"] < claimed:
-        verdict = UNSUPPORTED
-    ends = style.interval(100 * row["relative_low"], 100 * row["relative_high"])
-    return f"{text}; relative: {row['relative']:+.1%} ({ends} %)", verdict
 
 
 def follows(quantities: Mapping[str, "pd.Series[float]"], measured: "pd.Series[float]", *, sign: int) -> Found:

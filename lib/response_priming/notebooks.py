@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 from response_priming import arms, artifacts, params, paths, provenance
 from response_priming.errors import InputError
 
-# Titles of the notebooks' pages, where there is one a profile; the last three get one where they were executed.
+# Titles of the notebooks' pages, where there is one a profile; the last four get one where they were executed.
 PAGES = {
     "compare": "Compare all arms",
     "attention-visualize": "Attention inside the students",
     "audit": "Audit of the released logs",
     "claims": "The claims of the paper",
+    "doctor": "Why distillation loses to fine-tuning",
     "ladder": "What each deviation of the released code costs",
     "search": "Search on the validation split",
     "attribution": "What the teacher's responses are attributed to",
@@ -102,7 +103,10 @@ def nodes(profile: params.Profile) -> list[Node]:
 def extras(profile: params.Profile) -> list[Node]:
     """The notebooks that are executed when they are asked for, and what they need beyond those of the paper."""
     run, ladder, search = profile.run, profile.ladder.ladder_strategy, profile.search.search_strategy
+    scored = tuple(f"evaluate-{arm}" for arm in profile.arms)
     wanted = [
+        Node(run("generate", strategy=profile.doctor.doctor_strategy)),
+        Node(run("doctor"), (*scored, f"generate-{profile.doctor.doctor_strategy}")),
         Node(run("generate", strategy=ladder)),
         Node(run("generate", strategy=search)),
         Node(run("prompt-signals", strategy=ladder)),

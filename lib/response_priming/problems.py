@@ -3,13 +3,15 @@
 `procedural` makes seeded one- and two-step word problems in GSM8K's form. Its three splits share neither a story
 template nor an operand pair, so a student cannot answer a test problem by recalling a training problem.
 `gsm8k` reads GSM8K (Cobbe et al. 2021, arXiv 2110.14168) from the hub or from a folder of JSON lines, `local` whatever
-such a folder holds; there the validation split is cut from the end of train, because GSM8K has none. `rows` reads any
-JSON lines and CSV.
+such a folder holds, where a problem may name its `template`; there the validation split is cut from the end of train,
+because GSM8K has none. `rows` reads any JSON lines and CSV.
 """
 
 import csv
+import functools
 import hashlib
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -34,12 +36,14 @@ FORMATS = (".jsonl", ".csv")
 @dataclass(frozen=True)
 class Problem:
     """One problem. `solution` is in GSM8K's form: calculator marks `<<a+b=c>>` inside, `#### answer` at the end;
-    `answer` is that as `extraction.right_answer` writes it."""
+    `answer` is that as `extraction.right_answer` writes it; `template` names what the problem shares with others that
+    differ in names and numbers, None where the source names none."""
 
     id: str
     question: str
     solution: str
     answer: str
+    template: str | None = None
 
     @property
     def worked(self) -> str:
@@ -51,7 +55,8 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
     """The first `limit` problems of a split; of GSM8K's validation split, the last ones of train.
 
     Raises:
-        InputError: a file is missing or malformed, or the split holds fewer problems.
+        InputError: a file is missing or malformed, the split holds fewer problems, or templates of test problems tell
+            none of them from the others.
     """
     if source.dataset == "procedural":
         return procedural(split, limit, seed=seed, largest=source.largest_operand, two_step_share=source.two_step_share)
@@ -61,20 +66,22 @@ def load(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
         raise InputError(f"{origin}: {stem} holds {len(records)} problems, {limit} asked for")
     numbered = [_gsm8k_problem(f"{stem}-{number}", record, origin) for number, record in enumerate(records)]
     if split == "test":
+        _require_templates(numbered[: source.n_test], origin)
         return numbered[:limit]
     return numbered[len(numbered) - limit :] if split == "validation" else numbered[:limit]
 
 
 def require_unleaked(source: Problems) -> None:
-    """`InputError` where a question of test is in train, too: before anything learns from it."""
-    if source.dataset == "procedural":
+    """`InputError` where a question of test is in train, too, and `allow_leaked` is not said: before anything learns
+    from it."""
+    if source.dataset == "procedural" or source.allow_leaked:
         return
-    train, test = ([_words(record["question"]) for record in _records(source, stem)] for stem in ("train", "test"))
+    train, test = ([plain(record["question"]) for record in _records(source, stem)] for stem in ("train", "test"))
     tested = set(test)
     if both := [number for number, question in enumerate(train) if question in tested]:
         raise InputError(
             f"{source.data_dir or 'openai/gsm8k'}: train-{both[0]} is in test, too, as are {len(both) - 1} others of "
-            "train: take them out"
+            "train: take them out, or go on with problems.allow_leaked = true"
         )
 
 
@@ -84,9 +91,22 @@ def _records(source: Problems, stem: str) -> list[dict[str, str]]:
     return _from_hub(stem, source.dataset_revision)
 
 
-def _words(text: str) -> str:
-    """A text but for capitals, punctuation and blanks, in which copies differ."""
+def plain(text: str) -> str:
+    """The words of a text, without capitals, punctuation and blanks, in which copies of it differ."""
     return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+def _require_templates(asked: list[Problem], origin: str) -> None:
+    """`InputError` where test problems have templates that no statistics can go by: of some alone, or all the same."""
+    names = Counter(problem.template for problem in asked)
+    if None in names and len(names) > 1:
+        lacking = next(problem.id for problem in asked if problem.template is None)
+        raise InputError(f"{origin}: {lacking}: has no template, and others have; allowed: all of them, or none")
+    if None not in names and len(names) == 1 < len(asked):
+        raise InputError(
+            f"{origin}: template = {asked[0].template!r} in all {len(asked)} test problems; allowed: two or more, for "
+            "intervals over templates, or none"
+        )
 
 
 def some(source: Problems, split: Split, limit: int, *, seed: int) -> list[Problem]:
@@ -105,7 +125,7 @@ def some(source: Problems, split: Split, limit: int, *, seed: int) -> list[Probl
 def fingerprint(source: Problems) -> str:
     """What identifies the data in a recipe: digests of local files, the hub's revision, or the generator itself."""
     if source.dataset == "procedural":
-        return "procedural"
+        return f"procedural {GENERATOR}, stories {hashlib.sha256(STORIES.read_bytes()).hexdigest()[:16]}"
     if not source.data_dir:
         return f"openai/gsm8k@{source.dataset_revision}"
     files = [paths.given(source.data_dir) / f"{stem}.jsonl" for stem in ("train", "test")]
@@ -120,11 +140,12 @@ def _gsm8k_problem(problem_id: str, record: dict[str, str], origin: str) -> Prob
     answer = right_answer(solution) if "####" in solution else None
     if answer is None:
         raise InputError(f"{origin}: {problem_id}: answer does not end in `#### NUMBER`: {solution[-40:]!r}")
-    return Problem(problem_id, record["question"].strip(), solution, answer)
+    return Problem(problem_id, record["question"].strip(), solution, answer, record.get("template"))
 
 
 def read_jsonl(path: Path) -> list[dict[str, str]]:
-    """GSM8K records of one file; every row must be an object with text in its fields `question` and `answer`."""
+    """GSM8K records of one file; every row must be an object with text in its fields `question` and `answer`, and in
+    `template`, if there."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; the folder holds train.jsonl and test.jsonl")
     records = []
@@ -132,6 +153,8 @@ def read_jsonl(path: Path) -> list[dict[str, str]]:
         for field in ("question", "answer"):
             if not isinstance(record.get(field), str):
                 raise InputError(f"{where}: needs a string field {field!r}, as GSM8K's records have")
+        if not isinstance(record.get("template", ""), str):
+            raise InputError(f"{where}: template = {record['template']!r}: must be text, or left out")
         records.append(record)
     if not records:
         raise InputError(f"{path}: empty; expected one GSM8K record a line")
@@ -195,44 +218,44 @@ def _from_hub(stem: str, revision: str) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class Story:
-    """One addition told in words: `{n}` is a person, `{t}` a thing, `{x}` and `{y}` the numbers."""
+    """Two additions in a row told in words, the second of which (`then`) may be left out. `{n}` and `{m}` are persons,
+    `{t}` things, `{x}`, `{y}` and `{z}` the numbers."""
 
+    name: str
     text: str
+    then: str
     ask: str
 
+    def words(self, *, longer: bool) -> str:
+        """The question that it makes, of two steps where it is the longer one."""
+        return " ".join((self.text, self.then, self.ask) if longer else (self.text, self.ask))
 
-NAMES = ("Ana", "Ben", "Dan", "Eva", "Jack", "Kate", "Leo", "Mia", "Sam", "Tom")
-THINGS = ("apples", "books", "cards", "coins", "eggs", "flowers", "pencils", "shells", "stamps", "toys")
 
-# Additions only: asked to choose between adding and subtracting, a model of this size fails at the choice before it
-# comes to the arithmetic. Each split has stories of its own, so a test story was never seen in training.
-STORIES: dict[Split, tuple[Story, ...]] = {
-    "train": (
-        Story("{n} has {x} {t} and gets {y} more {t}.", "How many {t} does {n} have now?"),
-        Story("{n} buys {x} {t} on Monday and {y} {t} on Tuesday.", "How many {t} does {n} buy in total?"),
-        Story("{n} picks {x} {t}. Then {n} picks {y} {t} more.", "How many {t} does {n} pick in all?"),
-        Story("{n} sells {x} {t} in the morning and {y} {t} at noon.", "How many {t} does {n} sell altogether?"),
-    ),
-    "validation": (
-        Story("{n} packs {x} {t} and then {y} more {t}.", "How many {t} does {n} pack in total?"),
-        Story("{n} draws {x} {t} today and {y} {t} tomorrow.", "How many {t} does {n} draw in all?"),
-    ),
-    "test": (
-        Story("{n} finds {x} {t}. Then {n} finds {y} more.", "How many {t} does {n} find altogether?"),
-        Story("{n} owns {x} {t} and makes {y} more {t}.", "How many {t} does {n} own then?"),
-        Story("{n} counts {x} {t} on one shelf and {y} {t} on another.", "How many {t} does {n} count in total?"),
-    ),
-}
+# Of what is made of the same stories; raised where a change of the code changes the problems.
+GENERATOR = 2
+STORIES = paths.PARAMS / "stories.jsonl"
+NAMES = (
+    "Amy", "Ana", "Ben", "Bob", "Clara", "Dan", "Emma", "Eva", "Finn", "Grace", "Henry", "Ivy", "Jack", "Kate", "Leo",
+    "Lucy", "Max", "Mia", "Nina", "Omar", "Paul", "Ruth", "Sam", "Tom"
+)  # fmt: skip
+THINGS = (
+    "apples", "books", "bottles", "buttons", "candles", "cards", "coins", "cups", "eggs", "flowers", "keys", "lemons",
+    "marbles", "nuts", "oranges", "pears", "pencils", "plates", "ribbons", "shells", "spoons", "stamps", "stickers",
+    "toys"
+)  # fmt: skip
 
-# What happens next in a two-step problem; `{y}` is the third number. The first story's question is then not asked.
-SECOND_STEPS: dict[Split, tuple[Story, ...]] = {
-    "train": (
-        Story("Later {y} more {t} are added.", "How many {t} are there in the end?"),
-        Story("A friend brings {y} other {t}.", "How many {t} does that make?"),
-    ),
-    "validation": (Story("The next day {y} new {t} arrive.", "How many {t} are there now?"),),
-    "test": (Story("After that {y} further {t} turn up.", "How many {t} are there after that?"),),
-}
+
+@functools.cache
+def stories(split: Split) -> tuple[Story, ...]:
+    """A split's stories, of params/stories.jsonl.
+
+    Additions only: asked to choose between adding and subtracting, a model of this size fails at the choice before it
+    comes to the arithmetic. Each split has stories of its own, so a test story was never seen in training.
+    """
+    own = [row for _, row in rows(STORIES) if row["split"] == split]
+    return tuple(
+        Story(f"{split}-story-{number}", row["text"], row["then"], row["ask"]) for number, row in enumerate(own)
+    )
 
 
 def procedural(split: Split, limit: int, *, seed: int, largest: int, two_step_share: float) -> list[Problem]:
@@ -245,24 +268,27 @@ def procedural(split: Split, limit: int, *, seed: int, largest: int, two_step_sh
         done = len(problems)
         if done == limit:
             return list(problems.values())
-        story = STORIES[split][done % len(STORIES[split])]
-        second = choose.choice(SECOND_STEPS[split]) if _has_two_steps(done, two_step_share) else None
-        problem = _make(f"{split}-{done}", choose, story, choose.choice(pairs), second, largest)
+        story, longer = _turn(split, done, two_step_share)
+        problem = _make(f"{split}-{done}", choose, story, choose.choice(pairs), choose.randint(2, largest), longer)
         problems.setdefault(problem.question, problem)
     raise InputError(f"problems.largest_operand = {largest}: too small for {limit} different {split} problems")
 
 
-def _has_two_steps(place: int, share: float) -> bool:
-    return int((place + 1) * share) > int(place * share)
+def _turn(split: Split, place: int, share: float) -> tuple[Story, bool]:
+    """The story of the problem at a place, and whether it has two steps. Each round of stories begins with another one,
+    so that two steps do not come to the same ones in every round."""
+    own = stories(split)
+    return own[(place + place // len(own)) % len(own)], int((place + 1) * share) > int(place * share)
 
 
 def require_enough(split: Split, limit: int, pairs: int, *, largest: int, two_step_share: float) -> None:
     """`InputError` where the words and numbers of a story make fewer different problems than are asked of it."""
-    one_step = len(NAMES) * len(THINGS) * pairs
-    two_steps = one_step * len(SECOND_STEPS[split]) * (largest - 1)
-    asked = Counter((place % len(STORIES[split]), _has_two_steps(place, two_step_share)) for place in range(limit))
-    if any(count > (two_steps if longer else one_step) for (_, longer), count in asked.items()):
-        raise InputError(f"problems.largest_operand = {largest}: too small for {limit} different {split} problems")
+    asked = Counter(_turn(split, place, two_step_share) for place in range(limit))
+    for (story, longer), count in asked.items():
+        words = story.words(longer=longer)
+        persons = math.perm(len(NAMES), ("{n}" in words) + ("{m}" in words))
+        if count > persons * len(THINGS) * pairs * (largest - 1 if longer else 1):
+            raise InputError(f"problems.largest_operand = {largest}: too small for {limit} different {split} problems")
 
 
 def operand_pairs(split: Split, *, seed: int, largest: int) -> list[tuple[int, int]]:
@@ -276,17 +302,15 @@ def operand_pairs(split: Split, *, seed: int, largest: int) -> list[tuple[int, i
 
 
 def _make(
-    problem_id: str, choose: random.Random, story: Story, pair: tuple[int, int], second: Story | None, largest: int
+    problem_id: str, choose: random.Random, story: Story, pair: tuple[int, int], more: int, longer: bool
 ) -> Problem:
-    words = {"n": choose.choice(NAMES), "t": choose.choice(THINGS)}
-    question, ask = story.text.format(**words, x=pair[0], y=pair[1]), story.ask
-    total, steps = _add(*pair)
-    if second:
-        more = choose.randint(2, largest)
-        question += " " + second.text.format(**words, y=more)
+    (n, m), (x, y) = choose.sample(NAMES, 2), pair
+    question = story.words(longer=longer).format(n=n, m=m, t=choose.choice(THINGS), x=x, y=y, z=more)
+    total, steps = _add(x, y)
+    if longer:
         total, step = _add(total, more)
-        steps, ask = f"{steps}\n{step}", second.ask
-    return Problem(problem_id, f"{question} {ask.format(**words)}", f"{steps}\n#### {total}", str(total))
+        steps = f"{steps}\n{step}"
+    return Problem(problem_id, question, f"{steps}\n#### {total}", str(total), story.name)
 
 
 def _add(x: int, y: int) -> tuple[int, str]:

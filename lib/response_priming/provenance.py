@@ -154,6 +154,8 @@ def content(run: params.Run) -> dict[str, Any]:
         found["prefixes"] = {name: arms.strategies()[name]["prefix"] for name in strategies}
     if isinstance(run, params.AuditRun):
         found["logs"] = logs(paths.given(run.logs_dir)) if run.logs_dir else None
+        file = paths.given(run.disputed) if run.disputed else None
+        found["disputed"] = digest(file) if file and file.is_file() else run.disputed
     return found
 
 

@@ -18,7 +18,7 @@ from response_priming.extraction import RULES, right_answer
 
 SUMMARY = (
     "n", "seeds", "correct", "accuracy", "low", "high", "covers", "spread", "answered", "accuracy_answered", "finished",
-    "mean_tokens",
+    "accuracy_finished", "mean_tokens",
 )  # fmt: skip
 
 
@@ -46,11 +46,11 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
     95 % interval (see `interval`), and what that `covers`; `spread`, the standard deviation of the students'
     accuracies (NaN for one); `answered`, the share of responses in which the rule found a number, and
     `accuracy_answered`, the accuracy among those (NaN for none): their product is the accuracy; `finished`, the share
-    that ended within its budget; `mean_tokens`.
+    that ended within its budget, and `accuracy_finished`, the accuracy among those (NaN for none); `mean_tokens`.
     """
-    right = by_student(answers, rule)
-    low, high = stats.accuracy_interval(right)
-    answered = answers[rule].notna()
+    right, named = by_student(answers, rule), templates(answers)
+    low, high = stats.accuracy_interval(right, named)
+    answered, finished, correct = answers[rule].notna(), answers["finished"], answers[f"{rule}-correct"]
     return {
         "n": right.shape[1],
         "seeds": len(right),
@@ -58,11 +58,12 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
         "accuracy": float(right.mean()),
         "low": low,
         "high": high,
-        "covers": "problems" if len(right) == 1 else "problems and seeds",
+        "covers": ("problems" if named is None else "templates") + (" and seeds" if len(right) > 1 else ""),
         "spread": float(right.mean(axis=1).std(ddof=1)) if len(right) > 1 else np.nan,
         "answered": float(answered.mean()),
-        "accuracy_answered": float(answers.loc[answered, f"{rule}-correct"].mean()),
-        "finished": float(answers["finished"].mean()),
+        "accuracy_answered": float(correct[answered].mean()),
+        "finished": float(finished.mean()),
+        "accuracy_finished": float(correct[finished].mean()),
         "mean_tokens": float(answers["tokens"].mean()),
     }
 
@@ -71,6 +72,24 @@ def by_student(answers: pd.DataFrame, rule: str) -> Any:
     """Right or wrong as an array of bool [seeds, problems]; without a `seed` column all rows are of one student."""
     right = answers[f"{rule}-correct"].to_numpy(bool)
     return right.reshape(answers["seed"].nunique() if "seed" in answers else 1, -1)
+
+
+def templates(answers: pd.DataFrame) -> Any:
+    """The template of each problem, where the answers have a column `template`, else None; problems of one template
+    are no independent ones.
+
+    Raises:
+        InputError: a problem has none, or all have the same.
+    """
+    if "template" not in answers:
+        return None
+    named = answers["template"].to_numpy()[: answers["problem_id"].nunique()]
+    if pd.isna(named).any() or len(set(named)) < 2:
+        raise InputError(
+            f"template: {pd.isna(named).sum()} of {len(named)} problems have none, the others {len(set(named))}; "
+            "allowed: one for each problem and two or more in all, or no column `template`"
+        )
+    return named
 
 
 # --- any file of responses ---

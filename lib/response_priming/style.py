@@ -218,8 +218,8 @@ def p_value(p: float) -> str:
 
 
 def seeds(row: Any) -> str:
-    """How many students of each arm something rests on, `one training seed` or `3 training seeds`."""
-    return "one training seed" if row["seeds"] == 1 else f"{row['seeds']} training seeds"
+    """How many students of each arm something rests on, `one student an arm` or `3 students an arm`."""
+    return f"{'one student' if row['seeds'] == 1 else str(row['seeds']) + ' students'} an arm"
 
 
 def words(file: str, values: Mapping[str, Any]) -> str:

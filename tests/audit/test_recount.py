@@ -107,7 +107,8 @@ def test_pairs_are_tested_on_the_counts_of_the_record():
     assert (row["wins"], row["losses"]) == (395, 169)
     assert row["points"] == pytest.approx(100 * (637 - 411) / 1319)
     assert row["relative_low"] < row["relative"] < row["relative_high"]
-    assert (tests["p_holm"] >= tests["p"]).all()
+    assert (tests["p"] >= tests["alone_p"]).all()
+    assert ((tests["p"] < 0.05) == (tests["low"] * tests["high"] > 0)).all()
 
 
 @pytest.mark.parametrize("arm", released.LOGS)

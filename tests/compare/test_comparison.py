@@ -1,5 +1,7 @@
 import json
+import re
 import shutil
+from dataclasses import replace
 from io import StringIO
 
 import nbformat
@@ -11,14 +13,15 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from response_priming import arms, artifacts, engines, notebooks, params, paths, problems
-from response_priming.compare import comparison, figures
+from response_priming.compare import comparison, figures, leakage
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
 from response_priming.generate import store
 from response_priming.scoring import grade
 
 ACCURACY = {
-    "undistilled": 0.1, "fine-tuned": 0.6, "none": 0.3, "teacher": 0.5, "ground-truth": 0.45, "confidence": 0.4
+    "undistilled": 0.1, "undistilled-examples": 0.2, "fine-tuned": 0.6, "none": 0.3, "teacher": 0.5,
+    "ground-truth": 0.45, "confidence": 0.4,
 }  # fmt: skip
 PROFILE = params.load("laptop")
 
@@ -31,6 +34,8 @@ def write_scores(arm, ids=None, **changed):
             "problem_id": ids or [problem.id for problem in asked],
             "question": [problem.question for problem in asked],
             "answer": [problem.answer for problem in asked],
+            "template": [problem.template for problem in asked],
+            "calculations": [problem.solution.count("<<") for problem in asked],
             "response": [f"#### {p.answer}" if one else "<<1+1=2>> NaN" for p, one in zip(asked, right, strict=True)],
             "tokens": 9,
             "finished": right,
@@ -119,10 +124,36 @@ def test_second_call_reads_what_the_first_wrote(made, monkeypatch):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name))
 
 
-def test_accuracy_carries_the_readme_figure(found):
-    printed = found.accuracy.set_index("arm")["published"]
-    assert printed["ground-truth"] == 0.4814
-    assert printed.notna().all()
+def test_accuracies_printed_elsewhere_stand_beside_none_of_these(found):
+    assert not {name for name in found.accuracy if "published" in name}
+    assert "48.1" not in figures.shown(found, "accuracy").to_html()
+
+
+def test_no_test_problem_is_among_those_of_the_other_splits(found):
+    assert found.leakage[["split", "n", "others"]].to_numpy().tolist() == [["train", 200, 160], ["validation", 200, 8]]
+    assert not found.leakage[list(leakage.KINDS)].to_numpy().any()
+
+
+def test_accuracy_is_told_apart_by_the_number_of_calculations(found):
+    counts = found.lengths.groupby("calculations")["n"].unique().map(list).to_dict()
+    assert counts == {1: [150], 2: [50]}
+
+
+@pytest.mark.usefixtures("build")
+def test_leaked_test_problems_are_counted(monkeypatch):
+    load = problems.load
+
+    def leaked(source, split, limit, *, seed):
+        found = load(source, split, limit, seed=seed)
+        if split == "validation":
+            asked = load(source, "test", 2, seed=seed)
+            others = [asked[0].question.upper(), re.sub(r"\d+", "77", asked[1].question)]
+            found[:2] = [replace(one, question=text) for one, text in zip(found, others, strict=False)]
+        return found
+
+    monkeypatch.setattr(problems, "load", leaked)
+    table = comparison.leakage_table(PROFILE.run("compare")).set_index("split")
+    assert table[list(leakage.KINDS)].to_numpy().tolist() == [[0, 0, 0], [1, 1, 0]]
 
 
 def test_response_that_says_nan_stays_text(found):
@@ -197,6 +228,23 @@ def test_parameters_that_the_scores_contradict_are_refused():
         comparison.compare(params.CompareRun(n_test=50))
 
 
+def test_one_student_does_not_pass_for_several(build):
+    for arm in PROFILE.arms:
+        for seed in (0, 1):
+            place = build / "scores" / arm / f"seed-{seed}"
+            if not place.exists() and arm != arms.UNDISTILLED:
+                shutil.copytree(build / "scores" / arm / "seed-0", place)
+            if place.exists():
+                recipe = artifacts.read(build / "scores" / arm / "seed-0")["recipe"]
+                given = f"answers/{arm}/seed-{0 if arm == 'teacher' else seed}"
+                answers = pd.read_parquet(place / "answers.parquet")
+                with artifacts.writing(place, recipe | {"inputs": {given: {}}}) as folder:
+                    answers.to_parquet(folder / "answers.parquet", index=False)
+    message = r"scores/teacher/seed-1: scores answers/teacher/seed-0: one student where seeds = \[0, 1\] claim one each"
+    with pytest.raises(InputError, match=message):
+        comparison.read_scores(PROFILE.run("compare").model_copy(update={"seeds": [0, 1]}))
+
+
 @pytest.mark.usefixtures("build")
 def test_single_problem_is_refused():
     with pytest.raises(InputError, match=r"n_test = 1: .* 2 or more"):
@@ -250,10 +298,10 @@ def test_responses_are_shown_as_text_not_markup(found):
     assert "&lt;&lt;1+1=2&gt;&gt;" in figures.shown(found, "samples").to_html()
 
 
-def test_accuracy_figure_has_arms_in_order_with_printed_values(found):
+def test_accuracy_figure_has_arms_in_order(found):
     (axes,) = figures.accuracy_figure(found).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == list(found.accuracy["title"])
-    assert "paper 48.1" in [text.get_text() for text in axes.texts]
+    assert [text.get_text() for text in axes.texts] == [f"{100 * one:.1f}" for one in found.accuracy["accuracy"]]
     assert axes.yaxis_inverted()
 
 
@@ -293,7 +341,8 @@ def test_notebook_shows_one_figure_or_table_in_each_labelled_cell(monkeypatch):
         "fig-loss",
         "fig-reliability",
     }
-    tables = {"tbl-accuracy", "tbl-gains", "tbl-rules", "tbl-teacher", "tbl-samples", "tbl-steps", "tbl-calibration"}
+    tables = {"tbl-lengths", "tbl-leakage"}
+    tables |= {"tbl-accuracy", "tbl-gains", "tbl-rules", "tbl-teacher", "tbl-samples", "tbl-steps", "tbl-calibration"}
     assert {label for label, kind in labels.items() if kind is Styler} == tables
 
 

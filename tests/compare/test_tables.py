@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from response_priming.compare import tables
+from response_priming.errors import InputError
 from response_priming.extraction import RULES
 from response_priming.scoring import grade
 
@@ -39,13 +40,15 @@ def scores():
 
 
 def test_accuracy_keeps_the_order_of_the_arms(scores):
-    assert list(tables.accuracy(scores, RULE, {})["arm"]) == list(scores)
+    assert list(tables.accuracy(scores, RULE)["arm"]) == list(scores)
 
 
-def test_published_accuracy_is_missing_where_the_paper_has_none(scores):
-    table = tables.accuracy(scores, RULE, {"teacher": 0.423}).set_index("arm")
-    assert table.loc["teacher", "published"] == 0.423
-    assert table["published"].isna().sum() == 3
+def test_accuracy_is_told_apart_by_the_number_of_calculations():
+    answers = arm(True, False, True, False).assign(calculations=[1, 1, 2, 1])
+    table = tables.lengths({"none": answers}, RULE)
+    assert table[["arm", "calculations", "n", "correct"]].to_numpy().tolist() == [["none", 1, 3, 1], ["none", 2, 1, 1]]
+    assert table["accuracy"].tolist() == [pytest.approx(1 / 3), 1]
+    assert len(tables.lengths({"none": answers.assign(template=["a", "b", "c", "a"])}, RULE)) == 2
 
 
 # --- gains ---
@@ -58,6 +61,8 @@ def test_gains_pair_trained_with_undistilled_and_primed_with_unprimed(scores):
         ("none", "undistilled"),
         ("teacher", "undistilled"),
         ("teacher", "none"),
+        ("none", "fine-tuned"),
+        ("teacher", "fine-tuned"),
     ]
 
 
@@ -69,20 +74,45 @@ def test_primed_arms_are_compared_with_neutral_words_too(scores):
 
 
 def test_gain_is_the_difference_of_the_accuracies_in_points(scores):
-    accuracy = tables.accuracy(scores, RULE, {}).set_index("arm")["accuracy"]
+    accuracy = tables.accuracy(scores, RULE).set_index("arm")["accuracy"]
     for row in tables.gains(scores, RULE, seed=0).itertuples():
         assert row.points == pytest.approx(100 * (accuracy[row.arm] - accuracy[row.baseline]))
         assert row.low <= row.points <= row.high
         assert row.wins - row.losses == round(row.points * 40 / 100)
 
 
-def test_holm_never_lowers_a_p_and_raises_the_smallest_by_the_number_of_pairs(scores):
+def test_gains_are_corrected_for_all_pairs(scores):
     table = tables.gains(scores, RULE, seed=0)
-    assert (table["p_holm"] >= table["p"]).all()
-    assert table["p_holm"].min() == pytest.approx(min(1, 4 * table["p"].min()))
+    assert (table["p"] >= table["alone_p"]).all()
+    assert ((table["p"] < 0.05) == (table["low"] * table["high"] > 0)).all()
+    alone = tables.gains({name: scores[name] for name in ("none", "teacher")}, RULE, seed=0).iloc[0]
+    row = table.set_index(["arm", "baseline"]).loc[("teacher", "none")]
+    assert row["low"] < alone["low"] <= alone["alone_low"] == row["alone_low"]
 
 
-@pytest.mark.parametrize("arms", [["undistilled"], ["teacher"], ["fine-tuned", "none"]])
+def test_each_gain_says_what_a_verdict_would_lack(scores):
+    assert set(tables.gains(scores, RULE, seed=0)["lacks"]) == {"students an arm: 1 of 3 needed"}
+    three = {name: pd.concat([answers.assign(seed=seed) for seed in range(3)]) for name, answers in scores.items()}
+    assert set(tables.gains(three, RULE, seed=0)["lacks"]) == {""}
+
+
+def test_problems_of_one_template_are_one_cluster(scores):
+    templates = [f"story {number % 4}" for number in range(40)]
+    told = {name: answers.assign(template=templates) for name, answers in scores.items()}
+    row = tables.gains(told, RULE, seed=0).iloc[0]
+    assert (row["n"], row["clusters"]) == (40, 4)
+    assert "problems or templates: 4 of 6 needed" in row["lacks"]
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [(["one"] * 40, "0 of 40 problems have none, the others 1"), ([None, *["a"] * 39], "1 of 40")]
+)
+def test_templates_that_tell_no_problems_apart_are_refused(scores, named, said):
+    with pytest.raises(InputError, match=f"template: {said}"):
+        tables.gains({name: answers.assign(template=named) for name, answers in scores.items()}, RULE, seed=0)
+
+
+@pytest.mark.parametrize("arms", [["undistilled"], ["teacher"], ["fine-tuned"]])
 def test_without_a_baseline_gains_are_an_empty_table_with_its_columns(scores, arms):
     full = tables.gains(scores, RULE, seed=0)
     table = tables.gains({name: scores[name] for name in arms}, RULE, seed=0)
@@ -98,7 +128,7 @@ def test_gains_read_the_seed_column(scores):
     many = {"undistilled": scores["undistilled"].assign(seed=0), "teacher": pd.concat(blocks, ignore_index=True)}
     (row,) = tables.gains(many, RULE, seed=0).to_dict("records")
     assert row["points"] == pytest.approx(100 * (0.75 - 0.25))
-    assert tables.accuracy(many, RULE, {})["seeds"].tolist() == [1, 2]
+    assert tables.accuracy(many, RULE)["seeds"].tolist() == [1, 2]
 
 
 # --- rules and samples ---
@@ -114,7 +144,7 @@ def test_rules_table_has_an_accuracy_for_every_rule(scores):
 
 
 def test_every_table_of_accuracies_or_differences_says_n_seeds_and_interval(scores):
-    for table in (tables.accuracy(scores, RULE, {}), tables.gains(scores, RULE, seed=0), tables.rules(scores)):
+    for table in (tables.accuracy(scores, RULE), tables.gains(scores, RULE, seed=0), tables.rules(scores)):
         assert {"n", "seeds", "low", "high"} <= set(table)
         assert (table["n"] == len(scores["none"])).all()
 

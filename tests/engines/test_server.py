@@ -112,6 +112,22 @@ def test_the_signal_is_sorted_cut_and_completed_by_its_tail(engine):
     assert response.signal.tail_logprobs[0] == pytest.approx(-4.337, abs=0.01)  # log(1 - e^-0.1 - e^-2.5)
 
 
+def test_the_log_probability_of_a_given_token_is_the_servers_even_outside_the_k(engine):
+    ((_, response),) = engine.respond(PROMPTS[:1], max_tokens=5, top_k=2)
+    assert response.tokens == [1, 0]
+    assert 0 not in response.signal.top_ids
+    assert response.token_logprobs.tolist() == pytest.approx([-0.1, -3.0], abs=1e-3)
+
+
+def test_a_server_that_does_not_say_the_log_probability_of_a_given_token_is_no_error(engine, stub, monkeypatch):
+    answer = stub.answer
+    monkeypatch.setattr(
+        stub, "answer", lambda body: json.loads(json.dumps(answer(body)).replace("token_id:0", "token_id:8"))
+    )
+    ((_, response),) = engine.respond(PROMPTS[:1], max_tokens=5, top_k=2)
+    assert np.isnan(response.token_logprobs).tolist() == [False, True]
+
+
 def test_never_more_requests_at_once_than_the_batch(engine, stub):
     list(engine.respond(PROMPTS * 2, max_tokens=5))
     assert stub.most == 3

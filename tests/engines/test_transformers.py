@@ -151,6 +151,18 @@ def test_the_signal_is_the_models_own_distribution(stopping, shared):
         assert response.signal.top_ids[:, 0].tolist() == response.tokens
 
 
+def test_the_log_probability_of_a_drawn_token_is_said_even_outside_the_k(endless, prompts):
+    engine = transformers.TransformersEngine(endless, tiny.tokenizer(), batch=4)
+    outside = 0
+    for index, response in engine.respond(prompts, max_tokens=LENGTH, top_k=2, temperature=2.0):
+        with torch.inference_mode():
+            logits = endless(torch.tensor([prompts[index] + response.tokens])).logits[0, len(prompts[index]) - 1 : -1]
+        wanted = logits.log_softmax(-1).gather(-1, torch.tensor(response.tokens)[:, None])[:, 0]
+        assert np.allclose(response.token_logprobs, wanted.numpy(), rtol=1e-3, atol=1e-3)
+        outside += (response.signal.top_ids != np.array(response.tokens)[:, None]).all(-1).sum()
+    assert outside > LENGTH
+
+
 @pytest.mark.parametrize("shared", [0, 40])
 def test_the_tail_is_what_the_top_tokens_leave(endless, shared):
     prompts = some_prompts(3, shared)
@@ -252,7 +264,7 @@ def test_more_tokens_than_there_are_keep_the_whole_distribution(endless, prompts
 
 def test_no_signal_where_none_is_asked_for(endless, prompts):
     response = respond(endless, prompts[:1])[0]
-    assert response.signal is None
+    assert (response.signal, response.token_logprobs) == (None, None)
 
 
 tokens = st.lists(st.integers(0, 2), min_size=1, max_size=50)

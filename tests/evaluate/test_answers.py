@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -6,11 +7,13 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from response_priming import artifacts, engines, params, paths
+from response_priming import artifacts, engines, params, paths, problems
 from response_priming.errors import InputError
 from response_priming.evaluate import answers as evaluate
 from response_priming.extraction import RULES
 from response_priming.scoring import grade
+
+PROBLEMS = params.load("laptop").problems
 
 
 class CharacterTokenizer:
@@ -168,3 +171,28 @@ def test_grading_leaves_its_input_alone():
     table = pd.DataFrame({"response": ["7"], "answer": ["7"]})
     grade(table)
     assert list(table) == ["response", "answer"]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_one_arm_is_shown_the_teachers_examples_and_no_other():
+    asked = problems.load(PROBLEMS, "test", 1, seed=0)[0]
+    shown = [problem.question for problem in problems.load(PROBLEMS, "validation", 3, seed=0)]
+    for arm, before in (("undistilled-examples", shown), ("undistilled", [])):
+        evaluate.answer(run(arm, worked_examples=3))
+        chat = json.loads(bytes(Engine.asked[0]))
+        assert [turn["content"] for turn in chat if turn["role"] == "user"] == [*before, asked.question]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_answers_say_the_template_and_the_number_of_calculations():
+    answers = evaluate.answer(run())
+    asked = problems.load(PROBLEMS, "test", 200, seed=0)
+    assert list(answers["template"]) == [problem.template for problem in asked]
+    assert list(answers["calculations"]) == [problem.solution.count("<<") for problem in asked]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_without_templates_there_is_no_column_of_them(monkeypatch):
+    asked = [replace(one, template=None) for one in problems.load(PROBLEMS, "test", 200, seed=0)]
+    monkeypatch.setattr(problems, "load", lambda *_, **__: asked)
+    assert "template" not in evaluate.answer(run())

@@ -86,26 +86,22 @@ class Faults:
         assert done.returncode == 0, done.stdout + done.stderr
         self.before = results(self.project.build)
 
-    def change(self) -> None:
-        """Another learning rate for one arm."""
-        self.project.write(overrides={"none": {"learning_rate": 2e-3}})
+    def turn(self, *, changed: bool) -> None:
+        """Set another learning rate for one arm, or take it back."""
+        self.project.write(overrides={"none": {"learning_rate": 2e-3}} if changed else {})
+
+    def turn_anew(self, *, changed: bool) -> None:
+        """The same, and what that value made before has to be made again."""
+        self.turn(changed=changed)
+        for store in ("students", "answers"):
+            shutil.rmtree(self.project.build / store / "none" / ".kept", ignore_errors=True)
 
     @functools.cached_property
     def changed(self) -> dict[str, Any]:
-        """What an undisturbed run makes with the other learning rate; the run of before is back afterwards."""
-        self.change()
+        """What an undisturbed run makes with the other learning rate, which is set from then on."""
+        self.turn(changed=True)
         assert self.project.make("paper").returncode == 0
-        made = results(self.project.build)
-        self.back()
-        return made
-
-    def back(self) -> subprocess.CompletedProcess[str]:
-        """The profile of before, and what it made; what the other one made has to be made again next time."""
-        self.project.write(overrides={})
-        done = self.project.make("paper")
-        for store in ("students", "answers"):
-            shutil.rmtree(self.project.build / store / "none" / ".kept", ignore_errors=True)
-        return done
+        return results(self.project.build)
 
     def artefacts(self) -> list[Path]:
         """The files that a person may come upon."""
@@ -132,13 +128,14 @@ class Faults:
         """SIGKILL of everything at a random time; then again, and the parameter taken back."""
         wanted = self.changed
         for _ in range(self.times):
-            self.change()
+            self.turn_anew(changed=False)
             after = self.draw.uniform(1, 25)
             with self.project.started("paper") as running:
                 time.sleep(after)
                 os.killpg(running.pid, signal.SIGKILL)
-            yield self.judged(self.project.make("paper"), wanted), f"killed after {after:.1f} s"
-            yield self.judged(self.back(), self.before), f"killed after {after:.1f} s, and taken back"
+            yield self.judged(self.project.make("paper"), self.before), f"killed after {after:.1f} s"
+            self.turn(changed=True)
+            yield self.judged(self.project.make("paper"), wanted), f"killed after {after:.1f} s, and taken back"
 
     def damage(self) -> Iterator[Outcome]:
         """Files changed, cut, emptied, removed, swapped: each is named by `verify`, and made again by make."""
@@ -199,13 +196,12 @@ class Faults:
 
     def two_at_once(self) -> Iterator[Outcome]:
         """Two makes of one profile: both end well, and nothing is made twice or differs."""
-        wanted = self.changed
-        self.change()
+        assert self.changed
+        self.turn_anew(changed=False)
         with self.project.started("paper") as one, self.project.started("paper") as other:
             codes = [one.wait(timeout=tiny.PATIENCE * 5), other.wait(timeout=tiny.PATIENCE * 5)]
-        same = results(self.project.build) == wanted
+        same = results(self.project.build) == self.before
         yield (RIGHT if codes == [0, 0] and same else SILENT if codes == [0, 0] else LOST), f"exit codes {codes}"
-        self.back()
 
     def profiles(self) -> Iterator[Outcome]:
         """Values that YAML 1.1 or a loose schema would take for something else."""

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -131,6 +133,36 @@ def test_only_kept_rows_train(tmp_path):
     store = write(tmp_path / "s", [row(0, 3), row(1, 2)], [row(2, 1)], kept=[True, False, True])
     assert [str(name) for name in responses.dataset(store)["problem_id"]] == ["train-0", "train-2"]
     assert responses.read(store)["kept"].tolist() == [True, False, True]
+
+
+def given(row, logprobs):
+    """The row with what its tokens were given."""
+    return row._replace(response=dataclasses.replace(row.response, token_logprobs=np.array(logprobs, np.float16)))
+
+
+def test_the_log_probability_of_each_token_is_stored_even_outside_the_k(tmp_path):
+    store = write(tmp_path / "s", [given(row(0, 2), [-9.5, np.nan]), row(1, 1)])
+    found = responses.read(store, ["problem_id", "token_logprobs"])["token_logprobs"]
+    assert np.array_equal(found[0], [-9.5, np.nan], equal_nan=True)
+    assert np.isnan(found[1]).all()
+    (place,) = (responses.stored([store], 2)[key] for key in ["key-0"])
+    (response,) = responses.taken([place], 2)
+    assert response.token_logprobs[0] == -9.5
+
+
+def test_shards_from_before_the_column_are_read_beside_newer_ones(tmp_path):
+    old, new = [row(0, 2)], [given(row(1, 1), [-1.5])]
+    store = write(tmp_path / "s", old, new)
+    assert "token_logprobs" not in pq.read_schema(store / responses.shard_name(0)).names
+    found = responses.read(store, ["token_logprobs"])["token_logprobs"]
+    assert np.isnan(found[0])
+    assert list(found[1]) == [-1.5]
+    for some in (store, write(tmp_path / "t", new, old)):
+        assert sorted(map(str, responses.dataset(some)["problem_id"])) == ["train-0", "train-1"]
+        assert "token_logprobs" not in responses.dataset(some).column_names
+        assert "token_logprobs" not in responses.read(some)
+    assert list(responses.read(write(tmp_path / "u", old), ["token_logprobs"])["token_logprobs"].isna()) == [True]
+    assert responses.taken([responses.stored([store], 2)["key-0"]], 2)[0].token_logprobs is None
 
 
 def test_a_dense_store_is_by_token_id(tmp_path):

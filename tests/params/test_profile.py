@@ -70,7 +70,10 @@ def test_an_unknown_profile_names_those_there_are():
         ({"generate": {"samples": 4}}, "generate: samples = 4 needs a temperature above 0; greedy samples are all "),
         ({"distill": None}, "distill = None: input should be a valid dictionary"),
         ({"distill": {"micro_batch": 3}}, "distill: micro_batch = 3 does not divide train_batch = 8"),
-        ({"arms": ["theacher"]}, "arms: unknown arm 'theacher'; known: undistilled, fine-tuned, none, teacher, "),
+        (
+            {"arms": ["theacher"]},
+            "arms: unknown arm 'theacher'; known: undistilled, undistilled-examples, ",
+        ),
         ({"arms": ["none", "none"]}, "arms: must be one or more different names"),
         ({"seeds": [1, 1]}, r"seeds: \[1, 1\] must be different numbers"),
         ({"ladder": {"ladder_seeds": [1, 1]}}, r"ladder.ladder_seeds: \[1, 1\] must be different numbers"),
@@ -120,6 +123,10 @@ def test_an_unknown_profile_names_those_there_are():
         ({"seed": 2**33}, "seed = 8589934592: input should be less than or equal to 4294967295"),
         ({7: {}}, "7 = 7: keys should be strings"),
         ({"model": {"prompt_date": "26 Jul"}}, "model.prompt_date: Invalid isoformat string: '26 Jul'"),
+        (
+            {"generate": {"worked_examples": 0}},
+            "arms: 'undistilled-examples' is 'undistilled' where generate.",
+        ),
         ({"generate": {"engine": "server"}}, "generate: server_url = None: engine 'server' needs one, as http://loc"),
     ],
 )
@@ -134,6 +141,8 @@ def test_a_bad_profile_is_refused_in_one_line(write, content, problem):
     ("content", "problem"),
     [
         ({"problems": {"data_dir": "/data"}}, "problems.data_dir = '/data': ignored; dataset 'procedural' is made"),
+        ({"problems": {"allow_leaked": True}}, "problems.allow_leaked = True: ignored; dataset 'procedural' is made"),
+        ({"audit": {"disputed": "list.txt"}}, "audit.disputed = 'list.txt': ignored; recorded counts name no problem"),
         ({"problems": {"dataset": "gsm8k", "largest_operand": 9}}, "problems.largest_operand = 9: ignored; only "),
         ({"model": {"student_revision": "abc"}}, "model.student_revision = 'abc': ignored; the student is not of "),
         ({"generate": {"teacher": "./t", "teacher_revision": "abc"}}, "generate.teacher_revision = 'abc': ignored; "),
@@ -397,3 +406,9 @@ def test_the_parameters_cell_executes_to_the_defaults(stage):
     values = {}
     exec(params.parameters_cell(stage), values)
     assert params.collect(stage, values) == params.load("laptop").run(stage)
+
+
+def test_attention_is_that_of_each_student_once():
+    arms = ["undistilled-examples", "none", "undistilled"]
+    run = params.load("laptop").model_copy(update={"arms": arms}).run("attention-visualize")
+    assert run.arms == ["undistilled", "none"]

@@ -160,6 +160,8 @@ def test_greedy_responses_agree_or_part_at_a_close_call(other, prompts, expected
         if response.tokens == expected[index].tokens:
             assert (response.text, response.finished) == (expected[index].text, expected[index].finished)
             assert_same(response.signal, expected[index].signal, len(other.tokenizer))
+            said, wanted = (some.token_logprobs.astype(float) for some in (response, expected[index]))
+            assert np.allclose(said, wanted, **TOLERANCE)
 
 
 def test_scores_agree(other, ours, prompts, expected):

@@ -178,7 +178,7 @@ def test_what_is_staged_for_quarto_has_none_of_its_syntax(site):
 
 
 def test_the_two_runs_page_shows_foreign_text_as_written(tmp_path, outputs, open_page, planted, secret, monkeypatch):
-    found = pd.DataFrame({"title": [TITLE, TITLE], "points": [5.0, -5.0], "p": 0.01, "p_holm": 0.01, "paired": True})
+    found = pd.DataFrame({"title": [TITLE, TITLE], "points": [5.0, -5.0], "p": 0.01})
     about = {"name": "a", "profile": "laptop", "link": None, "lost": [], "seeds": 1, "rule": "hash"}
     run = type("Run", (), about | {"problems": pd.DataFrame({"id": [1]})})
     nothing = pd.DataFrame(columns=["a", "b"])

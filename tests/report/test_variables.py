@@ -8,7 +8,8 @@ import pytest
 from tests.attention.test_differences import ARMS, DIVERGENT, some_metrics
 from tests.report.test_page import finish_run
 
-from response_priming import arms, notebooks, params, paths
+from response_priming import arms, artifacts, notebooks, params, paths, provenance
+from response_priming.artifacts import manifests
 from response_priming.attention import differences
 from response_priming.attention.results import EVERY
 from response_priming.params import sections
@@ -82,6 +83,33 @@ def test_the_prose_says_where_the_ladder_and_the_search_are(said, executed):
         assert (f"`{goal} PROFILE=laptop`" in found) == (stage not in executed)
 
 
+def test_the_page_says_why_distillation_loses_where_the_doctor_was_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "BUILD", tmp_path)
+    assert "`make doctor PROFILE=laptop` does" in variables.diagnosis(PROFILE)
+    node, folder = notebooks.find(PROFILE, "doctor"), tmp_path / "laptop" / "doctor"
+    for part in (node.executed.parent, folder):
+        part.mkdir(parents=True)
+    node.executed.write_text("{}")
+    columns = ["arm", "seed", "check", "value", "low", "high", "finding"]
+    rows = [("", 0, "teacher-bare", 0.2, "", "", ""), ("none", 0, "stored-likelihood", "", -0.1, 0.1, "")]
+    rows += [(arm, 0, "truncated", 0.5, 0, 0.1, "truncated") for arm in ("none", "teacher")]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "checks.csv", index=False)
+    pd.DataFrame(columns=["rung"]).to_csv(folder / "rungs.csv", index=False)
+    said = unescape(" ".join(variables.diagnosis(PROFILE).split()))
+    assert "Of 2 trained students" in said
+    assert "- *KD, no prompt; KD, Teacher.* 50 % of the responses were cut before their end" in said
+    assert "|" not in said
+    rungs = pd.DataFrame({"title": ["a", "b", "c"], "accuracy": [0.2, 0.5, 0.6], "points": [None, 30, 10]})
+    rungs = rungs.assign(accuracy_low=rungs["accuracy"] - 0.1, accuracy_high=rungs["accuracy"] + 0.1)
+    rungs.to_csv(folder / "rungs.csv", index=False)
+    pd.DataFrame(rows[:2], columns=columns).to_csv(folder / "checks.csv", index=False)
+    said = unescape(" ".join(variables.diagnosis(PROFILE).split()))
+    assert "Of 1 trained student," in said
+    assert "Nothing is wrong with them" in said
+    assert "| b | 50.0 % | 40.0 to 60.0 % | +30.0 |" in said
+    assert "The largest step, +30.0 of +40.0 points, is this one: b." in said
+
+
 @pytest.mark.parametrize(
     ("adapter", "text"),
     [
@@ -120,21 +148,26 @@ def accuracy_of(**shares):
         {"arm": arm.replace("_", "-"), "accuracy": share, "low": share - 0.05, "high": share + 0.05}
         for arm, share in shares.items()
     ]
-    return pd.DataFrame(rows, columns=["arm", "accuracy", "low", "high"])
+    table = pd.DataFrame(rows, columns=["arm", "accuracy", "low", "high"])
+    return table.assign(accuracy_finished=table["accuracy"])
 
 
-COLUMNS = ["arm", "baseline", "points", "low", "high", "relative", "relative_low", "relative_high"]
-COLUMNS += ["differ", "p_holm", "seeds"]
+SIZES = {"n": 200, "clusters": 200, "differ": 40, "seeds": 3, "detectable": 9.5}
+SIZES |= {"needed_problems": 320.0, "needed_seeds": 5.0}
+
+
+def gain(arm, baseline, points, *, half_width=4.0, p=0.01, **changed):
+    """A row of `tables.gains`; alone, its interval is half as wide as corrected."""
+    row = {"arm": arm, "baseline": baseline, "points": points, "p": p, "alone_p": p / 2}
+    row |= {"low": points - half_width, "high": points + half_width}
+    row |= {"alone_low": points - half_width / 2, "alone_high": points + half_width / 2}
+    return row | {"relative": 0.1, "relative_low": 0.0, "relative_high": 0.2} | SIZES | changed
 
 
 def headline(accuracy, gains=(), teacher=()):
-    tables = pd.DataFrame(gains, columns=COLUMNS), pd.DataFrame(teacher, columns=["arm", "accuracy"])
+    columns = list(gain("none", "undistilled", 0.0))
+    tables = pd.DataFrame(list(gains), columns=columns), pd.DataFrame(teacher, columns=["arm", "accuracy"])
     return variables.headline(accuracy, *tables)
-
-
-def gain(arm, baseline, points, *, p_holm=0.01, differ=40, half_width=4.0, seeds=1):
-    ends = points - half_width, points + half_width
-    return (arm, baseline, points, *ends, 0.1, 0.0, 0.2, differ, p_holm, seeds)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +176,9 @@ def gain(arm, baseline, points, *, p_holm=0.01, differ=40, half_width=4.0, seeds
         (14.5, {}, "beats the undistilled student by more than the width of its interval"),
         (9.5, {}, "beats the undistilled student significantly but by less than the width of its interval"),
         (14.5, {"half_width": 15.0}, "does not beat the undistilled student"),
-        (14.5, {"p_holm": 0.05}, "does not beat the undistilled student"),
         (-14.5, {}, "does not beat the undistilled student"),
+        (14.5, {"seeds": 1}, "beats the undistilled student, as far as one student an arm can tell"),
+        (-14.5, {"seeds": 2}, "does not beat the undistilled student, as far as these 2 students an arm can tell"),
         (None, {}, "not run"),
     ],
 )
@@ -155,29 +189,76 @@ def test_beats_undistilled(said, points, changes, clause):
 
 
 @pytest.mark.parametrize(
-    ("points", "changes", "start"),
+    ("points", "neutral", "changes", "start"),
     [
-        (5.0, {}, "supported"),
-        (5.0, {"p_holm": 0.05}, "not supported"),
-        (-5.0, {}, "not supported"),
-        (5.0, {"half_width": 5.0}, "not supported"),
-        (0.1, {"differ": 5}, "not testable"),
-        (None, {}, "not testable"),
+        (5.0, 5.0, {}, "supported here, with 3 students an arm: "),
+        (5.0, 1.0, {}, "not supported here, with 3 students an arm: students of Ground Truth are not significantly "
+         "more accurate than those of neutral words"),
+        (1.0, 5.0, {}, "not supported here, with 3 students an arm: students of Ground Truth are not significantly "
+         "more accurate than unprimed ones"),
+        (5.0, 5.0, {"half_width": 9.0}, "supported here"),  # chosen before the run, and so not corrected
+        (5.0, 5.0, {"seeds": 1}, "not settled by this profile (students an arm: 1 of 3 needed): what is said of it "
+         "here is said of these 2 students"),
+        (5.0, None, {}, "not settled by this profile (no arm with neutral words)"),
+        (5.0, None, {"seeds": 2}, "not settled by this profile (students an arm: 2 of 3 needed; no arm with"),
+        (0.1, 5.0, {"differ": 5}, "not testable here: the two students disagree"),
+        (None, None, {}, "not testable here: students of Ground Truth"),
     ],
-)
-def test_priming_verdict(said, points, changes, start):
-    gains = [] if points is None else [gain("teacher", "none", points, **changes)]
-    found = said(**headline(accuracy_of(none=0.4, teacher=0.5), gains))["priming_verdict"]
-    assert found.startswith(f"{start} here")
+)  # fmt: skip
+def test_priming_verdict(said, points, neutral, changes, start):
+    pairs = {"none": points, "constant-prefix": neutral}
+    gains = [gain("ground-truth", one, by, **changes) for one, by in pairs.items() if by is not None]
+    found = said(**headline(accuracy_of(none=0.4, ground_truth=0.5), gains))
+    assert found["priming_verdict"].startswith(start)
+    if points is not None:
+        assert "would have found a gain of 9.5 points four times in five; the one" in found["primary_power"]
+        assert "320 problems and 5 students an arm" in found["conclusion"]
 
 
-@pytest.mark.parametrize("points", [5.0, -5.0])
-def test_the_verdict_on_priming_says_how_many_training_seeds_it_rests_on(said, points):
-    for seeds, words in ((1, "one training seed"), (3, "3 training seeds")):
-        found = headline(accuracy_of(none=0.4, teacher=0.5), [gain("teacher", "none", points, seeds=seeds)])
-        verdict = said(**found)["priming_verdict"]
-        assert f" here, with {words}: the best primed student is " in verdict
-        assert ("is not significantly more accurate" in verdict) == (points < 0)
+def test_the_conclusion_follows_the_verdicts(said):
+    accuracy = accuracy_of(undistilled=0.1, fine_tuned=0.8, none=0.4, ground_truth=0.5, constant_prefix=0.5)
+    pairs = [("ground-truth", "none", 8), ("ground-truth", "undistilled", 40), ("ground-truth", "fine-tuned", -30)]
+    for neutral, students, words in (
+        (8, 3, "priming the teacher by Ground Truth makes better students, and what the prefix says has a part in it."),
+        (0, 3, "priming the teacher by Ground Truth is not shown to make better students than priming it by neutral"),
+        (8, 2, "Whether priming the teacher makes better students is not settled by this profile."),
+    ):
+        rows = [gain(*pair, seeds=students) for pair in [*pairs, ("ground-truth", "constant-prefix", neutral)]]
+        found = said(**headline(accuracy, rows))
+        assert words in found["conclusion"]
+        assert "stays behind fine-tuning on worked solutions" in found["conclusion"]
+        assert ("as far as these 2 students an arm can tell" in found["conclusion"]) == (students == 2)
+        assert "scores 80.0 %: 30.0 points more than the best distilled student" in found["fine_tuning"]
+
+
+@pytest.mark.parametrize(("date", "words"), [("2026-01-02 10:00", "before"), ("2026-01-02 12:00", "after")])
+def test_the_page_says_when_the_rules_were_written_and_by_which_digest(said, tmp_path, date, words):
+    for part, name, day in (
+        ("rules", "rules.json", date),
+        ("answers/none/seed-0", "answers.parquet", "2026-01-02 11:00"),
+    ):
+        with artifacts.writing(tmp_path / part, {}) as folder:
+            (folder / name).write_text("{}")
+        manifest = artifacts.read(tmp_path / part)
+        (tmp_path / part / artifacts.FILE).write_text(manifests.text_of(manifest | {"date": day}))
+    fixed = variables.rules_fixed(tmp_path)
+    found = said(fixed=fixed)["rules_fixed"]
+    assert f"(SHA-256 {provenance.digest(tmp_path / 'rules' / 'rules.json').removeprefix('sha256:')})" in found
+    assert f"{date} UTC, {words} the first evaluation." in found
+    assert "not on record" in said(fixed=variables.rules_fixed(tmp_path / "nowhere"))["rules_fixed"]
+
+
+def test_a_page_of_few_students_shows_the_table_of_more():
+    table = variables.settled_table(PROFILE)
+    assert "\n| student | answers |" in table
+    assert table.count("| KD, ") == 6
+    assert variables.settled_table(params.load("laptop-full")) == variables.settled_table(params.load("paper")) == ""
+
+
+def test_the_problems_with_the_most_calculations_are_told_of(said):
+    wanted = "Of those with 2, the best distilled student solves 25.2 % and the fine-tuned one 15.2 %."
+    assert said()["longest"] == wanted
+    assert "not set beside" in said(fine_tuned=None)["longest"]
 
 
 def test_best_is_the_most_accurate_of_the_arms_asked_for():
@@ -197,11 +278,12 @@ def test_every_text_of_the_manuscript_is_there_whatever_arms_were_run(said):
 def test_texts_carry_their_units(said):
     found = said(
         **headline(
-            accuracy_of(undistilled=0.185, none=0.4, teacher=0.505),
+            accuracy_of(undistilled=0.185, none=0.4, teacher=0.505, ground_truth=0.45),
             [
-                ("none", "undistilled", 21.5, 15, 28, 1.16, 0.7, 1.9, 70, 1e-7, 1),
-                ("teacher", "undistilled", 32.0, 25, 39, 1.73, 1.2, 2.4, 76, 1e-9, 1),
-                ("teacher", "none", 10.5, 2, 19, 0.26, 0.04, 0.52, 59, 0.0123, 1),
+                gain("none", "undistilled", 21.5, half_width=6.5, p=1e-7),
+                gain("teacher", "undistilled", 32.0, half_width=7.0, p=1e-9),
+                gain("teacher", "none", 10.5, half_width=8.5, p=0.0123),
+                gain("ground-truth", "none", 5.0, relative=0.125, relative_low=0.04, relative_high=0.52),
             ],
             [("none", 0.6), ("teacher", 0.7)],
         )
@@ -211,18 +293,20 @@ def test_texts_carry_their_units(said):
     assert found["best_kd_arm"] == found["best_primed_arm"] == found["teacher_best_strategy"] == "KD, Teacher"
     assert (found["best_kd_gain"], found["best_kd_p"]) == ("32.0 points", "p < 0.001")
     assert (found["primed_gain_interval"], found["primed_p"]) == ("2.0 to 19.0 points", "p = 0.012")
-    assert (found["primed_relative_gain"], found["primed_relative_gain_interval"]) == ("26.0 %", "4.0 to 52.0 %")
+    assert found["primary_gain"] == "5.0 points (95 % interval: 3.0 to 7.0 points; p = 0.005)"
+    assert found["primary_relative_gain"] == "12.5 % (interval: 4.0 to 52.0 %)"
     assert found["teacher_worst_accuracy"] == "60.0 %"
     assert found["student"].startswith("SmolLM2")
 
 
-def test_neutral_words_are_set_against_the_best_primed_arm_where_they_were_tried(said):
-    accuracy = accuracy_of(none=0.4, teacher=0.5, constant_prefix=0.45)
+@pytest.mark.parametrize(("points", "mattered"), [(5.0, True), (1.0, False)])
+def test_ground_truth_is_set_against_neutral_words_where_they_were_tried(said, points, mattered):
+    accuracy = accuracy_of(none=0.4, ground_truth=0.5, constant_prefix=0.45)
     assert "not tested" in said(**headline(accuracy[:2]))["neutral_words"]
-    pair = ("teacher", "constant-prefix", 5.0, -1, 11, 0.1, -0.02, 0.2, 59, 0.2, 3)
-    found = said(**headline(accuracy, [pair]))["neutral_words"]
-    assert "scores 45.0 % (interval: 40.0 to 50.0 %)" in found
-    assert "gain over it is 5.0 points (interval: -1.0 to 11.0 points; corrected McNemar test: p = 0.200)" in found
+    found = said(**headline(accuracy, [gain("ground-truth", "constant-prefix", points)]))["neutral_words"]
+    assert "score 45.0 % (interval: 40.0 to 50.0 %)" in found
+    assert f"gain of Ground Truth is {points} points (95 % interval: {points - 2} to {points + 2} points" in found
+    assert ("what the prefix says is not shown to matter" in found) != mattered
 
 
 def test_a_control_or_an_arm_as_released_is_never_the_best_primed_one():
@@ -262,3 +346,19 @@ def test_the_prose_counts_the_comparisons_in_which_attention_differs(said):
     assert f"in {number} of {number} comparisons (smallest corrected p: 0.02" in found["attention_test"]
     assert f"the smallest of {number} p is 0.1." in found["attention_seeds"]
     assert not np.isnan(summary(some_metrics())["tests"]).any()
+
+
+def test_leaked_problems_are_counted_over_both_splits(said):
+    rows = [{"split": split, "n": 9, "exact": 0, "numbers": 1, "near": 2, "threshold": 0.4} for split in ("a", "b")]
+    assert "Of the 9 test problems, 0 are also among" in said(leaked=rows)["leakage"]
+    assert "2 are there with other numbers, and 4 nearly" in said(leaked=rows)["leakage"]
+    assert said()["leakage"].startswith("None of the 200 test problems is")
+
+
+def test_the_student_that_is_shown_examples_and_the_disputed_problems_are_told_of(said, finished):
+    row = {"arm": "undistilled-examples", "accuracy": 0.3, "low": 0.25, "high": 0.36}
+    assert "scores 30.0 % (interval: 25.0 to 36.0 %)" in said(shown=row)["shown_accuracy"]
+    assert "not measured" in said()["shown_accuracy"]
+    released = finished["released"] | {"disputed": 7, "survives": ["yes", "no", "yes", "was not borne out"]}
+    told = said(released=released)["released_cleaned"]
+    assert "Without 7 problems whose answers are disputed, 2 of the 3 claims" in told

@@ -124,7 +124,7 @@ def test_nothing_differs(runs):
 def test_pairs_are_said_to_be_pairs(runs):
     a, b = runs(ARMS, BETTER)
     said, shown = accuracies_said(a, b), figures.shown_accuracies(two_runs.accuracies(a, b)).to_html()
-    assert "Both asked the same problems, so an arm is compared in pairs, problem by problem." in said
+    assert "Both asked the same problems, so an arm is compared problem by problem." in said
     assert "A: n = 60 test problems, 1 training seed; B: n = 60 test problems, 1 training seed." in said
     assert "only A" in shown
 
@@ -139,7 +139,7 @@ def test_independent_samples_are_said_to_be_independent(runs):
 
 def test_shared_problems_are_counted(runs):
     said = accuracies_said(*runs(ARMS, {"none": right_share(0.5, n=40)}))
-    assert "independent samples; 40 are in both, which makes the intervals rather too wide." in said
+    assert "independent samples but for 40 that are in both." in said
 
 
 def test_it_is_said_whose_rule_counts(runs):

@@ -31,6 +31,9 @@ OF_THE_PUBLICATION = "about the arms that were published"
 WITHOUT = {
     "tbl-ladder": OF_ONE_STRATEGY,
     "fig-ladder": OF_ONE_STRATEGY,
+    "tbl-rungs": OF_ONE_STRATEGY,
+    "fig-rungs": OF_ONE_STRATEGY,
+    "tbl-findings": "names what is not healthy",
     "tbl-trials": OF_ONE_STRATEGY,
     "fig-history": OF_ONE_STRATEGY,
     "fig-surface": OF_ONE_STRATEGY,
@@ -43,6 +46,7 @@ WITHOUT = {
     "tbl-claims": "names the best primed arm",
     "tbl-attention-test": "primed students taken together",
     "fig-attention-ranking": "about heads",
+    "tbl-leakage": "about problems",
 }
 
 
@@ -72,6 +76,7 @@ def profile(tmp_path_factory, tiny_model):
         "evaluate": {"answer_tokens": 4},
         "attention": {"attention_prompts": 2, "heatmaps": 1},
         "attribution": {"attribution_problems": 1, "gradient_steps": 2, "random_orders": 1},
+        "doctor": {"doctor_rungs": False},
     }
     (root / "params" / "five.yaml").write_text(yaml.safe_dump(content))
     with pytest.MonkeyPatch.context() as patch:

@@ -128,13 +128,19 @@ def test_every_profile_is_listed():
     assert set(re.findall(r"^\| `([a-z0-9-]+)`", section("Profiles"), re.MULTILINE)) == set(params.profiles())
 
 
-@pytest.mark.parametrize(("place", "profile"), enumerate(["laptop", "laptop-full"]))
+@pytest.mark.parametrize(("place", "profile"), [(0, "laptop"), (1, "laptop-full")])
 def test_the_results_are_of_the_profiles_arms_and_agree_with_their_counts(place, profile):
     tables = [part for part in section("What comes out").split("\n\n") if part.startswith("| student")]
     rows = [row.strip("| ").split(" | ") for row in tables[place].strip().splitlines()[2:]]
     assert [row[0] for row in rows] == [arms.title(arm) for arm in params.load(profile).arms]
     for _, n, correct, accuracy, *_ in rows:
-        assert f"{100 * int(correct) / int(n):.1f} %" == accuracy
+        whole, part = (int(number.replace(",", "")) for number in (n, correct))
+        assert f"{100 * part / whole:.1f} %" == accuracy
+
+
+def test_the_page_has_the_table_of_three_students_an_arm():
+    table = (paths.REPORT / "laptop-full.md").read_text(encoding="utf-8")
+    assert f"\n\n{table}\n" in section("What comes out")
 
 
 def test_every_error_that_is_explained_is_one_of_the_codes_own():

@@ -15,7 +15,7 @@ VERSIONS = {
     "generate": 1,
     "prompt-signals": 1,
     "distill": 1,
-    "evaluate": 1,
+    "evaluate": 2,
     "attention-visualize": 1,
     "attribution": 1,
     "transformers": 1,

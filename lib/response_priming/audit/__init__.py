@@ -11,6 +11,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "cleaned": ["read_disputed", "survivors", "without"],
         "discrepancies": ["source"],
         "figures": ["figure", "shown"],
         "findings": ["audit"],

@@ -46,7 +46,7 @@ def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.Da
     trained = [found for arm, found in chosen.items() if arm != arms.UNDISTILLED]
     graded = [found for found in trained if found["graded"] is not None]
     shares = tables["decomposition"].set_index("arm")
-    taught = shares.drop(index=list(arms.CONTROLS))
+    taught = shares[~shares.index.isin(arms.CONTROLS)]
     tests = tables["tests"].set_index(["baseline", "arm"])
     over_none, over_tuned = (
         tests.loc[baseline].loc[taught.index.drop(arms.UNPRIMED)] for baseline in (arms.UNPRIMED, arms.FINE_TUNED)
@@ -68,8 +68,8 @@ def numbers(counts: Counts, facts: Mapping[str, Any], tables: Mapping[str, pd.Da
         "graded_otherwise": [found["graded_otherwise"] for found in graded],
         "gain": {**over_none.loc[BEST, ["points", *stats.RELATIVE]], "boxing": shares.loc[BEST, "boxing_points"]},
         "gain_printed": best / unprimed - 1,
-        "primed": {"points": list(over_none["points"]), "p": over_none["p_holm"].max()},
-        "over_fine_tuning": {"points": list(over_tuned["points"]), "p": over_tuned["p_holm"].max()},
+        "primed": {"points": list(over_none["points"]), "p": over_none["p"].max()},
+        "over_fine_tuning": {"points": list(over_tuned["points"]), "p": over_tuned["p"].max()},
         "distillation_points": tests.loc[(arms.UNDISTILLED, arms.UNPRIMED), "points"],
         "matching": sum(one == other for one, other in zip(names, sorted(names), strict=True)),
         "order": {rule.replace("-", "_"): ranked.loc[rule].to_dict() for rule in (RULE, "last-number")},

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 
 from response_priming import artifacts, params, paths
+from response_priming.audit.cleaned import COLUMNS, read_disputed, survivors, without
 from response_priming.audit.discrepancies import numbers, source, table
 from response_priming.audit.recount import count, tabulate
 from response_priming.audit.released import read
 
-TABLES = ("published", "rules", "decomposition", "tests", "discrepancies")
+TABLES = ("published", "rules", "decomposition", "tests", "discrepancies", "cleaned")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Audit:
     decomposition: pd.DataFrame
     tests: pd.DataFrame
     discrepancies: pd.DataFrame
+    cleaned: pd.DataFrame
     variables: dict[str, Any]
 
 
@@ -37,16 +39,23 @@ def audit(run: params.AuditRun) -> Audit:
     """The audit of `run.logs_dir`, or of the recorded counts where that is None; computed unless it is there already.
 
     Raises:
-        InputError: the folder is not one with the released logs (see `released.read`).
+        InputError: the folder is not one with the released logs (see `released.read`), or the file not one of disputed
+            problems (see `cleaned.read_disputed`).
     """
     folder = run.folders[0]
     facts = folder.more["published"]
 
     def write(aside: Path) -> None:
-        found = count(read(paths.given(run.logs_dir))) if run.logs_dir else None
+        logs = read(paths.given(run.logs_dir)) if run.logs_dir else None
+        found = count(logs) if logs else None
         made = tabulate(found or facts["recount"], facts)
         values = numbers(found or facts["recount"], facts, made) | {"source": source(found, facts)}
-        made["discrepancies"] = table(facts, values)
+        made["discrepancies"], made["cleaned"] = table(facts, values), pd.DataFrame(columns=COLUMNS)
+        dropped: list[int] = []
+        if run.disputed and logs and found:
+            dropped = read_disputed(paths.given(run.disputed), found["n"])
+            made["cleaned"] = survivors(found, without(logs, dropped), facts)
+        values |= {"disputed": len(dropped), "survives": list(made["cleaned"]["survives"])}
         for name, content in made.items():
             content.to_csv(aside / f"{name}.csv", index=False)
         (aside / "variables.json").write_text(json.dumps(values, indent=1), encoding="utf-8")

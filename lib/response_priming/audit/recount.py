@@ -98,7 +98,7 @@ def tabulate(counts: Counts, facts: Mapping[str, Any]) -> dict[str, pd.DataFrame
 
     `published`: an arm's printed figures beside its recount by `RULE`. `rules`: see `rows`. `decomposition`: an arm's
     `shares`, and of a primed one its `gain` over the unprimed one and what of it `boxing` explains. `tests`: every pair
-    of arms, the columns of `stats.paired`, and `p_holm`, corrected for all pairs.
+    of arms, the columns of `stats.gains`, corrected for all pairs, and of `stats.answers_that_differ`.
     """
     every = pd.DataFrame(rows(counts, facts)).assign(title=lambda table: table["arm"].map(arms.title))
     recount, unprimed = every[every["rule"] == RULE].set_index("arm"), shares(counts, arms.UNPRIMED)
@@ -158,13 +158,16 @@ def _ratio(part: int, whole: int) -> float:
 
 
 def _tests(counts: Counts) -> pd.DataFrame:
-    n, chosen, only = counts["n"], list(counts["arms"]), counts["only_right"]
-    made = []
-    for place, arm in enumerate(chosen):
-        for baseline in chosen[:place]:
-            wins, losses = only[arm][baseline], only[baseline][arm]
-            both = counts["arms"][arm]["correct"][RULE] - wins
-            names = {"arm": arm, "title": arms.title(arm), "baseline": baseline}
-            names["baseline_title"] = arms.title(baseline)
-            made.append(names | stats.paired_counts(n, both, wins, losses, seed=0))
-    return pd.DataFrame(made).assign(p_holm=lambda table: stats.holm(table["p"]))
+    chosen = list(counts["arms"])
+    only = np.array([[counts["only_right"][arm].get(other, 0) for other in chosen] for arm in chosen])
+    right = [found["correct"][RULE] for found in counts["arms"].values()]
+    pairs = [(place, before) for place in range(len(chosen)) for before in range(place)]
+    rows = []
+    for (new, old), gain in zip(
+        pairs, stats.gains(stats.counted(counts["n"], right, only), pairs, seed=0), strict=True
+    ):
+        names = {"arm": chosen[new], "title": arms.title(chosen[new])}
+        names |= {"baseline": chosen[old], "baseline_title": arms.title(chosen[old])}
+        wins, losses = int(only[new, old]), int(only[old, new])
+        rows.append(names | gain | dict(zip(stats.DIFFER, (wins, losses, wins + losses), strict=True)))
+    return pd.DataFrame(rows)

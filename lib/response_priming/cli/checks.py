@@ -15,7 +15,9 @@ def check_problems(loaded: params.Profile) -> Found:
     if loaded.audit.logs_dir:
         from response_priming import audit
 
-        audit.read(paths.given(loaded.audit.logs_dir))
+        logs = audit.read(paths.given(loaded.audit.logs_dir))
+        if loaded.audit.disputed:
+            audit.read_disputed(paths.given(loaded.audit.disputed), len(next(iter(logs.values()))))
     train, test, worked = loaded.problems.n_train, loaded.problems.n_test, loaded.generate.worked_examples
     if test < 2:
         raise InputError(f"problems.n_test = {test}: intervals and tests need 2 or more")

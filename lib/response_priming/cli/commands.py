@@ -6,7 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -179,6 +179,33 @@ def score(
     typer.echo(json.dumps(counts, indent=1) if as_json else scoring.shown(counts))
 
 
+@app.command()
+def power(
+    profile: ProfileName,
+    discordant: Annotated[float, typer.Option(help="Problems that only one of two arms' students solves.")] = 0.3,
+    alike: Annotated[float, typer.Option(help="Correlation of such differences between pairs of students.")] = 0.5,
+    student_sd: Annotated[
+        float, typer.Option(help="SD of students' accuracies (points), beyond single answers.")
+    ] = 2.4,
+) -> None:
+    """The smallest gains that a profile's comparisons find 4 times in 5, and larger designs; before anything is run.
+
+    `primary`: Ground Truth against no prompt; `others`: the least precise of all comparisons, corrected for them all.
+    """
+    for name, value, limit in (("discordant", discordant, 1), ("alike", alike, 1), ("student-sd", student_sd, 50)):
+        if not 0 <= value <= limit:
+            raise InputError(f"--{name} = {value}: allowed: 0 to {limit}")
+    from response_priming import compare
+
+    loaded, assumed = params.load(profile), {"discordant": discordant, "alike": alike, "student_sd": student_sd}
+    found = compare.power(loaded.arms, loaded.problems.n_test, len(loaded.seeds), seed=loaded.seed, **assumed)
+    if not len(found):
+        raise InputError(f"profile {profile}: arms = {loaded.arms}: no two of them are compared")
+    typer.echo("{:>8}  {:>8}  {:>8}  {:>8}  {}".format(*found))
+    for row in found.itertuples(index=False):
+        typer.echo("{:8,}  {:8}  {:8.1f}  {:8.1f}  {}".format(*row))
+
+
 @app.command("report")
 def report_(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
@@ -258,10 +285,14 @@ def compare_runs(
 def audit_(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with the released response logs.")],
     as_json: Annotated[bool, typer.Option("--json", help="A JSON list of rows instead of a table.")] = False,
+    disputed: Annotated[
+        Path | None, typer.Option(help="Numbers of problems with disputed answers, from 0, one a line.")
+    ] = None,
 ) -> None:
     """Count the released response logs anew: every arm by every rule, beside the logs' own grading and the README.
 
-    `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %.
+    `answered` and `correct` are numbers of responses; the interval is Wilson's, 95 %. With a list of disputed problems,
+    what they bear out with and without these is printed instead.
     """
     from response_priming import audit
 
@@ -269,11 +300,14 @@ def audit_(
     import pandas as pd
 
     facts, found = arms.published(), audit.count(logs)
-    rows = audit.rows(found, facts)
+    rows: list[Any] = audit.rows(found, facts)
+    if disputed:
+        kept = audit.without(logs, audit.read_disputed(disputed, found["n"]))
+        rows = audit.survivors(found, kept, facts).to_dict("records")
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:
-        table = pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
+        table = pd.DataFrame(rows) if disputed else pd.DataFrame(rows).astype({"answered": "Int64", "correct": "Int64"})
         typer.echo(table.to_string(index=False, na_rep="", float_format="{:.4f}".format))
     typer.echo(audit.source(found, facts), err=True)
 

@@ -2,8 +2,8 @@
 
 Reads: every arm's scores and students, every strategy's responses. Writes: `comparison/`, a CSV a table, as gains.csv:
 
-    arm      baseline  n    points  low   high  wins  losses  p      p_holm
-    teacher  none      200  2.0     -3.0  7.0   14    10      0.541  0.721
+    arm      baseline  n    points  low    high  p      alone_low  alone_high  alone_p  detectable
+    teacher  none      200  2.0     -12.0  16.0  0.999  -7.8       11.8        0.690    18.5
 """
 
 import lazy_loader
@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "comparison": ["Comparison", "compare", "read_scores"],
-        "tables": ["gains_of"],
+        "tables": ["power"],
         "figures": ["accuracy_figure", "loss_figure", "shown"],
     },
 )

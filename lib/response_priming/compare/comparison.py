@@ -1,12 +1,12 @@
 """Stage compare: all arms' scores side by side, as the tables and figures of the paper.
 
-Arms answered the same problems, so a difference between two of them is tested in pairs: a bootstrap over problems for
-its interval, McNemar's exact test for its p (see `tables`). Scores that were not made alike are refused, so no table
-can mix protocols.
+Arms answered the same problems, so a difference between two of them is paired problem by problem (see `stats`). Scores
+that were not made alike are refused, so no table can mix protocols.
 """
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 
 from response_priming import artifacts, evaluate, generate, params, problems, scoring
-from response_priming.compare.tables import accuracy, gains, rules, samples, teacher
+from response_priming.compare.leakage import KINDS, THRESHOLD, overlaps
+from response_priming.compare.tables import accuracy, gains, lengths, rules, samples, teacher
 from response_priming.errors import InputError
 
-TABLES = ("accuracy", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration")
+TABLES = ("accuracy", "lengths", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration", "leakage")
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Comparison:
     """What `compare` found. Shares are fractions; `gains` is in percentage points; `variables`: what was compared."""
 
     accuracy: pd.DataFrame
+    lengths: pd.DataFrame
     gains: pd.DataFrame
     rules: pd.DataFrame
     teacher: pd.DataFrame
@@ -33,6 +35,7 @@ class Comparison:
     losses: pd.DataFrame
     steps: pd.DataFrame
     calibration: pd.DataFrame
+    leakage: pd.DataFrame
     variables: dict[str, Any]
 
 
@@ -52,9 +55,9 @@ def compare(run: params.CompareRun) -> Comparison:
 
 def _write(run: params.CompareRun, folder: Path) -> None:
     scores = read_scores(run)
-    printed = {arm: values["readme_accuracy"] for arm, values in run.folders[0].more["published"].items()}
     made = {
-        "accuracy": accuracy(scores, run.rule, printed),
+        "accuracy": accuracy(scores, run.rule),
+        "lengths": lengths(scores, run.rule),
         "gains": gains(scores, run.rule, seed=run.seed),
         "rules": rules(scores),
         "teacher": teacher(read_teacher(run), run.rule),
@@ -62,6 +65,7 @@ def _write(run: params.CompareRun, folder: Path) -> None:
         "losses": losses_table(run),
         "steps": evaluate.calculations_table(scores, run.rule),
         "calibration": evaluate.calibration_table(scores, run.rule),
+        "leakage": leakage_table(run),
     }
     scored = _made_by(run, run.scores_of(run.arms[0], run.seeds[0]))
     about = run.model_dump(include={"profile", "seed", "dataset", "n_train", "n_test", "rule"})
@@ -89,6 +93,9 @@ def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
             folder = run.scores_of(arm, seed)
             made, answers = _made_by(run, folder), pd.read_parquet(folder / "answers.parquet")
             _require_alike(name := artifacts.part_of(folder), made, first, reference | {"arm": arm})
+            given = [part for part in artifacts.read(folder)["recipe"]["inputs"] if part.startswith("answers/")]
+            if given not in ([], [f"answers/{arm}/seed-{seed}"]):
+                raise InputError(f"{name}: scores {given[0]}: one student where seeds = {run.seeds} claim one each")
             if list(answers["problem_id"]) != asked:
                 raise InputError(f"{name}: problem_id differs from {first}; evaluate both on the same problems")
             scores[arm].append(answers.assign(seed=seed))
@@ -126,6 +133,19 @@ def _require_alike(name: str, made: Mapping[str, Any], other: str, wanted: Mappi
         have, want = made.get(field), wanted.get(field)
         if have != want:
             raise InputError(f"{name}: {field} = {have!r}, but {want!r} in {other}; only alike runs are compared")
+
+
+def leakage_table(run: params.CompareRun) -> pd.DataFrame:
+    """How many of the run's `n` test problems have their like in a `split`, among the `others` that a student learns
+    from or the teacher is shown: a column for each of `leakage.KINDS`."""
+    test = [problem.question for problem in problems.load(run, "test", run.n_test, seed=run.seed)]
+    rows, splits = [], zip(problems.SPLITS, (run.n_train, run.worked_examples), strict=False)
+    for split, size in splits:
+        others = [problem.question for problem in problems.load(run, split, size, seed=run.seed)]
+        found = Counter(overlap.kind for overlap in overlaps(test, others))
+        kinds = {kind: found[kind] for kind in KINDS}
+        rows.append({"split": split, "n": len(test), "others": len(others), **kinds, "threshold": THRESHOLD})
+    return pd.DataFrame(rows)
 
 
 def losses_table(run: params.CompareRun) -> pd.DataFrame:

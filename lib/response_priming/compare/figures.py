@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -27,17 +26,13 @@ def shown(found: "Comparison", name: str) -> Styler:
 
 
 def accuracy_figure(found: "Comparison") -> Figure:
-    """Accuracy of every arm with its interval, and the paper's printed value as a hollow marker."""
+    """Accuracy of every arm with its interval."""
     table = found.accuracy
     figure, axes = style.panels(7, 0.8 + 0.55 * len(table))
     looks: Any = [{"color": style.color(arm), "marker": style.marker(arm), "markersize": 7} for arm in table["arm"]]
     style.dots(axes, table, looks, value="accuracy")
-    for y, (x, printed) in enumerate((100 * table[["accuracy", "published"]]).itertuples(index=False)):
+    for y, x in enumerate(100 * table["accuracy"]):
         axes.annotate(f"{x:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize="small")
-        if not np.isnan(printed):
-            axes.plot(printed, y, linestyle="", markerfacecolor="none", **looks[y])
-            label = f"paper {printed:.1f}"
-            axes.annotate(label, (printed, y), (0, -14), textcoords="offset points", ha="center", fontsize="small")
     label = f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}"
     axes.set(xlim=(0, 100), xlabel=label)
     return figure

@@ -5,25 +5,21 @@ the same order for every arm. An arm with several students has one block of all 
 fractions; differences are in percentage points.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from response_priming import arms, scoring, stats
+from response_priming import arms, evaluate, scoring, stats
 from response_priming.extraction import RULES
 
+COUNTED = ["n", "seeds", "correct", "accuracy", "low", "high"]
 
-def accuracy(scores: Mapping[str, pd.DataFrame], rule: str, published: Mapping[str, float]) -> pd.DataFrame:
-    """One row an arm: `scoring.summary`, and its `published` accuracy, NaN where there is none."""
+
+def accuracy(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
+    """One row an arm: `scoring.summary`."""
     return pd.DataFrame(
-        {
-            "arm": arm,
-            "title": arms.title(arm),
-            **scoring.summary(answers, rule),
-            "published": published.get(arm, np.nan),
-        }
-        for arm, answers in scores.items()
+        {"arm": arm, "title": arms.title(arm), **scoring.summary(answers, rule)} for arm, answers in scores.items()
     )
 
 
@@ -33,29 +29,75 @@ def teacher(graded: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "title", *scoring.SUMMARY])
 
 
+def pairs(names: Collection[str]) -> list[tuple[str, str]]:
+    """Every trained arm with the undistilled student, every primed arm or control with the unprimed one, every primed
+    arm with the one with neutral words, and every distilled one with the fine-tuned; as far as both are there."""
+    found = [(arm, arms.UNDISTILLED) for arm in names if arm != arms.UNDISTILLED]
+    found += [(arm, arms.unprimed(arm)) for arm in names if arm not in arms.CONTROLS and arm != arms.unprimed(arm)]
+    found += [(arm, arms.NEUTRAL) for arm in names if arms.is_primed(arm)]
+    found += [(arm, arms.FINE_TUNED) for arm in names if arm == arms.UNPRIMED or arms.is_primed(arm)]
+    return [pair for pair in found if pair[1] in names]
+
+
+def lengths(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
+    """One row an arm and number of `calculations` in a problem's solution: the counts and the accuracy of
+    `scoring.summary` over these problems, with its interval."""
+    rows = []
+    for arm, answers in scores.items():
+        for number, some in answers.groupby("calculations"):
+            # Problems of a single template, say, tell nothing of others.
+            alone = some.get("template", pd.Series()).nunique() < 2
+            summary = scoring.summary(some.drop(columns="template", errors="ignore") if alone else some, rule)
+            rows.append({"arm": arm, "title": arms.title(arm), "calculations": number, **summary})
+    return pd.DataFrame(rows)[["arm", "title", "calculations", *COUNTED]]
+
+
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
-    """Every trained arm against the undistilled student, every primed arm or control against the unprimed one, and
-    every primed arm against the one with neutral words; the columns of `gains_of`."""
-    pairs = [(arm, arms.UNDISTILLED) for arm in scores if arm != arms.UNDISTILLED]
-    pairs += [(arm, arms.unprimed(arm)) for arm in scores if arm not in arms.CONTROLS and arm != arms.unprimed(arm)]
-    pairs += [(arm, arms.NEUTRAL) for arm in scores if arms.is_primed(arm)]
-    return gains_of(pairs, scores, rule, seed=seed)
+    """A row for each of the `pairs`, an arm and its baseline: the columns of `stats.gains`, corrected for all of them,
+    those of `stats.answers_that_differ`, and `lacks` (see `stats.shortfall`)."""
+    chosen = pairs(scores)
+    names, right = list(scores), [scoring.by_student(answers, rule) for answers in scores.values()]
+    untrained = [place for place, arm in enumerate(names) if arm in arms.UNTRAINED]
+    templates = scoring.templates(next(iter(scores.values())))
+    drawn = stats.sampled(right, None if templates is None else [templates] * len(right), untrained=untrained)
+    places = [(names.index(arm), names.index(baseline)) for arm, baseline in chosen]
+    primary = [place for place, pair in enumerate(chosen) if pair in evaluate.verdicts.PRIMARY]
+    rows = []
+    for (arm, baseline), (new, old), gain in zip(
+        chosen, places, stats.gains(drawn, places, seed=seed, primary=primary), strict=True
+    ):
+        titles = {"arm": arm, "title": arms.title(arm), "baseline": baseline, "baseline_title": arms.title(baseline)}
+        row = titles | gain | stats.answers_that_differ(right[new], right[old])
+        rows.append(row | {"lacks": stats.shortfall(row)})
+    columns = ["arm", "title", "baseline", "baseline_title", *stats.GAIN, *stats.DIFFER, "lacks"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def gains_of(
-    pairs: Sequence[tuple[str, str]], scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int
-) -> pd.DataFrame:
-    """A row an arm and its baseline, as far as both have scores: the columns of `stats.paired`, and `p_holm`, which is
-    p corrected for all pairs of the table."""
-    right = {arm: scoring.by_student(answers, rule) for arm, answers in scores.items()}
-    rows = [
-        {"arm": arm, "title": arms.title(arm), "baseline": baseline, "baseline_title": arms.title(baseline)}
-        | stats.paired(right[arm], right[baseline], seed=seed)
-        for arm, baseline in pairs
-        if baseline in scores
-    ]
-    table = pd.DataFrame(rows, columns=["arm", "title", "baseline", "baseline_title", *stats.PAIRED])
-    return table.assign(p_holm=stats.holm(table["p"]))
+def power(names: Sequence[str], n: int, students: int, *, seed: int, **assumed: float) -> pd.DataFrame:
+    """The smallest gains in points that designs of these arms find 4 times in 5, before any of them is run.
+
+    One row a design, of so many `problems` and `students` of each trained arm, the first with `n` and `students`:
+    `primary`, of the first primary comparison or of the less precise of the two, NaN where neither is made; `others`,
+    the least precise of all the others, corrected for them all; and `lacks`. No row where no two arms are compared.
+
+    Args:
+        assumed: see `stats.assumed`.
+    """
+    chosen, rows = pairs(names), []
+    places = [(names.index(arm), names.index(baseline)) for arm, baseline in chosen]
+    primary = [place for place, pair in enumerate(chosen) if pair in evaluate.verdicts.PRIMARY]
+    designs = dict.fromkeys([(n, students), (n, 3), (n, 5), (2 * n, 3), (2 * n, 5), (4 * n, 5)]) if chosen else ()
+    for size, each in designs:
+        drawn = stats.assumed(size, [0 if arm in arms.UNTRAINED else each for arm in names], **assumed)
+        found = stats.gains(drawn, places, seed=seed, primary=primary)
+        least = [gain["detectable"] for gain in found]
+        main = max((least[place] for place in primary), default=np.nan)
+        others = max(points for place, points in enumerate(least) if place not in primary)
+        # Two untrained arms have a student each, whatever the design.
+        trained = max(found, key=lambda gain: gain["seeds"])
+        lacks = stats.shortfall(trained | {"differ": round(assumed["discordant"] * size)})
+        rows.append((size, each, main, others, lacks))
+    return pd.DataFrame(rows, columns=["problems", "students", "primary", "others", "lacks"])
 
 
 def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -65,7 +107,7 @@ def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for arm, answers in scores.items()
         for rule in RULES
     )
-    return pd.DataFrame(rows)[["arm", "title", "rule", "n", "seeds", "correct", "accuracy", "low", "high"]]
+    return pd.DataFrame(rows)[["arm", "title", "rule", *COUNTED]]
 
 
 def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:

@@ -42,13 +42,15 @@ class Signal(NamedTuple):
 class Response:
     """What a model answered. `tokens` ends with the end-of-sequence token where `finished`; `text` leaves it out.
 
-    `signal` has one position a token; None where it was not asked for.
+    `signal` has one position a token, and `token_logprobs` [tokens] the log-probability of the token that was given, at
+    temperature 1, also where it is not among the k; NaN where an engine cannot say. None where it was not asked for.
     """
 
     tokens: list[int]
     text: str
     finished: bool
     signal: Signal | None = field(default=None, repr=False)
+    token_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
 
 
 class Request(NamedTuple):
@@ -187,8 +189,12 @@ def open_engine(name: str, setup: Setup) -> Engine:
 
 def pack(ids: ArrayLike, logprobs: ArrayLike, tails: ArrayLike) -> Signal:
     """A signal from higher precision, rounded to what is stored."""
-    rounded = (np.clip(np.asarray(values, np.float64), LOWEST, 0).astype(np.float16) for values in (logprobs, tails))
-    return Signal(np.asarray(ids, np.int32), *rounded)
+    return Signal(np.asarray(ids, np.int32), rounded(logprobs), rounded(tails))
+
+
+def rounded(logprobs: ArrayLike) -> NDArray[np.float16]:
+    """Log-probabilities as they are stored; NaN stays."""
+    return np.clip(np.asarray(logprobs, np.float64), LOWEST, 0).astype(np.float16)
 
 
 def pack_listed(ids: ArrayLike, logprobs: ArrayLike, k: int, vocabulary: int) -> Signal:

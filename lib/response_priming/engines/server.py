@@ -13,11 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import numpy as np
 from pydantic import BaseModel, Field, HttpUrl, ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models, progress
-from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, never, pack_listed
+from response_priming.engines.base import (
+    Engine,
+    Request,
+    Response,
+    Setup,
+    Signal,
+    check_context,
+    never,
+    pack_listed,
+    rounded,
+)  # fmt: skip
 from response_priming.errors import InputError
 
 if TYPE_CHECKING:
@@ -121,8 +132,9 @@ class ServerEngine(Engine):
             tokens = _given(choice, "token_ids")
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
             rows = _rows(choice, len(tokens)) if width else []
-            signal = self._signal(rows, width, request.top_k) if rows else None
-            yield index, Response(tokens, text, choice.finish_reason == "stop", signal)
+            given = [row.get(token, np.nan) for row, token in zip(rows, tokens, strict=False)]
+            asked = (self._signal(rows, width, request.top_k), rounded(given)) if rows else ()
+            yield index, Response(tokens, text, choice.finish_reason == "stop", *asked)
 
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
         """See `Engine.score`. The last position is that of a token generated for the purpose."""

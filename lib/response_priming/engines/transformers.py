@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import models, progress
-from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack
+from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, pack, rounded
 from response_priming.engines.cascade import CASCADE, Slots, shared_prefix
 from response_priming.errors import InputError
 
@@ -153,8 +153,9 @@ class TransformersEngine(Engine):
                     active[place] = last
                 text = str(self.tokenizer.decode(sequence.tokens, skip_special_tokens=True))
                 finished = sequence.tokens[-1] in self.stop_tokens
-                signal = Signal(*map(np.stack, zip(*sequence.steps, strict=True))) if sequence.steps else None
-                yield sequence.index, Response(sequence.tokens, text, finished, signal)
+                parts = [np.stack(values) for values in zip(*sequence.steps, strict=True)]
+                asked = (Signal(*parts[:-1]), parts[-1]) if parts else ()
+                yield sequence.index, Response(sequence.tokens, text, finished, *asked)
 
     def _admit(self, request: Request, slots: Slots, first: int, indices: list[int]) -> list[_Sequence]:
         """Read the prompts, left-padded, into the slots from `first` on; returns them with one token each."""
@@ -190,11 +191,14 @@ class TransformersEngine(Engine):
             logits_to_keep=1,
         ).logits[:, -1, : self.vocabulary]
         tokens = choose(logits, request.temperature, [sequence.draw for sequence in sequences])
-        signal = signal_of(logits, request.top_k) if request.top_k else None
+        steps: tuple[Any, ...] = ()
+        if request.top_k:
+            scores = logits.float().log_softmax(-1).gather(-1, torch.tensor(tokens, device=device)[:, None])
+            steps = *signal_of(logits, request.top_k), rounded(scores[:, 0].cpu())
         for row, sequence in enumerate(sequences):
             sequence.tokens.append(tokens[row])
-            if signal:
-                sequence.steps.append(tuple(array[row] for array in signal))
+            if steps:
+                sequence.steps.append(tuple(array[row] for array in steps))
 
     # --- scores ---
 

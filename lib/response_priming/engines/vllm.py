@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import models, params
-from response_priming.engines.base import Engine, Request, Response, Setup, Signal, check_context, never, pack_listed
+from response_priming.engines.base import (
+    Engine,
+    Request,
+    Response,
+    Setup,
+    Signal,
+    check_context,
+    never,
+    pack_listed,
+    rounded,
+)  # fmt: skip
 from response_priming.errors import InputError
 
 # Our names of quantised formats and vLLM's; `none` keeps what the checkpoint is stored in.
@@ -119,9 +129,11 @@ class VllmEngine(Engine):
             answer = output.outputs[0]
             tokens = list(answer.token_ids)
             text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-            listed = _table(answer.logprobs, width) if width else None
-            signal = pack_listed(*listed, request.top_k, self.vocabulary) if listed else None
-            yield index, Response(tokens, text, answer.finish_reason == "stop", signal)
+            asked: tuple[Any, ...] = ()
+            if width:
+                ids, logprobs, given = _table(answer.logprobs, width)
+                asked = pack_listed(ids, logprobs, request.top_k, self.vocabulary), rounded(given)
+            yield index, Response(tokens, text, answer.finish_reason == "stop", *asked)
 
     def score(self, sequences: Sequence[list[int]], *, top_k: int) -> Iterator[tuple[int, Signal]]:
         """See `Engine.score`. The last position is that of a token generated for the purpose."""
@@ -130,7 +142,7 @@ class VllmEngine(Engine):
         width = min(top_k + self.outputs - self.vocabulary, self.outputs)
         options = {"temperature": 0.0, "max_tokens": 1, "logprobs": width, "prompt_logprobs": width}
         for index, output in self._run(sequences, [options] * len(sequences)):
-            read, last = _table(output.prompt_logprobs, width), _table(output.outputs[0].logprobs, width)
+            read, last = _table(output.prompt_logprobs, width)[:2], _table(output.outputs[0].logprobs, width)[:2]
             ids, logprobs = (np.concatenate(parts) for parts in zip(read, last, strict=True))
             yield index, pack_listed(ids, logprobs, top_k, self.vocabulary)
 
@@ -159,13 +171,13 @@ class VllmEngine(Engine):
                 engine.abort_request(list(running))
 
 
-def _table(flat: Any, k: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Ids and log-probabilities [positions, k] of vLLM's flat list.
+def _table(flat: Any, k: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Ids and log-probabilities [positions, k] of vLLM's flat list, and those of the tokens that are there [positions].
 
     It holds k + 1 entries a position: the token that is there, then the k most likely; none for a first prompt token.
     """
-    ids, logprobs = (np.asarray(values).reshape(-1, k + 1)[:, 1:] for values in (flat.token_ids, flat.logprobs))
-    return ids, logprobs.astype(np.float64)
+    ids, logprobs = (np.asarray(values).reshape(-1, k + 1) for values in (flat.token_ids, flat.logprobs))
+    return ids[:, 1:], logprobs[:, 1:].astype(np.float64), logprobs[:, 0]
 
 
 ENGINE = VllmEngine

@@ -1,7 +1,8 @@
 """Stage evaluate: one arm's student answers the test problems, and every extraction rule scores the answers.
 
 All arms get the same bare question, zero-shot and decoded greedily, and the same budget of tokens: neither the prefix
-nor the worked examples that the teacher saw. So arms differ in how the student was made and in nothing else.
+nor the worked examples that the teacher saw. So arms differ in how the student was made and in nothing else, but for
+one, which shows what the examples do without any training: the undistilled student that sees them.
 """
 
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from response_priming import artifacts, engines, params, problems, progress, prompts
+from response_priming import arms, artifacts, engines, params, problems, progress, prompts
+from response_priming.evaluate.calculations import check
+from response_priming.evaluate.verdicts import fix
 from response_priming.scoring import grade
 
 
@@ -17,13 +20,16 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
     """The answers of the arm's students, one row a test problem and seed; computed unless they are there already.
 
     Rows are in the order of seeds, then problems. Columns: `seed` (of training), `problem_id`, `question`, `answer`
-    (the right one), `response`, `tokens` (its length, end-of-sequence token included), `finished` (ended within the
-    budget), `mean_logprob` (of its tokens), and for each rule RULE what it extracted, `RULE`, and whether that is
-    right, `RULE-correct`.
+    (the right one), `template` (see `problems.Problem`; no column where there is none), `calculations` (how many the
+    data set's solution has), `response`, `tokens` (its length, end-of-sequence token included), `finished` (ended
+    within the budget), `mean_logprob` (of its tokens), and for each rule RULE what it extracted, `RULE`, and whether
+    that is right, `RULE-correct`.
 
     Raises:
         InputError: the arm's student is not trained yet; said before any model is loaded.
     """
+    if run.output == run.build:
+        fix(run)
     seeds = run.seeds_of(run.arm)
     return pd.concat([answer_one(run, seed).assign(seed=seed) for seed in seeds], ignore_index=True)
 
@@ -55,10 +61,10 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: 
 
 def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: params.EvaluateRun) -> pd.DataFrame:
     """What an engine's model answers (see `answer`), not graded."""
-    asked_as = [
-        prompts.encode(engine.tokenizer, prompts.bare(problem.question, run.system_prompt), run.prompt_date)
-        for problem in asked
-    ]
+    sees = run.worked_examples if run.arm == arms.SHOWN else 0
+    shown = problems.load(run, "validation", sees, seed=run.seed) if sees else []
+    chats = [prompts.messages(one.question, system_prompt=run.system_prompt, examples=shown) for one in asked]
+    asked_as = [prompts.encode(engine.tokenizer, chat, run.prompt_date) for chat in chats]
     with progress.Bar(len(asked_as), "answer") as bar:
         given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))
     rows = []
@@ -67,7 +73,18 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: param
         assert response.signal is not None, "asked for with top_k=1"
         # Greedy decoding takes the most likely token each time.
         logprob = float(response.signal.top_logprobs[:, 0].astype(np.float32).mean())
-        row = problem.id, problem.question, problem.answer, response.text, len(response.tokens), response.finished
-        rows.append((*row, logprob))
-    columns = ["problem_id", "question", "answer", "response", "tokens", "finished", "mean_logprob"]
-    return pd.DataFrame(rows, columns=columns)
+        rows.append(
+            {
+                "problem_id": problem.id,
+                "question": problem.question,
+                "answer": problem.answer,
+                "template": problem.template,
+                "calculations": len(check(problem.solution)),
+                "response": response.text,
+                "tokens": len(response.tokens),
+                "finished": response.finished,
+                "mean_logprob": logprob,
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table if table["template"].notna().any() else table.drop(columns="template")

@@ -15,6 +15,8 @@ named after the position of its first problem. Plain pandas and `datasets` read 
   store, where the column is the token id; uint16 where the vocabulary has at most 65,536 entries |
 | top_logprobs | list of float16 | their log-probabilities (natural logarithm, temperature 1), flat likewise |
 | tail_logprobs | list of float16 | log of the probability outside the k tokens, [tokens]; not in a dense store |
+| token_logprobs | list of float16 | log-probability of the token that was given, [tokens]; NaN where the engine could
+  not say; not in an older store, which is read as one of NaN, nor in one of prompts |
 
 `kept.parquet` beside the shards says which responses train (see `teacher.select`).
 
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 KEPT = "kept.parquet"
 SIGNAL = Signal._fields
+GIVEN = "token_logprobs"
 LARGEST_UINT16_VOCABULARY = 65_536
 
 
@@ -93,6 +96,11 @@ def write_shard(path: Path, rows: Sequence[Answered], *, vocabulary: int, dense:
     else:
         kinds = [pa.uint16() if vocabulary <= LARGEST_UINT16_VOCABULARY else pa.int32(), pa.float16(), pa.float16()]
         flat = {name: _flat([signal[i] for signal in signals], kinds[i]) for i, name in enumerate(SIGNAL)}
+    given = [row.response.token_logprobs for row in rows]
+    if any(values is not None for values in given):
+        unsaid = [np.full(len(row.response.tokens), np.nan) for row in rows]
+        both = zip(given, unsaid, strict=True)
+        flat[GIVEN] = _flat([none if values is None else values for values, none in both], pa.float16())
     means = pd.DataFrame([summarise(signal) for signal in signals])
     table = pa.table(
         {
@@ -108,7 +116,7 @@ def write_shard(path: Path, rows: Sequence[Answered], *, vocabulary: int, dense:
         }
     )
     # Bytes of equal significance side by side: smaller and faster than dictionaries, for ids and log-probabilities.
-    split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in SIGNAL if name in table.column_names}
+    split = {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in (*SIGNAL, GIVEN) if name in table.column_names}
     dictionary = ["problem_id", "finished"]
     pq.write_table(table, path, compression="zstd", use_dictionary=dictionary, column_encoding=split)
 
@@ -190,7 +198,9 @@ def taken(places: Sequence[Stored], top_k: int | None) -> list[Response]:
             dropped = np.logaddexp.reduce(logprobs[:, top_k:].astype(np.float64), axis=-1)
             tail = np.logaddexp(dropped, tail.astype(np.float64))
         signal = pack(ids[:, :top_k], logprobs[:, :top_k], tail)
-        found.append(Response(tokens, table["text"][row].as_py(), table["finished"][row].as_py(), signal))
+        text, finished = (table[name][row].as_py() for name in ("text", "finished"))
+        given = table[GIVEN][row].values.to_numpy(zero_copy_only=False) if GIVEN in table.column_names else None
+        found.append(Response(tokens, text, finished, signal, given))
     return found
 
 
@@ -201,20 +211,23 @@ def read(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """All responses of a store, one row each, with `kept`: whether it trains.
 
     Args:
-        columns: which; by default all but the signal (`SIGNAL`), which may not fit into memory. The signal comes flat.
+        columns: which; by default all but the signal (`SIGNAL`) and `GIVEN`, which may not fit into memory. The signal
+            comes flat; what a shard does not have is missing.
 
     Raises:
         InputError: there are no responses, or a shard is damaged.
     """
     shards = _shards(folder)
     if columns is None:
-        columns = [name for name in pq.read_schema(shards[0]).names if name not in SIGNAL]
-    frame = pd.concat([pd.read_parquet(shard, columns=list(columns)) for shard in shards], ignore_index=True)
+        columns = [name for name in pq.read_schema(shards[0]).names if name not in (*SIGNAL, GIVEN)]
+    there = [[name for name in columns if name in pq.read_schema(shard).names] for shard in shards]
+    parts = [pd.read_parquet(shard, columns=names) for shard, names in zip(shards, there, strict=True)]
+    frame = pd.concat(parts, ignore_index=True).reindex(columns=list(columns))
     return frame.assign(kept=pd.read_parquet(folder / KEPT)["kept"])
 
 
 def dataset(folder: Path) -> "Dataset":
-    """The responses that train, memory-mapped: one row a problem, all columns, arrays as numpy.
+    """The responses that train, memory-mapped: one row a problem, all columns but `GIVEN`, arrays as numpy.
 
     Rows are read from disk as they are asked for: `dataset(folder)[number]`. The Arrow file that is mapped is made of
     the shards each time, on their disk, and has no name any more once it is mapped: nobody can change it.
@@ -228,7 +241,9 @@ def dataset(folder: Path) -> "Dataset":
     disable_progress_bars()
     shards = [str(shard) for shard in _shards(folder)]
     with tempfile.TemporaryDirectory(prefix=".arrow-", dir=folder.parent) as cache:
-        data = Dataset.from_parquet(shards, cache_dir=cache)
+        # Shards of one store may have been written before and after there was such a column.
+        columns = [name for name in pq.read_schema(shards[0]).names if name != GIVEN]
+        data = Dataset.from_parquet(shards, cache_dir=cache, columns=columns)
     kept = np.flatnonzero(pd.read_parquet(folder / KEPT)["kept"])
     if not len(kept):
         raise InputError(f"{folder}: all {len(data)} responses are dropped by the filters; nothing trains")

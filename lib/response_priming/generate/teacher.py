@@ -122,7 +122,9 @@ def _generate(run: params.GenerateRun, wanted: _Prompts, partial: artifacts.Part
     missing = list(gaps(done, total, max(1, run.generate_batch // run.samples)))
     if not missing:
         return
-    before = stored([folder for folder in artifacts.shelved(run.folders[0].path) if folder != partial.folder], top_k)
+    # Of a run beside the profile's, too, nothing is asked that the profile's own has been answered.
+    places = [*artifacts.shelved(run.folders[0].path), run.build / run.place / run.strategy]
+    before = stored([folder for folder in places if folder != partial.folder], top_k)
     vocabulary = models.vocabulary(wanted.tokenizer, models.config(run.teacher, run.teacher_revision))
     engine = None
     with progress.Bar(total * run.samples, "response", done=sum(done.values()) * run.samples) as bar:

@@ -1,14 +1,16 @@
 """Parameters: a profile (YAML) goes in, and every stage gets its own, validated, as a run.
 
 `sections` has every parameter with its default, `fields` the types of those that are shared, `runs` what each notebook
-is given, `profile` how both are read; `released` is the training of the released code.
+is given, `base` what all of either share, `profile` how both are read; `released` is the training of the released code.
 """
 
+from response_priming.params.base import Folder, Run
 from response_priming.params.fields import Engine, is_on_hub
 from response_priming.params.hardware import device_of, precision_of
 from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
 from response_priming.params.released import REPAIRS
 from response_priming.params.runs import (
+    PLACEMENT,
     RUNS,
     AttentionRun,
     AttributionRun,
@@ -16,19 +18,18 @@ from response_priming.params.runs import (
     ClaimsRun,
     CompareRun,
     DistillRun,
+    DoctorRun,
     EvaluateRun,
-    Folder,
     GenerateRun,
     LadderRun,
     PromptSignalsRun,
-    Run,
     SearchRun,
 )
-from response_priming.params.sections import PLACEMENT, SEARCHED, Distill, Generate, Model, Problems
+from response_priming.params.sections import SEARCHED, Distill, Generate, Model, Problems
 
 __all__ = [
     "PLACEMENT", "REPAIRS", "RUNS", "SEARCHED", "AttentionRun", "AttributionRun", "AuditRun", "ClaimsRun",
-    "CompareRun", "Distill", "DistillRun", "Engine", "EvaluateRun", "Folder", "Generate", "GenerateRun",
+    "CompareRun", "Distill", "DistillRun", "DoctorRun", "Engine", "EvaluateRun", "Folder", "Generate", "GenerateRun",
     "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "Run", "SearchRun", "collect", "device_of",
     "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
 ]  # fmt: skip

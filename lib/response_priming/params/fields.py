@@ -82,7 +82,7 @@ Arms = Annotated[
     AfterValidator(known_arms),
     AfterValidator(_distinct),
     Field(
-        default=["undistilled", "fine-tuned", "none", "teacher", "ground-truth", "confidence"],
+        default=["undistilled", "undistilled-examples", "fine-tuned", "none", "teacher", "ground-truth", "confidence"],
         description="arms, in the order of tables and figures",
     ),
 ]
@@ -92,5 +92,5 @@ Teacher = Annotated[
 ]
 TeacherRevision = Annotated[str | None, Field(default=None, description="commit of the teacher on the hub")]
 WorkedExamples = Annotated[
-    int, Field(default=4, ge=0, le=16, description="solved validation problems shown to the teacher first")
+    int, Field(default=8, ge=0, le=16, description="solved validation problems shown to the teacher first")
 ]

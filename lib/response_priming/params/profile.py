@@ -11,21 +11,22 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from response_priming import arms, paths
 from response_priming.errors import InputError, first_problem
+from response_priming.params.base import Run, Section
 from response_priming.params.fields import Arms, Seed, Seeds, is_on_hub, known_arms
-from response_priming.params.runs import RUNS, Run
+from response_priming.params.runs import RUNS
 from response_priming.params.sections import (
     SOFT,
     Attention,
     Attribution,
     Audit,
     Distill,
+    Doctor,
     Evaluate,
     Generate,
     Ladder,
     Model,
     Problems,
     Search,
-    Section,
 )
 
 DEFAULTS: Any = Field({}, validate_default=True)  # a section as if nothing of it were said
@@ -46,6 +47,7 @@ class Profile(Section):
     attention: Attention = DEFAULTS
     audit: Audit = DEFAULTS
     ladder: Ladder = DEFAULTS
+    doctor: Doctor = DEFAULTS
     search: Search = DEFAULTS
     attribution: Attribution = DEFAULTS
     overrides: Annotated[dict[str, dict[str, Any]], AfterValidator(known_arms)] = Field(
@@ -54,6 +56,8 @@ class Profile(Section):
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self) -> Self:
+        if arms.SHOWN in self.arms and not self.generate.worked_examples:
+            raise ValueError(f"arms: {arms.SHOWN!r} is {arms.UNDISTILLED!r} where generate.worked_examples = 0")
         for arm in self.overrides:
             if arm not in self.trained:
                 raise ValueError(f"overrides.{arm}: ignored; the trained arms are {', '.join(self.trained) or 'none'}")
@@ -107,7 +111,7 @@ class Profile(Section):
     @property
     def trained(self) -> list[str]:
         """The arms that are trained."""
-        return [arm for arm in self.arms if arm != arms.UNDISTILLED]
+        return [arm for arm in self.arms if arm not in arms.UNTRAINED]
 
     def distill_of(self, arm: str) -> Distill:
         """The distill section with what is this arm's own: the released training, where its name says so, overrides."""
@@ -128,6 +132,7 @@ class Profile(Section):
             self.attention,
             self.audit,
             self.ladder,
+            self.doctor,
             self.search,
             self.attribution,
         )

@@ -1,28 +1,19 @@
 """Runs: what each notebook is given, one stage's sections of the profile flattened, as papermill injects them."""
 
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar
 
-from pydantic import BaseModel, Field, PrivateAttr
+from pydantic import Field, field_validator
 
-from response_priming import arms, paths
-from response_priming.params.fields import (
-    Arm,
-    Arms,
-    Rule,
-    Seed,
-    Seeds,
-    Strategy,
-    Teacher,
-    TeacherRevision,
-    WorkedExamples,
-)
+from response_priming import arms
+from response_priming.params.base import Folder, Run
+from response_priming.params.fields import Arm, Arms, Rule, Seeds, Strategy, Teacher, TeacherRevision, WorkedExamples
 from response_priming.params.sections import (
-    PLACEMENT,
     Attention,
     Attribution,
     Audit,
     Distill,
+    Doctor,
     Evaluate,
     Generate,
     Ladder,
@@ -32,79 +23,8 @@ from response_priming.params.sections import (
     Signal,
 )
 
-
-class Folder(NamedTuple):
-    """A folder that a run writes, what it reads of other stages, and the modules that make it, as `compare.comparison`.
-
-    `more`: what decides its content beside the run's parameters. `by_model`: a model makes it, so that a change of the
-    code alone does not make it again (see `artifacts.VERSIONS`).
-    """
-
-    path: Path
-    code: list[str]
-    reads: list[Path]
-    more: dict[str, Any]
-    by_model: bool = True
-
-
-class Run(BaseModel):
-    """What every notebook is given. `idle`: parameters that shape nothing of what its stage writes.
-
-    `explored`: a value differs from the profile's, as after an edit in JupyterLab (see `collect`). `beside`: the run is
-    of a student beside the arms, as a rung of the ladder.
-    """
-
-    model_config = arms.STRICT
-    stage: ClassVar[str]
-    # Where the data lies says nothing of them; a recipe has their content.
-    idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir"})
-    profile: arms.Name = Field("laptop", description="parameter set, params/PROFILE.yaml")
-    seed: Seed
-    _explored: Path | None = PrivateAttr(None)
-    _beside: Path | None = PrivateAttr(None)
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """A run with those of the values that it has parameters for."""
-        return cls.model_validate({key: value for key, value in values.items() if key in cls.model_fields})
-
-    def exploring(self, folder: Path) -> Self:
-        """This run, writing aside, so that it never passes for the profile's result."""
-        run = self.model_copy()
-        run._explored = folder
-        return run
-
-    def placed(self, folder: Path) -> Self:
-        """This run with a folder of its own for its student and what that answers."""
-        run = self.model_copy()
-        run._beside = folder
-        return run
-
-    @property
-    def build(self) -> Path:
-        """Where this profile's artefacts are."""
-        return paths.BUILD / self.profile
-
-    @property
-    def output(self) -> Path:
-        """Where this run writes."""
-        return self._explored or self._beside or self.build
-
-    @property
-    def item(self) -> dict[str, str]:
-        """The strategy or arm this run is for."""
-        return {}
-
-    @property
-    def folders(self) -> list[Folder]:
-        """What this run writes, each after those it reads; empty where its notebook keeps what it makes by itself."""
-        return []
-
-    @property
-    def reads(self) -> list[Path]:
-        """The folders of other stages that it reads."""
-        own = [folder.path for folder in self.folders]
-        return list(dict.fromkeys(path for folder in self.folders for path in folder.reads if path not in own))
+# Where the teacher runs, and how much of it at once, decides no response.
+PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel", "server_url"})
 
 
 class GenerateRun(Signal, Generate, Model, Problems, Run):
@@ -146,7 +66,7 @@ class SeedsRun(Run):
 
     def seeds_of(self, arm: str) -> list[int]:
         """The seeds of an arm's students; the undistilled student is one, filed under the first seed."""
-        return self.seeds[:1] if arm == arms.UNDISTILLED else self.seeds
+        return self.seeds[:1] if arm in arms.UNTRAINED else self.seeds
 
     def student_of(self, arm: str, seed: int) -> Path:
         """Where a trained arm's student is read from: an adapter, or all weights."""
@@ -179,7 +99,7 @@ class DistillRun(Distill, ArmRun):
     def store(self) -> Path | None:
         """What the arm's teacher gave: responses or signals over prompts; None without a teacher."""
         found = arms.store_of(self.arm, self.repaired)
-        return self.build / found if found else None
+        return (self._taught or self.build) / found if found else None
 
     @property
     def folders(self) -> list[Folder]:
@@ -199,13 +119,14 @@ class EvaluateRun(Evaluate, ArmRun):
 
     stage = "evaluate"
     idle = Run.idle | {"seeds", "rule", "n_train"}
+    worked_examples: WorkedExamples
 
     @property
     def folders(self) -> list[Folder]:
         """For each student, what it answered, and then that by every rule."""
         found = []
         for seed in self.seeds_of(self.arm):
-            student = [] if self.arm == arms.UNDISTILLED else [self.student_of(self.arm, seed)]
+            student = [] if self.arm in arms.UNTRAINED else [self.student_of(self.arm, seed)]
             answers = self.output / "answers" / self.arm / f"seed-{seed}"
             scores = self.output / "scores" / self.arm / f"seed-{seed}"
             found.append(Folder(answers, ["evaluate.answers", f"engines.{self.evaluate_engine}"], student, {}))
@@ -231,11 +152,12 @@ class CompareRun(Evaluate, Problems, TaughtRun, ArmsRun):
     """Parameters of notebooks/compare.ipynb."""
 
     stage = "compare"
+    worked_examples: WorkedExamples
 
     @property
     def trained(self) -> list[tuple[str, int]]:
         """The students, arm by arm."""
-        return [(arm, seed) for arm in self.arms if arm != arms.UNDISTILLED for seed in self.seeds]
+        return [(arm, seed) for arm in self.arms if arm not in arms.UNTRAINED for seed in self.seeds]
 
     @property
     def folders(self) -> list[Folder]:
@@ -243,7 +165,7 @@ class CompareRun(Evaluate, Problems, TaughtRun, ArmsRun):
         reads = [self.scores_of(arm, seed) for arm in self.arms for seed in self.seeds_of(arm)]
         reads += [self.student_of(arm, seed) for arm, seed in self.trained]
         reads += [self.build / "responses" / strategy for strategy in self.strategies]
-        texts = {"published": arms.published()["arms"], "titles": [arms.title(arm) for arm in self.arms]}
+        texts = {"titles": [arms.title(arm) for arm in self.arms]}
         return [Folder(self.output / "comparison", ["compare.comparison"], reads, texts, by_model=False)]
 
 
@@ -253,6 +175,11 @@ class AttentionRun(Attention, Model, Problems, ArmsRun):
     stage = "attention-visualize"
     idle = Run.idle | {"n_train", "n_test", "heatmaps", "heatmap_tokens", "chosen_heads", "rule"}
     rule: Rule
+
+    @field_validator("arms")
+    @classmethod
+    def _every_student_once(cls, names: list[str]) -> list[str]:
+        return list(dict.fromkeys(arms.UNDISTILLED if name in arms.UNTRAINED else name for name in names))
 
     @property
     def students(self) -> list[tuple[str, int]]:
@@ -270,7 +197,7 @@ class AuditRun(Audit, Run):
     """Parameters of notebooks/audit.ipynb."""
 
     stage = "audit"
-    idle = Run.idle | {"seed", "logs_dir"}
+    idle = Run.idle | {"seed", "logs_dir", "disputed"}
 
     @property
     def folders(self) -> list[Folder]:
@@ -292,7 +219,7 @@ class ClaimsRun(CompareRun):
     @property
     def folders(self) -> list[Folder]:
         """The verdicts; what is missing makes a claim not testable, but for the audit."""
-        reads = [self.build / name for name in ("audit", "comparison", "attention")]
+        reads = [self.build / name for name in ("audit", "comparison", "attention", "rules")]
         reads += [self.build / "responses" / strategy for strategy in (arms.UNPRIMED, "confidence")]
         there = [path for path in reads if path.name == "audit" or path.exists()]
         return [Folder(self.output / "claims", ["claims"], there, {}, by_model=False)]
@@ -307,6 +234,18 @@ class LadderRun(Ladder, Evaluate, Distill, Model, Problems, Run):
     def reads(self) -> list[Path]:
         """Both stores of the strategy."""
         return [self.build / store / self.ladder_strategy for store in ("responses", "prompt-signals")]
+
+
+class DoctorRun(Doctor, Distill, Generate, Model, CompareRun):
+    """Parameters of notebooks/doctor.ipynb."""
+
+    stage = "doctor"
+
+    @property
+    def folders(self) -> list[Folder]:
+        """What was found about the students of the comparison."""
+        reads = super().folders[0].reads
+        return [Folder(self.output / "doctor", ["studies.doctor"], reads, {}, by_model=False)]
 
 
 class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
@@ -345,6 +284,6 @@ RUNS: dict[str, type[Run]] = {
     run.stage: run
     for run in (
         GenerateRun, PromptSignalsRun, DistillRun, EvaluateRun, CompareRun, AttentionRun, AuditRun,
-        ClaimsRun, LadderRun, SearchRun, AttributionRun
+        ClaimsRun, LadderRun, DoctorRun, SearchRun, AttributionRun
     )
 }  # fmt: skip

@@ -5,10 +5,10 @@ Defaults live here alone; they are the `laptop` profile, and every other profile
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from response_priming import arms
 from response_priming.errors import first_problem
+from response_priming.params.base import Section
 from response_priming.params.divergences import DIVERGENCES, Divergence
 from response_priming.params.fields import (
     Day,
@@ -39,19 +39,6 @@ SEARCHED = {
 # What shapes the soft loss alone, which takes a teacher's distributions.
 SOFT = ("alpha", "kd_temperature", "divergence", "divergence_share")
 
-# Where the teacher runs, and how much of it at once, decides no response.
-PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel", "server_url"})
-
-
-class Section(BaseModel):
-    """One section of a profile: unknown keys are refused, values are not changed after loading."""
-
-    model_config = arms.STRICT
-
-    def ignored(self) -> dict[str, str]:
-        """Parameters that mean nothing beside other values of the section: name -> where they are ignored, in words."""
-        return {}
-
 
 class Problems(Section):
     """Where the problems come from, and how many."""
@@ -65,6 +52,7 @@ class Problems(Section):
     dataset_revision: str = Field(
         "e53f048856ff4f594e959d75785d2c2d37b678ee", description="commit of openai/gsm8k on the hub"
     )
+    allow_leaked: bool = Field(False, description="go on although questions of test are in train, too")
     n_train: int = Field(160, ge=1, le=1_000_000, description="problems the teacher answers and students train on")
     n_test: int = Field(200, ge=1, le=1_000_000, description="held-out problems every arm is scored on")
     largest_operand: int = Field(20, ge=5, le=999, description="largest number in a procedural problem")
@@ -73,7 +61,7 @@ class Problems(Section):
     def ignored(self) -> dict[str, str]:
         """See `Section.ignored`."""
         if self.dataset == "procedural":
-            return dict.fromkeys(("data_dir", "dataset_revision"), "dataset 'procedural' is made here")
+            return dict.fromkeys(("data_dir", "dataset_revision", "allow_leaked"), "dataset 'procedural' is made here")
         made = dict.fromkeys(("largest_operand", "two_step_share"), "only dataset 'procedural' is made here")
         return made | ({"dataset_revision": "dataset 'local' is a folder"} if self.dataset == "local" else {})
 
@@ -298,6 +286,13 @@ class Audit(Section):
     """What the audit of the published study counts."""
 
     logs_dir: str | None = Field(None, description="folder with the released response logs; None: the recorded counts")
+    disputed: str | None = Field(
+        None, description="file with the numbers of test problems whose answers are disputed, from 0, one a line"
+    )
+
+    def ignored(self) -> dict[str, str]:
+        """See `Section.ignored`."""
+        return {} if self.logs_dir else {"disputed": "recorded counts name no problem; it needs audit.logs_dir"}
 
 
 class Ladder(Section):
@@ -306,6 +301,14 @@ class Ladder(Section):
     ladder_strategy: Strategy = Field("ground-truth", description="strategy of every rung")
     ladder_test: int = Field(100, ge=1, description="test problems that every rung is scored on")
     ladder_seeds: SomeSeeds = Field([0], description="training seeds of every rung")
+
+
+class Doctor(Section):
+    """Why distillation loses to fine-tuning: every student looked at, and the way from the one to the other."""
+
+    doctor_rungs: bool = Field(True, description="train what is between KD and fine-tuning; the teacher answers anew")
+    doctor_strategy: Strategy = Field("none", description="strategy that this way starts from")
+    doctor_examples: int = Field(16, ge=0, le=16, description="worked examples of the rung whose teacher sees more")
 
 
 class Search(Section):

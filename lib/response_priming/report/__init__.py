@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "check": ["check_sources"],
         "crate": ["write"],
+        "variables": ["findings"],
         "page": ["render"],
         "preview": ["notebook_page"],
         "reproduction": ["numbers", "prepare"],

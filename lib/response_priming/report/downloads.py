@@ -13,10 +13,12 @@ from response_priming import attention
 FOLDER = "results"
 # Written by the stages as they are.
 COPIED = {
-    "comparison": ("accuracy", "gains", "rules", "teacher", "steps", "calibration", "losses", "samples"),
-    "audit": ("published", "rules", "decomposition", "tests", "discrepancies"),
+    "comparison": (
+        "accuracy", "lengths", "gains", "rules", "teacher", "steps", "calibration", "losses", "samples", "leakage"
+    ),
+    "audit": ("published", "rules", "decomposition", "tests", "discrepancies", "cleaned"),
     "claims": ("claims",),
-}
+}  # fmt: skip
 
 
 def write(build: Path, folder: Path) -> None:

@@ -29,7 +29,9 @@ def stage(profile: params.Profile) -> Path:
         for notebook in _notebooks(profile):
             preview.static_copy(notebook, folder / notebook.name)
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
+        (folder / "_doctor.md").write_text(variables.diagnosis(profile), encoding="utf-8")
         (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
+        (folder / "_settled.md").write_text(variables.settled_table(profile), encoding="utf-8")
         downloads.write(profile.build, folder)
         texts = variables.sentences(profile)
         _write_yaml(folder / "_variables.yml", texts)
@@ -69,7 +71,8 @@ def _run_quarto(command: str, folder: Path, site: Path) -> None:
 
 def _recipe(profile: params.Profile) -> dict[str, Any]:
     _notebooks(profile)  # all of which must be there
-    inputs = [profile.build / name for name in variables.STAGES]
+    inputs = [profile.build / name for name in (*variables.STAGES, "rules")]
+    inputs = [path for path in inputs if path.name != "rules" or path.exists()]
     content = notebooks.page_content(profile) | {"quarto": variables.quarto()}
     return artifacts.decided_by("report", content, inputs, code=[])
 

@@ -15,7 +15,7 @@ from rocrate.rocrate import ROCrate
 
 from response_priming import notebooks, params, paths, provenance
 from response_priming.errors import InputError, first_problem
-from response_priming.report import preview
+from response_priming.report.preview import SHORTCODE, labelled_cells
 
 # Variables of the page that say which run it is of; none is a result.
 ABOUT = frozenset({"profile", "command", "extras", "renderer", "git_commit", "made_on", "versions", "machine"})
@@ -129,7 +129,7 @@ def _numbers(run: Path) -> dict[str, str]:
     if not (folder / "_variables.yml").is_file():
         raise InputError(f"{run}: no page there; `make paper` makes one")
     texts = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
-    for code in preview.SHORTCODE.finditer((folder / "index.qmd").read_text(encoding="utf-8")):
+    for code in SHORTCODE.finditer((folder / "index.qmd").read_text(encoding="utf-8")):
         notebook, _, label = code["value"].partition("#")
         if code["name"] == "var" and code["value"] not in ABOUT:
             found[code["value"]] = " ".join(unescape(texts[code["value"]]).split())
@@ -141,7 +141,7 @@ def _numbers(run: Path) -> dict[str, str]:
 
 def _cells(notebook: Path, label: str) -> Iterator[tuple[int, int, str, str]]:
     """The cells of a printed table below its headings: row, column, what they are of, and their text."""
-    for output in preview.labelled_cells(notebook)[label].outputs:
+    for output in labelled_cells(notebook)[label].outputs:
         page = BeautifulSoup(output.get("data", {}).get("text/html", "").replace("\u200b", ""), "html.parser")
         rows = [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in page.find_all("tr")]
         for row, cells in enumerate(rows[1:], 1):

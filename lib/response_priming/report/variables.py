@@ -16,10 +16,12 @@ import jinja2
 import pandas as pd
 import yaml
 
-from response_priming import arms, artifacts, attention, claims, notebooks, params, paths, stats, style
+from response_priming import arms, artifacts, attention, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
+from response_priming.evaluate.verdicts import PRIMARY, on, on_primary
 
 TEMPLATE = "variables.yml.jinja"
+TABLES = ("accuracy", "gains", "teacher", "lengths", "leakage")  # of the comparison
 STAGES = ("comparison", "attention", "audit", "claims")  # folders of the stages that the page reads
 
 
@@ -60,21 +62,25 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     build = profile.build
     analysis = attention.read(build / "attention")
     # Only empty fields are missing values: an arm is called "none".
-    accuracy, gains, teacher, claimed = (
+    accuracy, gains, teacher, lengths, leaked, claimed = (
         pd.read_csv(build / f"{name}.csv", keep_default_na=False, na_values=[""])
-        for name in ("comparison/accuracy", "comparison/gains", "comparison/teacher", "claims/claims")
+        for name in (*(f"comparison/{name}" for name in TABLES), "claims/claims")
     )
     compared, released = (
         json.loads((build / folder / "variables.json").read_text(encoding="utf-8"))
         for folder in ("comparison", "audit")
     )
+    longest = lengths["calculations"].max()
     return {
         **settings(profile),
         **headline(accuracy, gains, teacher),
         "compared": compared,
+        "longest": {row["arm"]: row for row in lengths.to_dict("records") if row["calculations"] == longest},
+        "leaked": leaked.to_dict("records"),
         "attention": attention.summary(analysis.metrics, analysis.divergent, analysis.tests),
         "released": released,
         "verdicts": list(claimed["verdict"]),
+        "fixed": rules_fixed(build),
         "executed": {node.stage: notebooks.PAGES[node.stage] for node in notebooks.executed_extras(profile)},
         "made": made(profile),
         "renderer": renderer,
@@ -91,34 +97,81 @@ def settings(profile: params.Profile) -> dict[str, Any]:
 def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame) -> dict[str, Any]:
     """The rows that the text speaks of, of the tables of `compare`; None for what was not run.
 
-    The best KD arm is the most accurate of the unprimed and the primed ones, the first of several. Its gain over the
-    undistilled student is `significant` by `stats.significant`, and `wide` where it is wider than the arm's own
-    interval. The best primed arm's gain over the unprimed one has its `verdict` by the rule of `claims`.
+    The best KD arm is the most accurate of the unprimed and the primed ones, the first of several. A gain has its
+    `verdict` by the rules of `evaluate.verdicts`, and what it `lacks`; that of the best KD arm over the undistilled
+    student is `wide` where it is wider than the arm's own interval.
     """
     names = {row["arm"]: row for row in accuracy.to_dict("records")}
     pairs = {(row["arm"], row["baseline"]): row for row in gains.to_dict("records")}
+    for pair, row in pairs.items():
+        alone = pair in PRIMARY
+        row |= {"verdict": on(row, alone=alone), "lacks": stats.shortfall(row)}
     primed = [arm for arm in names if arms.is_primed(arm)]
     kd = [arm for arm in names if arm in (arms.UNPRIMED, *primed)]
     best, best_primed = (max(some, key=lambda arm: names[arm]["accuracy"], default="") for some in (kd, primed))
     if gain := pairs.get((best, arms.UNDISTILLED)):
-        wide = gain["points"] > 100 * (names[best]["high"] - names[best]["low"])
-        gain |= {"significant": stats.significant(gain), "wide": wide}
-    if primed_gain := pairs.get((best_primed, arms.UNPRIMED)):
-        primed_gain |= {"verdict": claims.verdict_on(primed_gain)}
+        gain |= {"wide": gain["points"] > 100 * (names[best]["high"] - names[best]["low"])}
     ranked: list[Any] = [*teacher.sort_values("accuracy", kind="stable").to_dict("records")] or [None]
     return {
         "undistilled": names.get(arms.UNDISTILLED),
+        "shown": names.get(arms.SHOWN),
         "fine_tuned": names.get(arms.FINE_TUNED),
         "unprimed": names.get(arms.UNPRIMED),
         "neutral": names.get(arms.NEUTRAL),
         "best_kd": names.get(best),
         "kd_gain": gain,
+        "tuned_gain": pairs.get((best, arms.FINE_TUNED)),
+        "primary": pairs.get(PRIMARY[0]),
+        "primary_over_neutral": pairs.get(PRIMARY[1]),
+        "primary_verdict": on_primary(pairs),
         "best_primed": names.get(best_primed),
-        "primed_gain": primed_gain,
-        "neutral_gain": pairs.get((best_primed, arms.NEUTRAL)),
+        "primed_gain": pairs.get((best_primed, arms.UNPRIMED)),
         "teacher_best": ranked[-1],
         "teacher_worst": ranked[0],
     }
+
+
+def rules_fixed(build: Path) -> dict[str, Any] | None:
+    """The digest of the rules of the verdicts and the `date` at which they were written, and whether that was `before`
+    the first evaluation; None where they were not."""
+    if (rules := artifacts.manifest(build / "rules")) is None:
+        return None
+    answered = [artifacts.read(file.parent)["date"] for file in build.glob(f"answers/*/seed-*/{artifacts.FILE}")]
+    digest = rules["outputs"]["rules.json"].removeprefix("sha256:")
+    return {"digest": digest, "date": rules["date"], "before": rules["date"] <= min(answered, default=rules["date"])}
+
+
+def settled_table(profile: params.Profile) -> str:
+    """Where a profile of the embedded model has too few students, the table of the one that has them."""
+    embedded = profile.model.student == "embedded" and profile.problems.dataset == "procedural"
+    if len(profile.seeds) >= stats.FEWEST["seeds"][0] or not embedded:
+        return ""
+    table = (paths.REPORT / "laptop-full.md").read_text(encoding="utf-8")
+    return f'::: {{.scroll tabindex="0"}}\n\n{table}\n:::\n'  # wider than a phone
+
+
+def findings(checks: pd.DataFrame) -> pd.DataFrame:
+    """What the doctor found (see `studies.doctor.Row`), in words: of whom (`title`), what is `wrong`, and what to
+    `change`."""
+    words = arms.read_yaml(paths.REPORT / "doctor.yaml")["findings"]
+    rows: list[Any] = checks[checks["finding"] != ""].to_dict("records")
+    said = [[style.filled(words[row["finding"]][key], row) for key in ("wrong", "change")] for row in rows]
+    table = pd.DataFrame(said, columns=["wrong", "change"])
+    return table.assign(title=[arms.title(row["arm"]) for row in rows])
+
+
+def diagnosis(profile: params.Profile) -> str:
+    """Why distillation loses to fine-tuning, in Markdown: what the doctor found, where its notebook was executed."""
+    folder = paths.BUILD / profile.name / "doctor"
+    values: dict[str, Any] = {"goal": f"make doctor PROFILE={profile.name}", "students": 0}
+    if any(node.stage == "doctor" for node in notebooks.executed_extras(profile)):
+        options: dict[str, Any] = {"keep_default_na": False, "na_values": {"value": [""], "points": [""]}}
+        checks, rungs = (pd.read_csv(folder / f"{name}.csv", **options) for name in ("checks", "rungs"))
+        found = findings(checks).groupby(["wrong", "change"], sort=False)["title"].unique()
+        values["findings"] = found.reset_index().to_dict("records")
+        values["students"] = len(checks[checks["arm"] != ""].drop_duplicates(["arm", "seed"]))
+        values["rungs"] = rungs.to_dict("records")
+    return style.words("_doctor.md.jinja", values)
 
 
 def strategies_table(profile: params.Profile) -> str:

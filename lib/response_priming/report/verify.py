@@ -10,7 +10,7 @@ import yaml
 
 from response_priming import artifacts, audit, claims, compare, notebooks, params, paths, scoring
 from response_priming.errors import InputError
-from response_priming.report import crate
+from response_priming.report.crate import differing
 from response_priming.report.variables import sentences
 
 
@@ -28,7 +28,7 @@ def verify(profile: params.Profile) -> Iterator[str]:
             wrong.append(f"{name}: {state.reason}; {heals}")
     if not wrong:  # or what was found would be said once more
         record = notebooks.page_of(profile)[2]
-        wrong = [f"{paths.shown(record)}: {what}; {heals}" for what in crate.differing(profile)]
+        wrong = [f"{paths.shown(record)}: {what}; {heals}" for what in differing(profile)]
     yield from wrong
     if not wrong:
         # Its digest is right, so make would take it for whole.

@@ -1,4 +1,4 @@
-"""The figures, printed tables and sentences of the studies: of the search, of the ladder, and of two runs."""
+"""The figures, printed tables and sentences of the studies: of the search, the ladders, the doctor and two runs."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import stats, style
+from response_priming import arms, paths, report, stats, style
 from response_priming.studies.search import trials
 from response_priming.studies.two_runs import ABSENT, FinishedRun, claims, differing, differing_code, same_problems
 
@@ -69,7 +69,7 @@ def _accuracy_label(done: pd.DataFrame) -> str:
     return f"Accuracy on {int(done['n'].max()) if len(done) else 0} validation problems (%)"
 
 
-# --- the ladder ---
+# --- the ladders ---
 
 
 def ladder_figure(table: pd.DataFrame) -> Figure:
@@ -88,6 +88,30 @@ def shown_ladder(table: pd.DataFrame) -> Styler:
     return style.printed(table.assign(accuracy=100 * table["accuracy"], finished=100 * table["finished"]), "ladder")
 
 
+# --- the doctor ---
+
+
+def shown_checks(checks: pd.DataFrame) -> Styler:
+    """All numbers of the doctor, a row a check with its healthy range, a column a student; a star: not healthy."""
+    looks, rows = arms.read_yaml(paths.REPORT / "doctor.yaml")["checks"], []
+    for row in checks.to_dict("records"):
+        title, form = looks[row["check"]]
+        value, low, high = (form.format(row[key]) if np.isfinite(row[key]) else "" for key in ("value", "low", "high"))
+        # That of a loss is each student's own.
+        healthy = f"{low} to {high}" if low and row["check"] != "reloaded" else ""
+        student = f"{arms.title(row['arm'])}, seed {row['seed']}" if row["arm"] else "undistilled"
+        rows.append((title, healthy, student, value + " *" * bool(row["finding"])))
+    table = pd.DataFrame(rows, columns=["check", "healthy", "student", "value"])
+    wide = table.pivot(index=["check", "healthy"], columns="student", values="value").fillna("")
+    wide = wide.reindex(table["check"].unique(), level="check")[table["student"].unique()]
+    return style.printed(wide.reset_index(), "checks")
+
+
+def shown_findings(checks: pd.DataFrame) -> Styler:
+    """What the doctor found, and what to change, as the notebook prints it."""
+    return style.printed(report.findings(checks), "findings")
+
+
 # --- two runs; sentences are Markdown ---
 
 
@@ -100,7 +124,7 @@ def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, s
     """
     tested = found.dropna(subset="p")
     tested = tested.set_index(tested["title"].map(style.verbatim))
-    clear = tested[(tested["p_holm"] < stats.SIGNIFICANT) & (tested["low"] * tested["high"] > 0)]
+    clear = tested[tested["p"] < stats.SIGNIFICANT]
     values = {
         "a": a,
         "b": b,
@@ -109,7 +133,6 @@ def describe(a: FinishedRun, b: FinishedRun, found: pd.DataFrame) -> dict[str, s
         "lost": [f"{side}'s `{part}`" for side, run in (("A", a), ("B", b)) for part in run.lost],
         "same": same_problems(a, b),
         "shared": len(a.problems.merge(b.problems)),
-        "unpaired": found["paired"].eq(False).any(),
         "points": tested["points"].astype(float),
         "clear": clear["points"].astype(float),
         "verdicts": claims(a, b),
@@ -126,8 +149,7 @@ def shown_parameters(a: FinishedRun, b: FinishedRun) -> Styler | None:
 
 def shown_accuracies(found: pd.DataFrame) -> Styler:
     """Both accuracies of every arm and their difference, as the notebook prints them."""
-    paired = found["paired"].eq(True).any()
-    return style.printed(found if paired else found.drop(columns=["only_a", "only_b"]), "accuracies")
+    return style.printed(found.dropna(axis="columns", how="all"), "accuracies")
 
 
 def accuracies_figure(found: pd.DataFrame) -> Figure:

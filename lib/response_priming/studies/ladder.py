@@ -1,14 +1,17 @@
-"""Notebook ladder: from the released procedure to the repaired one, one repair at a time, each rung measured.
+"""Ladders: from the released procedure to the repaired one, and from KD to fine-tuning, a step at a time, all measured.
 
-Every rung keeps the repairs of those below it. The first ones repair the training, so that the student moves at all and
-the cost of each misalignment can be seen in what it learns; the others are `sections.REPAIRS` (see `methods.examples`).
+Every rung keeps the changes of those before it. Of the repairs (notebook ladder), the first ones are of the training,
+so that the student moves at all and the cost of each misalignment can be seen in what it learns; the others are
+`sections.REPAIRS` (see `methods.examples`).
 """
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from response_priming import arms, artifacts, distill, evaluate, params, progress, stats
+from response_priming import arms, artifacts, distill, evaluate, generate, notebooks, params, progress, scoring, stats
 
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
@@ -33,6 +36,28 @@ TITLES = {
     "template": "+ the chat template of the evaluation",
     "truncation": "+ nothing cut: the repaired method",
 }
+# From KD to fine-tuning, each keeping what those above it changed.
+CLOSING = {
+    "kd": "KD, as the arm is",
+    "right": "+ only right responses",
+    "examples": "+ a teacher with more worked examples",
+    "gold": "+ solutions as hard labels",
+    "fine-tuned": "Fine-tuned: solutions alone",
+}
+
+
+class Rung(NamedTuple):
+    """A student between two others: its arm, and the values that it is trained with instead of the run's.
+
+    `teacher`: values that its teacher answers with instead of the run's, None where it answered before; `store`: the
+    rung with these responses, None for the run's own.
+    """
+
+    title: str
+    arm: str
+    values: dict[str, Any]
+    teacher: dict[str, Any] | None = None
+    store: str | None = None
 
 
 def rungs(run: params.LadderRun) -> dict[str, dict[str, Any]]:
@@ -47,30 +72,67 @@ def rungs(run: params.LadderRun) -> dict[str, dict[str, Any]]:
 
 
 def climb(run: params.LadderRun) -> pd.DataFrame:
-    """One row a rung, the undistilled student first: trained and evaluated unless that is done already.
-
-    Columns: `rung`, `title`; `n` (answers: problems times seeds); `accuracy` by the run's rule and `finished` (share
-    that ended within the budget), each with `_low` and `_high`, its 95 % Wilson interval; `mean_tokens`; `seconds` that
-    training and evaluation took. Students and scores of a rung are in `ladder/RUNG/`.
+    """The rungs of the ladder of repairs, the undistilled student first (see `measure`); in `ladder/RUNG/`.
 
     Raises:
         InputError: the strategy's responses or signals over prompts are not there.
     """
-    trainings: dict[str, dict[str, Any]] = {arms.UNDISTILLED: {}, **rungs(run)}
+    found = {arms.UNDISTILLED: Rung(TITLES[arms.UNDISTILLED], arms.UNDISTILLED, {})}
+    found |= {name: Rung(TITLES[name], run.ladder_strategy, values) for name, values in rungs(run).items()}
+    return measure(run, found, run.output / "ladder", {"seeds": run.ladder_seeds, "n_test": run.ladder_test})
+
+
+def close(run: params.DoctorRun) -> pd.DataFrame:
+    """The rungs from KD to fine-tuning (see `measure`), in `closing/RUNG/`; `points`: gained on the rung above.
+
+    A rung that nothing right is left to train on is left out.
+    """
+    arm, right = run.doctor_strategy, {"keep_right": True}
+    more = right | {"worked_examples": run.doctor_examples}
+    changes = {
+        "kd": Rung(CLOSING["kd"], arm, {}),
+        "right": Rung(CLOSING["right"], arm, {}, right, "right"),
+        "examples": Rung(CLOSING["examples"], arm, {}, more, "examples"),
+        "gold": Rung(CLOSING["gold"], arm, {"hard_labels": "gold"}, None, "examples"),
+        "fine-tuned": Rung(CLOSING["fine-tuned"], arms.FINE_TUNED, {}),
+    }
+    table = measure(run, changes, run.output / "closing", {"seeds": run.seeds})
+    return table.assign(points=100 * table["accuracy"].diff())
+
+
+def measure(
+    run: params.LadderRun | params.DoctorRun, rungs: Mapping[str, Rung], folder: Path, common: dict[str, Any]
+) -> pd.DataFrame:
+    """One row a rung: trained and evaluated unless that is done already, with the values that all have in `common`.
+
+    Columns: `rung`, `title`; `n` (answers: problems times seeds); `accuracy` by the run's rule and `finished` (share
+    that ended within the budget), each with `_low` and `_high`, its 95 % interval (see `stats.accuracy_interval`);
+    `mean_tokens`; `seconds` that its making took. Students and scores of a rung are in its folder, or where the arm's
+    are that it is.
+    """
     rows = []
-    for rung, training_values in trainings.items():
-        place = run.output / "ladder" / rung
-        arm = arms.UNDISTILLED if rung == arms.UNDISTILLED else run.ladder_strategy
-        values = run.model_dump() | training_values
-        values |= {"arm": arm, "seeds": run.ladder_seeds, "n_test": run.ladder_test}
-        with progress.part("rung", rung, list(trainings)):
-            if arm != arms.UNDISTILLED:
-                distill.train(params.DistillRun.of(values).placed(place))
-            graded = evaluate.answer(params.EvaluateRun.of(values).placed(place))
-        row = {"rung": rung, "title": TITLES[rung], "n": len(graded)}
+    for rung, one in rungs.items():
+        place, taught = folder / rung, folder / one.store if one.store else None
+        values = run.model_dump() | one.values | common | {"arm": one.arm}
+        training, evaluation = params.DistillRun.of(values), params.EvaluateRun.of(values)
+        if one.values or taught or notebooks.lacking(training) or notebooks.lacking(evaluation):
+            training, evaluation = training.placed(place, taught), evaluation.placed(place)
+        made: list[params.Run] = [training, evaluation] if one.arm != arms.UNDISTILLED else [evaluation]
+        with progress.part("rung", rung, list(rungs)):
+            if one.teacher is not None:
+                asked = params.GenerateRun.of(values | one.teacher | {"strategy": one.arm}).placed(place)
+                generate.respond(asked)
+                made.append(asked)
+            if taught and not generate.read(taught / "responses" / one.arm, [])["kept"].any():
+                continue
+            if one.arm != arms.UNDISTILLED:
+                distill.train(training)
+            graded = evaluate.answer(evaluation)
+        row = {"rung": rung, "title": one.title, "n": len(graded)}
         for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
-            low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
+            students = hits.to_numpy(bool).reshape(graded["seed"].nunique(), -1)
+            low, high = stats.accuracy_interval(students, scoring.templates(graded))
             row |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
-        seconds = sum(artifacts.read(file.parent)["wall_seconds"] for file in place.rglob(artifacts.FILE))
+        seconds = sum(artifacts.read(part.path)["wall_seconds"] for part_of in made for part in part_of.folders)
         rows.append(row | {"mean_tokens": float(graded["tokens"].mean()), "seconds": seconds})
     return pd.DataFrame(rows)

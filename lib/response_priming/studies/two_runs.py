@@ -1,8 +1,8 @@
 """Two finished runs, A and B: what each was made with, and how much the same arm differs between them.
 
-What a run was made with comes from its manifests alone: its profile's YAML may have changed since. Where both asked the
-same problems, an arm's difference is paired, problem by problem, as in stage compare, which sets the arms of one run
-side by side; else the two accuracies are of independent samples.
+What a run was made with comes from its manifests alone: its profile's YAML may have changed since. An arm's difference
+is paired over the problems that both asked, as in stage compare, which sets the arms of one run side by side; other
+problems are independent samples.
 """
 
 import json
@@ -214,29 +214,48 @@ def same_problems(a: FinishedRun, b: FinishedRun) -> bool:
 def accuracies(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
     """One row an arm that either has, by A's rule: both accuracies with their intervals, and their difference.
 
-    Columns: `arm`, `title`; `a`, `a_low`, `a_high` and the same of `b` (shares); those of `stats.difference`, missing
-    unless both have the arm; `p_holm`, which is p corrected for all arms.
+    Columns: `arm`, `title`; `a`, `a_low`, `a_high` and the same of `b` (shares); those of `stats.gains`, of B over A,
+    corrected for all arms that both have; `only_a`, `only_b`, answers that only one of the two got right. The latter
+    are missing where the problems are not the same, all of them where one run lacks the arm.
 
     Raises:
         InputError: answers of one of them carry no verdict of A's rule.
     """
     same, rows = same_problems(a, b), []
+    right: list[Any] = []
+    labels: list[Any] = []
     for arm in dict.fromkeys([*a.answers, *b.answers]):
         row: dict[str, Any] = {"arm": arm, "title": arms.title(arm)}
-        right = {}
         for side, run in (("a", a), ("b", b)):
             if arm not in run.answers:
                 continue
-            if f"{a.rule}-correct" not in run.answers[arm]:
-                have = ", ".join(re.findall(r"(\S+)-correct", " ".join(map(str, run.answers[arm]))))
+            answers = run.answers[arm]
+            if f"{a.rule}-correct" not in answers:
+                have = ", ".join(re.findall(r"(\S+)-correct", " ".join(map(str, answers))))
                 raise InputError(f"{run.name}: scores/{arm} has no verdicts by rule {a.rule!r}; it has those of {have}")
-            right[side] = scoring.by_student(run.answers[arm], a.rule)
-            low, high = stats.accuracy_interval(right[side])
-            row |= {side: float(right[side].mean()), f"{side}_low": low, f"{side}_high": high}
-        rows.append(row | (stats.difference(right["a"], right["b"], same=same) if len(right) == 2 else {}))
+            templates = scoring.templates(answers)
+            right.append(scoring.by_student(answers, a.rule))
+            asked = answers.iloc[: right[-1].shape[1]]
+            labels.append((asked["question"] + "\n" + asked["answer"]).to_numpy() if templates is None else templates)
+            low, high = stats.accuracy_interval(right[-1], templates)
+            row |= {
+                side: float(right[-1].mean()),
+                f"{side}_low": low,
+                f"{side}_high": high,
+                f"{side}_at": len(right) - 1,
+            }
+        rows.append(row)
+    both = [row for row in rows if {"a", "b"} <= row.keys()]
+    pairs = [(row["b_at"], row["a_at"]) for row in both]
+    untrained = [row[f"{side}_at"] for row in both if row["arm"] in arms.UNTRAINED for side in "ab"]
+    drawn = stats.sampled(right, labels, untrained=untrained)
+    for row, (new, old), gain in zip(both, pairs, stats.gains(drawn, pairs, seed=0), strict=True):
+        row |= gain
+        if same:
+            differ = stats.answers_that_differ(right[new], right[old])
+            row |= {"only_a": differ["losses"], "only_b": differ["wins"]}
     sides = [f"{side}{end}" for side in "ab" for end in ("", "_low", "_high")]
-    table = pd.DataFrame(rows, columns=["arm", "title", *sides, *stats.DIFFERENCE])
-    return table.assign(p_holm=stats.holm(table["p"]))
+    return pd.DataFrame(rows, columns=["arm", "title", *sides, *stats.GAIN, "only_a", "only_b"])
 
 
 def claims(a: FinishedRun, b: FinishedRun) -> pd.DataFrame:
