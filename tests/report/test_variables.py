@@ -220,7 +220,7 @@ def test_the_conclusion_follows_the_verdicts(said):
     pairs = [("ground-truth", "none", 8), ("ground-truth", "undistilled", 40), ("ground-truth", "fine-tuned", -30)]
     for neutral, students, words in (
         (8, 3, "priming the teacher by Ground Truth makes better students, and what the prefix says has a part in it."),
-        (0, 3, "priming the teacher by Ground Truth is not shown to make better students than priming it by neutral"),
+        (0, 3, "makes better students than no prefix does, but not shown to be better than those of neutral words."),
         (8, 2, "Whether priming the teacher makes better students is not settled by this profile."),
     ):
         rows = [gain(*pair, seeds=students) for pair in [*pairs, ("ground-truth", "constant-prefix", neutral)]]
