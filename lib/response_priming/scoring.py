@@ -48,8 +48,8 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
     `accuracy_answered`, the accuracy among those (NaN for none): their product is the accuracy; `finished`, the share
     that ended within its budget, and `accuracy_finished`, the accuracy among those (NaN for none); `mean_tokens`.
     """
-    right = by_student(answers, rule)
-    low, high = stats.accuracy_interval(right, templates(answers))
+    right, named = by_student(answers, rule), templates(answers)
+    low, high = stats.accuracy_interval(right, named)
     answered, finished, correct = answers[rule].notna(), answers["finished"], answers[f"{rule}-correct"]
     return {
         "n": right.shape[1],
@@ -58,7 +58,7 @@ def summary(answers: pd.DataFrame, rule: str) -> dict[str, Any]:
         "accuracy": float(right.mean()),
         "low": low,
         "high": high,
-        "covers": "problems" if len(right) == 1 else "problems and seeds",
+        "covers": ("problems" if named is None else "templates") + (" and seeds" if len(right) > 1 else ""),
         "spread": float(right.mean(axis=1).std(ddof=1)) if len(right) > 1 else np.nan,
         "answered": float(answered.mean()),
         "accuracy_answered": float(correct[answered].mean()),

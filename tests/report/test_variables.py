@@ -220,7 +220,7 @@ def test_the_conclusion_follows_the_verdicts(said):
     pairs = [("ground-truth", "none", 8), ("ground-truth", "undistilled", 40), ("ground-truth", "fine-tuned", -30)]
     for neutral, students, words in (
         (8, 3, "priming the teacher by Ground Truth makes better students, and what the prefix says has a part in it."),
-        (0, 3, "priming the teacher by Ground Truth is not shown to make better students than priming it by neutral"),
+        (0, 3, "makes better students than no prefix does, but not shown to be better than those of neutral words."),
         (8, 2, "Whether priming the teacher makes better students is not settled by this profile."),
     ):
         rows = [gain(*pair, seeds=students) for pair in [*pairs, ("ground-truth", "constant-prefix", neutral)]]
@@ -253,6 +253,12 @@ def test_a_page_of_few_students_shows_the_table_of_more():
     assert "\n| student | answers |" in table
     assert table.count("| KD, ") == 6
     assert variables.settled_table(params.load("laptop-full")) == variables.settled_table(params.load("paper")) == ""
+
+
+def test_the_problems_with_the_most_calculations_are_told_of(said):
+    wanted = "Of those with 2, the best distilled student solves 25.2 % and the fine-tuned one 15.2 %."
+    assert said()["longest"] == wanted
+    assert "not set beside" in said(fine_tuned=None)["longest"]
 
 
 def test_best_is_the_most_accurate_of_the_arms_asked_for():

@@ -1,13 +1,17 @@
 import json
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from pydantic import PrivateAttr
 from safetensors.torch import load_file
 
-from response_priming import distill, evaluate, generate, models, params
+from response_priming import distill, evaluate, generate, models, notebooks, params, paths
 from response_priming.distill import training
 from response_priming.errors import InputError
 from response_priming.methods import base
@@ -157,3 +161,16 @@ def test_what_is_trained_beside_a_student_goes_on_from_a_checkpoint_and_stays_th
     plain = run.placed(run.build / "plain")
     distill.train(plain)
     assert weights_of(plain).keys() == weights_of(whole).keys()
+
+
+def test_the_notebook_runs_to_its_end(run, monkeypatch):
+    monkeypatch.setattr(notebooks, "require", lambda _: None)
+    shell, shown = InteractiveShell.instance(), []
+    for cell in nbformat.read(paths.NOTEBOOKS / "related.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            done = shell.run_cell(cell.source)
+            done.raise_error()
+            shown += [done.result] if "#| label" in cell.source else []
+            if "parameters" in cell.metadata.get("tags", ()):
+                shell.push(run.model_dump())
+    assert [type(one) for one in shown] == [Styler, Figure, Styler]

@@ -134,7 +134,8 @@ def test_the_results_are_of_the_profiles_arms_and_agree_with_their_counts(place,
     rows = [row.strip("| ").split(" | ") for row in tables[place].strip().splitlines()[2:]]
     assert [row[0] for row in rows] == [arms.title(arm) for arm in params.load(profile).arms]
     for _, n, correct, accuracy, *_ in rows:
-        assert f"{100 * int(correct) / int(n):.1f} %" == accuracy
+        whole, part = (int(number.replace(",", "")) for number in (n, correct))
+        assert f"{100 * part / whole:.1f} %" == accuracy
 
 
 def test_the_page_has_the_table_of_three_students_an_arm():

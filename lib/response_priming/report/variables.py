@@ -21,6 +21,7 @@ from response_priming.errors import InputError
 from response_priming.evaluate.verdicts import PRIMARY, on, on_primary
 
 TEMPLATE = "variables.yml.jinja"
+TABLES = ("accuracy", "gains", "teacher", "lengths", "leakage")  # of the comparison
 STAGES = ("comparison", "attention", "audit", "claims")  # folders of the stages that the page reads
 
 
@@ -61,18 +62,20 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     build = profile.build
     analysis = attention.read(build / "attention")
     # Only empty fields are missing values: an arm is called "none".
-    accuracy, gains, teacher, leaked, claimed = (
+    accuracy, gains, teacher, lengths, leaked, claimed = (
         pd.read_csv(build / f"{name}.csv", keep_default_na=False, na_values=[""])
-        for name in (*(f"comparison/{name}" for name in ("accuracy", "gains", "teacher", "leakage")), "claims/claims")
+        for name in (*(f"comparison/{name}" for name in TABLES), "claims/claims")
     )
     compared, released = (
         json.loads((build / folder / "variables.json").read_text(encoding="utf-8"))
         for folder in ("comparison", "audit")
     )
+    longest = lengths["calculations"].max()
     return {
         **settings(profile),
         **headline(accuracy, gains, teacher),
         "compared": compared,
+        "longest": {row["arm"]: row for row in lengths.to_dict("records") if row["calculations"] == longest},
         "leaked": leaked.to_dict("records"),
         "attention": attention.summary(analysis.metrics, analysis.divergent, analysis.tests),
         "released": released,

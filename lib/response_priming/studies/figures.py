@@ -93,24 +93,26 @@ def shown_ladder(table: pd.DataFrame) -> Styler:
 
 def related_figure(table: pd.DataFrame) -> Figure:
     """Accuracy against the CPU seconds of a student's making, with 95 % intervals; a control, hollow, is joined to its
-    method."""
-    table = table.dropna(subset="accuracy")
-    drawn, axes = style.panels(8, 5)
-    places = table.assign(y=100 * table["accuracy"]).set_index("row")[["cpu_seconds", "y"]]
-    methods = [row for row, source in zip(table["row"], table["source"], strict=True) if isinstance(source, str)]
-    for row in table.to_dict("records"):
-        of = row["of"] or row["row"]
-        color = f"C{methods.index(of) % 10}" if of in methods else "0.4"
-        x, y = places.loc[row["row"]]
-        ends = [[max(y - 100 * row["low"], 0)], [max(100 * row["high"] - y, 0)]]
-        filled = "white" if row["of"] else color
-        axes.errorbar(
-            x, y, yerr=ends, fmt="o" if of in methods else "s", color=color, capsize=3, markerfacecolor=filled
-        )
+    method, and the arms that all are compared with are grey."""
+    drawn, axes = style.panels(8, 4.5)
+    made = table.dropna(subset="accuracy")
+    places = made.assign(y=100 * made["accuracy"]).set_index("row")[["cpu_seconds", "y"]]
+    methods, markers = list(made.loc[made["source"].notna(), "row"]), iter("sD^v")
+    for row in made.to_dict("records"):
+        method, (x, y) = row["of"] or row["row"], places.loc[row["row"]]
+        known = method in methods
+        look = {
+            "color": f"C{methods.index(method) % 10}" if known else "0.4",
+            "marker": "o" if known else next(markers),
+        }
         if row["of"]:
-            axes.plot(*zip((x, y), places.loc[of], strict=True), color=color, linewidth=0.8, linestyle=":")
-        axes.annotate(row["title"], (x, y), (6, 3), textcoords="offset points", color=color, fontsize=8)
-    axes.set(xlabel="CPU seconds of a student's making", ylabel="Accuracy (%)", xscale="log")
+            axes.plot(*zip((x, y), places.loc[method], strict=True), color=look["color"], linewidth=0.8, linestyle=":")
+        look |= {"markerfacecolor": "white"} if row["of"] else {"label": row["title"]}
+        ends = [[max(y - 100 * row["low"], 0)], [max(100 * row["high"] - y, 0)]]
+        axes.errorbar(x, y, yerr=ends, linestyle="none", capsize=3, **look)
+    axes.set(xlabel="CPU seconds of a student's making", ylabel="Accuracy (%)")
+    axes.set_xlim(left=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     return drawn
 
 

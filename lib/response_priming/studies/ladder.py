@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from response_priming import arms, artifacts, distill, evaluate, generate, notebooks, params, progress, stats
+from response_priming import arms, artifacts, distill, evaluate, generate, notebooks, params, progress, scoring, stats
 
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
@@ -118,14 +118,15 @@ def measure(
     """One row a rung (see `make`).
 
     Columns: `rung`, `title`; `n` (answers: problems times seeds); `accuracy` by the run's rule and `finished` (share
-    that ended within the budget), each with `_low` and `_high`, its 95 % Wilson interval; `mean_tokens`; `seconds` that
-    its making took.
+    that ended within the budget), each with `_low` and `_high`, its 95 % interval (see `stats.accuracy_interval`);
+    `mean_tokens`; `seconds` that its making took.
     """
     rows = []
     for rung, _, graded, made in make(run, rungs, folder, common):
         row = {"rung": rung, "title": rungs[rung].title, "n": len(graded)}
         for name, hits in (("accuracy", graded[f"{run.rule}-correct"]), ("finished", graded["finished"])):
-            low, high = stats.accuracy_interval(hits.to_numpy(bool)[None])
+            students = hits.to_numpy(bool).reshape(graded["seed"].nunique(), -1)
+            low, high = stats.accuracy_interval(students, scoring.templates(graded))
             row |= {name: float(hits.mean()), f"{name}_low": low, f"{name}_high": high}
         seconds = sum(artifacts.read(part.path)["wall_seconds"] for part_of in made for part in part_of.folders)
         rows.append(row | {"mean_tokens": float(graded["tokens"].mean()), "seconds": seconds})
