@@ -85,8 +85,10 @@ def test_shuffled_none_meets_its_own(make_method):
     assert shuffled == [(1, 2), (2, 1)]
 
 
-def test_where_widths_differ_a_projection_is_trained_beside_the_student(make_method, batch, tmp_path):
-    method = make_method(FeatureAlignment, other_teacher(tmp_path / "wide"))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_where_widths_differ_a_projection_is_trained_beside_the_student(make_method, batch, tmp_path, dtype):
+    precision = {"dtype": dtype}
+    method = make_method(FeatureAlignment, other_teacher(tmp_path / "wide") | precision, precision)
     model, _ = method.student()
     assert [project.weight.shape for project in method.beside()] == [(48, 32)] * 2
     method.loss(model, batch).total.backward()

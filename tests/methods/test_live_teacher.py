@@ -73,6 +73,23 @@ def test_it_is_in_evaluation_mode_and_without_gradients(make_method, batch):
     assert not any(part.requires_grad or part.is_inference() for part in reading[:3])
 
 
+@pytest.mark.parametrize(("dtype", "quantization"), [("bfloat16", "none"), ("float32", "nf4"), ("bfloat16", "nf4")])
+@pytest.mark.parametrize("trained", [False, True])
+def test_it_is_asked_in_half_precision_and_in_4_bits(make_method, batch, dtype, quantization, trained):
+    if quantization != "none":
+        pytest.importorskip("bitsandbytes")
+    method = make_method(Taught, PRIMED | {"dtype": dtype, "teacher_quantization": quantization})
+    teacher = live_teacher.LiveTeacher(method.run, trained=trained)
+    reading = teacher.read(batch["problem_ids"], batch["labels"], layers=(1, 2), maps=not trained)
+    assert reading.logprobs.dtype == torch.float32
+    assert torch.allclose(reading.logprobs.exp().sum(-1), torch.tensor(1.0), atol=1e-4)
+    assert reading.states.isfinite().all()
+    assert any("Linear4bit" in type(module).__name__ for module in teacher.model.modules()) == (quantization == "nf4")
+    if trained:
+        reading.logprobs[..., 5].sum().backward()
+        assert any(weight.grad.any() for weight in teacher.model.parameters() if weight.requires_grad)
+
+
 # --- what is refused ---
 
 
