@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 from datasets import Dataset
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from response_priming.methods.examples import Examples, collate
 
@@ -23,6 +24,13 @@ def make_method(make_run):
         return kind(wanted.asking(teacher), **parameters)
 
     return make
+
+
+def other_teacher(folder, **sizes):
+    """A teacher of another shape."""
+    shape = {"hidden_size": 48, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3} | sizes
+    config = LlamaConfig(vocab_size=len(tiny.VOCABULARY), bos_token_id=None, eos_token_id=0, **shape)
+    return {"teacher": str(tiny.save_model(folder, LlamaForCausalLM(config)))}
 
 
 def answered(number, problem_id):

@@ -1,21 +1,13 @@
 import math
 
 import pytest
-import tiny
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tests.methods.conftest import other_teacher
 
 from response_priming.errors import InputError
 from response_priming.methods import feature_alignment
 from response_priming.methods.base import Method
 from response_priming.methods.feature_alignment import FeatureAlignment, paired
-
-
-def other_teacher(folder, **sizes):
-    """A teacher of another shape."""
-    shape = {"hidden_size": 48, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3} | sizes
-    config = LlamaConfig(vocab_size=len(tiny.VOCABULARY), bos_token_id=None, eos_token_id=0, **shape)
-    return {"teacher": str(tiny.save_model(folder, LlamaForCausalLM(config)))}
 
 
 def trained(model):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.distill.test_training import write_store
+from tests.methods.conftest import other_teacher
 from transformers import TrainerCallback
 
 from response_priming import distill, paths
@@ -101,7 +102,9 @@ class Watched(TrainerCallback):
 @pytest.mark.parametrize("name", LIVE)
 def test_a_training_that_was_killed_ends_with_the_same_weights(make_run, name, tmp_path, monkeypatch):
     sizes = {"n_train": 6, "train_batch": 4, "train_steps": 4, "save_every": 2, "train_tokens": 400, "held_out": 0.34}
-    live = make_run("generate", **PRIMED, n_train=6, response_tokens=5)
+    # A teacher of another width, where that takes something to be trained beside the student.
+    other = other_teacher(tmp_path / "wide") if name == "feature-alignment" else {}
+    live = make_run("generate", **PRIMED | other, n_train=6, response_tokens=5)
     run = make_run("distill", arm="none", micro_batch=2, **sizes | dict(base.find(name).base))
     run = run.by(base.described(name)).asking(live)
     made, watched = [], []
@@ -117,7 +120,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(make_run, name, t
     for one, other in (made, [each.beside for each in watched]):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
-    assert bool(watched[0].beside) == (name == "okd")
+    assert bool(watched[0].beside) == (name in ("feature-alignment", "okd"))
     # What is trained beside the student is not saved with it.
     assert all(weight.shape[-1] in (32, 8) and ".layers." in key for key, weight in made[0].items())
     assert len(made[0]) == 2 * len(run.lora_targets) * 2

@@ -32,7 +32,7 @@ from response_priming.methods.losses import IGNORED, Loss
 
 
 class MiniLLM(Taught):
-    """MiniLLM, its single steps exact, its long part by weights."""
+    """MiniLLM, its single steps exact, its long part by weights; `spent` counts clipped weights, too."""
 
     title: ClassVar[str] = "MiniLLM"
     source: ClassVar[str] = "2306.08543"

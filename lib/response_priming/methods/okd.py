@@ -34,7 +34,7 @@ class OKD(Taught):
         "no-adaptation": {"beta": 0.0},
     }
     beta: float = Field(0.5, ge=0, description="weight of KL(student || teacher) in the teacher's loss")
-    rate: float = Field(1.0e-4, ge=0, description="peak learning rate of the teacher; 0: it stays as it is")
+    rate: float = Field(3.0e-4, ge=0, description="peak learning rate of the teacher; 0: it stays as it is")
 
     @functools.cached_property
     def teacher(self) -> LiveTeacher:
