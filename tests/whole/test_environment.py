@@ -71,6 +71,19 @@ def test_makefile_uses_the_conda_environment_of_environment_yml():
     assert re.search(r"^/somewhere/bin/jupyter lab", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("said", "profile"),
+    [([], "laptop"), (["lab"], "laptop"), (["related"], "related-laptop"), (["related", "PROFILE=laptop"], "laptop")],
+)
+def test_a_goal_has_its_profile_unless_another_is_said(tmp_path, said, profile):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = subprocess.run(
+        ["make", "-np", "BIN=/nowhere", *said], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={key: value for key, value in tiny.ENVIRONMENT.items() if key != "PROFILE"},
+    )  # fmt: skip
+    assert re.search(r"^PROFILE = (.*)$", done.stdout, re.MULTILINE)[1] == profile
+
+
 def make_environment(folder, installer):
     """A virtual environment with pip, or with pip and uv."""
     venv.create(folder, with_pip=False, symlinks=True)

@@ -329,6 +329,7 @@ def test_help_names_every_goal_and_profile(project):
         "make lab",
         "make plan",
         "make compare",
+        "make related",
         "make reproduce",
         "make clean",
         "gsm8k-laptop",

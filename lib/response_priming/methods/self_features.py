@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class SelfFeatures(Method):
     """Self-feature regularisation of a student that learns from solutions."""
 
-    title: ClassVar[str] = "Self-features"
+    title: ClassVar[str] = "SFR-style self-features"
     source: ClassVar[str] = "2103.07350"
     fidelity: ClassVar[Literal["exact", "reconstructed", "rule-only"]] = "reconstructed"
     arm: ClassVar[str | None] = arms.FINE_TUNED
