@@ -42,7 +42,8 @@ class SelfFeatures(Method):
         "another-token": {"target": "another"},
         "smoothing-only": {"weight": 0.0},
     }
-    weight: float = Field(0.1, ge=0, description="of the term that draws shallow features to deep ones")
+    # In the laptop profile's 40 steps 0.1 does not lower the distance, on held-out solutions, and 1 does: 1.78 to 1.61.
+    weight: float = Field(1.0, ge=0, description="of the term that draws shallow features to deep ones")
     smoothing: float = Field(
         0.1, ge=0, lt=1, description="share of the label's probability that all tokens get at last"
     )
