@@ -116,6 +116,7 @@ def test_a_difference_is_said_in_words():
         ({"parameters": {"alpha": 0.9, "seed": 0}}, "alpha = 0.9, was 0.5"),
         ({"inputs": {"students/none/seed-0": {"a": "b"}}}, "inputs: students/none/seed-0 changed"),
         ({"version": [2]}, "version changed"),
+        ({"parameters": {"alpha": 0.5, "seed": 0, "revision": None}}, "parameters: revision changed"),
     ):
         assert notebooks.difference(before, before | change) == said
 

@@ -70,6 +70,15 @@ def test_places_keep_their_order_and_distance_and_stay_above_the_axis():
     assert style.apart([0.0, 0.0, 0.0], 0.1) == pytest.approx([0.0, 0.1, 0.2])
 
 
+def test_names_stand_beside_points_that_the_axes_have_just_been_given():
+    figure = Figure()
+    axes = figure.subplots()
+    axes.plot([0, 1], [40, 60])
+    style.name_points(axes, {"none": (1.0, 60.0)}, gap=0.1)
+    (name,) = axes.texts
+    assert 0.9 < name.get_position()[1] < 1
+
+
 def test_names_beside_equal_points_do_not_overlap_and_have_their_arms_colours():
     figure = Figure(layout="constrained")
     axes = figure.subplots()

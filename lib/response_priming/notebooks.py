@@ -225,9 +225,9 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         if old == new:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
-            key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
-            if part == "parameters":
-                return f"{key} = {new.get(key)!r}, was {old.get(key)!r}"
+            key = next(key for key in [*new, *old] if key not in old or key not in new or old[key] != new[key])
+            if part == "parameters" and key in old and key in new:
+                return f"{key} = {new[key]!r}, was {old[key]!r}"
             return f"{part}: {key} changed"
         return f"{part} changed"
     return "changed"

@@ -101,8 +101,8 @@ def name_points(axes: Any, points: Mapping[str, tuple[float, float]], *, gap: fl
         points: of each arm, e.g. the end of its line, in data coordinates; the axes' limits must be final.
         gap: least distance of two names, as a share of the axes' height; less where many names would not fit.
     """
-    ranked = sorted(points, key=lambda arm: points[arm][1])
-    heights = [float(axes.transLimits.transform(points[arm])[1]) for arm in ranked]
+    ranked, (bottom, top) = sorted(points, key=lambda arm: points[arm][1]), axes.get_ylim()
+    heights = [(points[arm][1] - bottom) / (top - bottom) for arm in ranked]
     places = apart(heights, min(gap, 1.1 / max(1, len(ranked))))
     for arm, place in zip(ranked, places, strict=True):
         axes.annotate(

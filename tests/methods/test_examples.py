@@ -409,7 +409,7 @@ def test_a_solution_to_a_test_problem_trains_nobody(run, tmp_path):
     rows = [json.dumps({"question": f"How many are {n} and 1?", "answer": f"#### {n + 1}"}) for n in range(20)]
     for stem in ("train", "test"):
         (tmp_path / f"{stem}.jsonl").write_text("\n".join(rows))
-    with pytest.raises(InputError, match=r"train-0 is in test, too, as are 19 others of train: take them out$"):
+    with pytest.raises(InputError, match=r"train-0 is in test, too, as are 19 others of train: take them out, or"):
         prepared(run, arm="fine-tuned", dataset="local", data_dir=str(tmp_path), n_train=12)
 
 

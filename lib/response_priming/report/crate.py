@@ -97,6 +97,8 @@ class Record:
         owners = {
             artifacts.part_of(folder.path): name for name in self.nodes for folder in self.nodes[name].run.folders
         }
+        # Written down by the first evaluation, whichever arm's that was.
+        owners["rules"] = next((name for name in self.nodes if self.nodes[name].stage == "evaluate"), "")
         self.made: dict[str, str] = {}
         for file in sorted(self.build.rglob(artifacts.FILE)):
             part = file.parent.relative_to(self.build)

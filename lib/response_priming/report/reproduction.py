@@ -18,7 +18,9 @@ from response_priming.errors import InputError, first_problem
 from response_priming.report.preview import SHORTCODE, labelled_cells
 
 # Variables of the page that say which run it is of; none is a result.
-ABOUT = frozenset({"profile", "command", "extras", "renderer", "git_commit", "made_on", "versions", "machine"})
+ABOUT = frozenset(
+    {"profile", "command", "extras", "renderer", "git_commit", "made_on", "versions", "machine", "rules_fixed"}
+)
 
 
 class Number(NamedTuple):
