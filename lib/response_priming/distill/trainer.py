@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from response_priming import params, progress, prompts
+from response_priming import progress, prompts
 from response_priming.errors import InputError
-from response_priming.methods.examples import TrainingData, collate, stream, targets
+from response_priming.methods.examples import collate, stream, targets
 
 if TYPE_CHECKING:
+    from response_priming import params
     from response_priming.methods.base import Method
+    from response_priming.methods.examples import TrainingData
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
 SAMPLES, SAMPLE_TOKENS = 3, 40  # problems that a snapshot shows the answers to, and tokens at most
@@ -36,7 +38,7 @@ class DistillTrainer(Trainer):
     def __init__(
         self,
         method: "Method",
-        data: TrainingData,
+        data: "TrainingData",
         *,
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
@@ -204,7 +206,7 @@ class DistillTrainer(Trainer):
         return pd.DataFrame(rows, columns=["step", *columns]).drop_duplicates("step", ignore_index=True)
 
 
-def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path, *, cpu: bool) -> TrainingArguments:
+def _arguments(run: "params.DistillRun", seed: int, micro_batch: int, folder: Path, *, cpu: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=run.train_steps,
@@ -234,7 +236,7 @@ def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path
     return arguments
 
 
-def optimizer_of(run: params.DistillRun) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+def optimizer_of(run: "params.DistillRun") -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
     """Optimiser class and arguments, as `Trainer` takes them."""
     common = {"lr": run.learning_rate, "weight_decay": run.weight_decay}
     if run.optimizer == "sgd":
