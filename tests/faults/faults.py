@@ -53,7 +53,7 @@ ODD = {
     **{
         ".inf": [],
         ".nan": [],
-        "010": ["10", "10.0"],
+        "010": ["10", "10.0", "'010'"],
         "1e400": [],
         "-1": ["-1", "-1.0"],
         "99999999999": ["99999999999"],
@@ -82,6 +82,7 @@ class Faults:
     def __init__(self, root: Path, seed: int, times: int) -> None:
         self.draw, self.times = random.Random(seed), times
         self.project = Project(root, tiny.save_model(root / "model"))
+        self.project.write(arms=["undistilled", "none", "teacher"])
         done = self.project.make("paper", OPENAI_API_KEY=PLANTED, RESPONSE_PRIMING_API_KEY=PLANTED, HF_TOKEN=PLANTED)
         assert done.returncode == 0, done.stdout + done.stderr
         self.before = results(self.project.build)
@@ -140,7 +141,7 @@ class Faults:
     def damage(self) -> Iterator[Outcome]:
         """Files changed, cut, emptied, removed, swapped: each is named by `verify`, and made again by make."""
         damaged: list[Path] = []
-        for file in self.draw.sample(self.artefacts(), 6 * self.times):
+        for file in self.draw.sample(self.artefacts(), 5 * self.times):
             content = file.read_bytes()
             at = self.draw.randrange(len(content))
             kind = self.draw.choice(["flip", "cut", "empty", "remove", "swap"])
