@@ -172,7 +172,7 @@ class Faults:
     def plans(self) -> Iterator[Outcome]:
         """Half-written files of the plan stop nothing."""
         files = sorted(path for path in (self.project.build / "plan").iterdir() if path.name != "console")
-        for file in self.draw.sample(files, min(len(files), 4 * self.times)):
+        for file in self.draw.sample(files, min(len(files), 3 * self.times)):
             if file.is_file():
                 content = file.read_bytes()
                 file.write_bytes(content[: self.draw.randrange(len(content))])
@@ -225,7 +225,7 @@ class Faults:
         """A full disk is one line."""
         place = self.project.root / "build" / "full"
         shutil.copy(self.project.root / "params" / "tiny.yaml", self.project.root / "params" / "full.yaml")
-        for size in self.draw.sample(range(60, 400), 2 * self.times):
+        for size in self.draw.sample(range(60, 300), 2 * self.times):
             place.mkdir(parents=True, exist_ok=True)
             mount = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(place)]
             if subprocess.run(mount, capture_output=True, check=False).returncode:
