@@ -91,9 +91,9 @@ class Faults:
         """Set another learning rate for one arm, or take it back."""
         self.project.write(overrides={"none": {"learning_rate": 2e-3}} if changed else {})
 
-    def turn_anew(self, *, changed: bool) -> None:
-        """The same, and what that value made before has to be made again."""
-        self.turn(changed=changed)
+    def turn_back_anew(self) -> None:
+        """Take it back, and what was made without it has to be made again."""
+        self.turn(changed=False)
         for store in ("students", "answers"):
             shutil.rmtree(self.project.build / store / "none" / ".kept", ignore_errors=True)
 
@@ -129,7 +129,7 @@ class Faults:
         """SIGKILL of everything at a random time; then again, and the parameter taken back."""
         wanted = self.changed
         for _ in range(self.times):
-            self.turn_anew(changed=False)
+            self.turn_back_anew()
             after = self.draw.uniform(1, 25)
             with self.project.started("paper") as running:
                 time.sleep(after)
@@ -197,8 +197,8 @@ class Faults:
 
     def two_at_once(self) -> Iterator[Outcome]:
         """Two makes of one profile: both end well, and nothing is made twice or differs."""
-        assert self.changed
-        self.turn_anew(changed=False)
+        assert self.changed  # made now, where it was not before
+        self.turn_back_anew()
         with self.project.started("paper") as one, self.project.started("paper") as other:
             codes = [one.wait(timeout=tiny.PATIENCE * 5), other.wait(timeout=tiny.PATIENCE * 5)]
         same = results(self.project.build) == self.before
