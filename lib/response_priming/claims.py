@@ -17,13 +17,16 @@ down before the first evaluation. The paper's claim that priming helps is about 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import scipy.stats
 
-from response_priming import arms, artifacts, compare, generate, params, stats, style
+from response_priming import arms, artifacts, compare, generate, stats, style
 from response_priming.evaluate.verdicts import PRIMARY, SUPPORTED, UNSETTLED, UNSUPPORTED, UNTESTABLE, on, on_primary
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 FEWEST_ARMS = 5  # of four, the smallest two-sided permutation p is 2 / 24
 METRICS = ("entropy", "diagonal")
@@ -31,7 +34,7 @@ Found = tuple[str, str]  # what was measured, in words, and the verdict
 ABSENT: Found = ("not run", UNTESTABLE)
 
 
-def claims(run: params.ClaimsRun) -> pd.DataFrame:
+def claims(run: "params.ClaimsRun") -> pd.DataFrame:
     """The verdicts on all claims, a row a claim; computed unless they are there already.
 
     Columns: `claim`; `audit`, what the released logs say of it; `here`, what was measured; `verdict`.
@@ -48,7 +51,7 @@ def claims(run: params.ClaimsRun) -> pd.DataFrame:
     return pd.read_csv(made / "claims.csv", keep_default_na=False)
 
 
-def _table(run: params.ClaimsRun, there: set[str]) -> pd.DataFrame:
+def _table(run: "params.ClaimsRun", there: set[str]) -> pd.DataFrame:
     facts = arms.published()
     values = json.loads((run.build / "audit" / "variables.json").read_text(encoding="utf-8"))
     found = dict.fromkeys(facts["claims"], ABSENT)

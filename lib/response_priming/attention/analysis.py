@@ -13,7 +13,7 @@ one of the numbers depends on the length of rows.
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,18 +21,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import artifacts, params, problems, progress, prompts
+from response_priming import artifacts, problems, progress, prompts
 from response_priming.attention.differences import primed
 from response_priming.attention.maps import Student, folders_of, load, visit_groups
 from response_priming.attention.metrics import by_head, exact, largest_first, paper_numbers, sink_numbers, spread
 from response_priming.attention.results import EVERY, SCALE, TABLES, Analysis, read
 from response_priming.errors import InputError
 
+if TYPE_CHECKING:
+    from response_priming import params
+
 REGIONS = ("prompt", "solution")
 SPREADS = ("variance", *REGIONS, "seeds")
 
 
-def analyse(run: params.AttentionRun) -> Analysis:
+def analyse(run: "params.AttentionRun") -> Analysis:
     """Measure every student on the first test problems, asked as they are evaluated: the bare question.
 
     Raises:
@@ -43,7 +46,7 @@ def analyse(run: params.AttentionRun) -> Analysis:
     return read(artifacts.made(folder.path, artifacts.recipe(run, folder), functools.partial(_write, run)))
 
 
-def _write(run: params.AttentionRun, folder: Path) -> None:
+def _write(run: "params.AttentionRun", folder: Path) -> None:
     groups, tokenizer = load(run)
     texts = texts_of(run, tokenizer, groups[0].model.config)
     readings: list[Reading] = []
@@ -87,7 +90,7 @@ class Text:
         return {name: region for name, region in regions.items() if region.shape[-2]}
 
 
-def texts_of(run: params.AttentionRun, tokenizer: PreTrainedTokenizerBase, config: Any) -> list[Text]:
+def texts_of(run: "params.AttentionRun", tokenizer: PreTrainedTokenizerBase, config: Any) -> list[Text]:
     """The texts of the run's first test problems; `InputError` where one is longer than the run or the model takes."""
     limit = min(run.attention_tokens, getattr(config, "max_position_embeddings", run.attention_tokens))
     texts = []

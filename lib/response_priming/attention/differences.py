@@ -4,12 +4,15 @@
 """
 
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from response_priming import arms, artifacts, params, stats
+from response_priming import arms, artifacts, stats
 from response_priming.attention.results import EVERY, PAPER
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 HEAD = ["prompt", "region", "layer", "head"]
 TESTED = ["region", "metric", "unprimed", "difference", "low", "high", "p_prompts", "p_holm", "p_students"]
@@ -79,7 +82,7 @@ def by_layer(metrics: pd.DataFrame) -> pd.DataFrame:
     return table.assign(seeds=table["arm"].map(metrics.groupby("arm")["seed"].nunique()))
 
 
-def with_accuracy(run: params.AttentionRun, metrics: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
+def with_accuracy(run: "params.AttentionRun", metrics: pd.DataFrame, heads: pd.DataFrame) -> pd.DataFrame:
     """For every student and each of `heads` (columns layer and head): its accuracy, and how far it moved the head.
 
     Columns: arm, seed, accuracy (a fraction), layer, head, and for each number the change against the first arm, mean

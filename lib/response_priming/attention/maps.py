@@ -9,15 +9,18 @@ at a time, where `output_attentions=True` holds those of all layers.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import arms, artifacts, models, params
+from response_priming import arms, artifacts, models
 from response_priming.errors import InputError
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 Student = tuple[str, int]  # an arm, and the seed of its training
 BASE = "__base__"  # peft's name for a row without adapter
@@ -30,7 +33,7 @@ class Group(NamedTuple):
     who: list[Student]
 
 
-def folders_of(run: params.AttentionRun) -> dict[Student, Path]:
+def folders_of(run: "params.AttentionRun") -> dict[Student, Path]:
     """The folder of each trained student; `InputError` where one is missing or was trained on another model."""
     found = {(arm, seed): run.student_of(arm, seed) for arm, seed in run.students if arm != arms.UNDISTILLED}
     for folder in found.values():
@@ -42,7 +45,7 @@ def folders_of(run: params.AttentionRun) -> dict[Student, Path]:
     return found
 
 
-def load(run: params.AttentionRun) -> tuple[list[Group], PreTrainedTokenizerBase]:
+def load(run: "params.AttentionRun") -> tuple[list[Group], PreTrainedTokenizerBase]:
     """The run's students in groups, the largest one last, and their tokenizer. All groups are in memory.
 
     Attention is set to eager, the only implementation that forms maps.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import artifacts, generate, models, params, problems, progress, prompts
+from response_priming import artifacts, generate, models, problems, progress, prompts
 from response_priming.errors import InputError
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 REGIONS = ("system prompt", "prefix", "worked examples", "question", "chat template")
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # of the prompt's tokens that a deletion curve replaces
@@ -57,7 +60,7 @@ class Prompt:
     segments: list[int]
 
 
-def attribute(run: params.AttributionRun) -> Attributions:
+def attribute(run: "params.AttributionRun") -> Attributions:
     """Attribute the teacher's responses to the first training problems; computed unless they are there already.
 
     Raises:
@@ -100,7 +103,7 @@ def checks(result: Attributions) -> pd.DataFrame:
     return result.gaps.set_index(PROMPT).join([*areas, ranks]).reset_index()
 
 
-def _write(run: params.AttributionRun, folder: Path) -> None:
+def _write(run: "params.AttributionRun", folder: Path) -> None:
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
     asked = problems.load(run, "train", run.attribution_problems, seed=run.seed)
     given = {}

@@ -8,15 +8,18 @@ counted again, and whether the two agree is said.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from response_priming import artifacts, params, paths
+from response_priming import artifacts, paths
 from response_priming.audit.cleaned import COLUMNS, read_disputed, survivors, without
 from response_priming.audit.discrepancies import numbers, source, table
 from response_priming.audit.recount import count, tabulate
 from response_priming.audit.released import read
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 TABLES = ("published", "rules", "decomposition", "tests", "discrepancies", "cleaned")
 
@@ -35,7 +38,7 @@ class Audit:
     variables: dict[str, Any]
 
 
-def audit(run: params.AuditRun) -> Audit:
+def audit(run: "params.AuditRun") -> Audit:
     """The audit of `run.logs_dir`, or of the recorded counts where that is None; computed unless it is there already.
 
     Raises:

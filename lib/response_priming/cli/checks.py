@@ -1,16 +1,19 @@
 """What `check` finds before anything runs: all that would fail once the teacher has answered."""
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from response_priming import arms, params, paths, problems
+from response_priming import arms, paths, problems
 from response_priming.errors import InputError
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 # Problems whose prompts are measured, the longest of a split; and of a teacher's, which are measured by strategy.
 MANY, FEW = 200, 20
 Found = dict[problems.Split, list[problems.Problem]]
 
 
-def check_problems(loaded: params.Profile) -> Found:
+def check_problems(loaded: "params.Profile") -> Found:
     """The longest problems of each split; `InputError` where there are too few for what is made of them, or no logs."""
     if loaded.audit.logs_dir:
         from response_priming import audit
@@ -45,7 +48,7 @@ def check_problems(loaded: params.Profile) -> Found:
     return {split: ordered[-MANY:] for split, ordered in longest.items()} | {"validation": found["validation"]}
 
 
-def check_student(loaded: params.Profile, found: Found) -> None:
+def check_student(loaded: "params.Profile", found: Found) -> None:
     """`InputError` where the student lacks what is trained or looked at, or a prompt is too long for it."""
     from response_priming import attention, engines, methods, models, prompts
 
@@ -83,7 +86,7 @@ def check_student(loaded: params.Profile, found: Found) -> None:
     attention.texts_of(loaded.run("attention-visualize"), reader, skeleton.config)
 
 
-def check_teacher(loaded: params.Profile, found: Found) -> None:
+def check_teacher(loaded: "params.Profile", found: Found) -> None:
     """`InputError` where the engine cannot run the teacher, or no student can learn from what it gives."""
     from response_priming import engines, generate, models, prompts
 

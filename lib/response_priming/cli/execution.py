@@ -4,10 +4,13 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from response_priming import artifacts, paths, progress
+from response_priming import artifacts, paths
 from response_priming.errors import InputError
+
+if TYPE_CHECKING:
+    from response_priming import progress
 
 
 def _own_kernel(sockets: str) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def _own_kernel(sockets: str) -> dict[str, Any]:
 
 
 def execute(
-    notebook: Path, target: Path, values: dict[str, Any], line: progress.Line, *, folder: Path = paths.NOTEBOOKS
+    notebook: Path, target: Path, values: dict[str, Any], line: "progress.Line", *, folder: Path = paths.NOTEBOOKS
 ) -> None:
     """Execute a notebook by papermill in a folder. It is written beside its target and renamed once complete.
 

@@ -10,14 +10,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from response_priming import artifacts, evaluate, generate, params, problems, scoring
+from response_priming import artifacts, evaluate, generate, problems, scoring
 from response_priming.compare.leakage import KINDS, THRESHOLD, overlaps
 from response_priming.compare.tables import accuracy, gains, lengths, rules, samples, teacher
 from response_priming.errors import InputError
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 TABLES = ("accuracy", "lengths", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration", "leakage")
 
@@ -39,7 +42,7 @@ class Comparison:
     variables: dict[str, Any]
 
 
-def compare(run: params.CompareRun) -> Comparison:
+def compare(run: "params.CompareRun") -> Comparison:
     """The comparison of all arms of `run`; computed unless it is there already.
 
     Raises:
@@ -53,7 +56,7 @@ def compare(run: params.CompareRun) -> Comparison:
     return Comparison(**read, variables=json.loads((folder / "variables.json").read_text(encoding="utf-8")))
 
 
-def _write(run: params.CompareRun, folder: Path) -> None:
+def _write(run: "params.CompareRun", folder: Path) -> None:
     scores = read_scores(run)
     made = {
         "accuracy": accuracy(scores, run.rule),
@@ -80,7 +83,7 @@ def _write(run: params.CompareRun, folder: Path) -> None:
 # --- reading what is alike ---
 
 
-def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
+def read_scores(run: "params.CompareRun") -> dict[str, pd.DataFrame]:
     """Every arm's answers, one block of rows a seed; refused unless all were made alike and for the same problems."""
     if run.n_test < 2:
         raise InputError(f"n_test = {run.n_test}: a comparison resamples problems; allowed: 2 or more")
@@ -102,7 +105,7 @@ def read_scores(run: params.CompareRun) -> dict[str, pd.DataFrame]:
     return {arm: pd.concat(blocks, ignore_index=True) for arm, blocks in scores.items()}
 
 
-def read_teacher(run: params.CompareRun) -> dict[str, pd.DataFrame]:
+def read_teacher(run: "params.CompareRun") -> dict[str, pd.DataFrame]:
     """The teacher's graded responses under each strategy to the training problems, one a problem."""
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     graded = {}
@@ -118,7 +121,7 @@ def read_teacher(run: params.CompareRun) -> dict[str, pd.DataFrame]:
     return graded
 
 
-def _made_by(run: params.CompareRun, folder: Path) -> dict[str, Any]:
+def _made_by(run: "params.CompareRun", folder: Path) -> dict[str, Any]:
     """Parameters and code or version that made a folder; refused where they contradict the run's parameters."""
     name, recipe = artifacts.part_of(folder), artifacts.decisive(artifacts.read(folder)["recipe"])
     code = {f"{module.replace('.', '/')}.py": digest for module, digest in recipe.get("code", {}).items()}
@@ -135,7 +138,7 @@ def _require_alike(name: str, made: Mapping[str, Any], other: str, wanted: Mappi
             raise InputError(f"{name}: {field} = {have!r}, but {want!r} in {other}; only alike runs are compared")
 
 
-def leakage_table(run: params.CompareRun) -> pd.DataFrame:
+def leakage_table(run: "params.CompareRun") -> pd.DataFrame:
     """How many of the run's `n` test problems have their like in a `split`, among the `others` that a student learns
     from or the teacher is shown: a column for each of `leakage.KINDS`."""
     test = [problem.question for problem in problems.load(run, "test", run.n_test, seed=run.seed)]
@@ -148,7 +151,7 @@ def leakage_table(run: params.CompareRun) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def losses_table(run: params.CompareRun) -> pd.DataFrame:
+def losses_table(run: "params.CompareRun") -> pd.DataFrame:
     """The training losses of every student, one row a step."""
     none = pd.DataFrame(columns=["step", "loss", "hard", "soft", "arm", "seed"])
     tables = [

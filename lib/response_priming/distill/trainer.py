@@ -7,7 +7,7 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,14 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from response_priming import params, progress, prompts
+from response_priming import progress, prompts
 from response_priming.errors import InputError
-from response_priming.methods.base import Method
-from response_priming.methods.examples import TrainingData, collate, stream, targets
+from response_priming.methods.examples import collate, stream, targets
+
+if TYPE_CHECKING:
+    from response_priming import params
+    from response_priming.methods.base import Method
+    from response_priming.methods.examples import TrainingData
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
 SAMPLES, SAMPLE_TOKENS = 3, 40  # problems that a snapshot shows the answers to, and tokens at most
@@ -34,8 +38,8 @@ class DistillTrainer(Trainer):
 
     def __init__(
         self,
-        method: Method,
-        data: TrainingData,
+        method: "Method",
+        data: "TrainingData",
         *,
         model: torch.nn.Module,
         tokenizer: PreTrainedTokenizerBase,
@@ -217,7 +221,7 @@ class DistillTrainer(Trainer):
         return pd.DataFrame(rows, columns=["step", *columns]).drop_duplicates("step", ignore_index=True)
 
 
-def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path, *, cpu: bool) -> TrainingArguments:
+def _arguments(run: "params.DistillRun", seed: int, micro_batch: int, folder: Path, *, cpu: bool) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=run.train_steps,
@@ -247,7 +251,7 @@ def _arguments(run: params.DistillRun, seed: int, micro_batch: int, folder: Path
     return arguments
 
 
-def optimizer_of(run: params.DistillRun) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+def optimizer_of(run: "params.DistillRun") -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
     """Optimiser class and arguments, as `Trainer` takes them."""
     common = {"lr": run.learning_rate, "weight_decay": run.weight_decay}
     if run.optimizer == "sgd":

@@ -6,18 +6,22 @@ one, which shows what the examples do without any training: the undistilled stud
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from response_priming import arms, artifacts, engines, params, problems, progress, prompts
+from response_priming import arms, artifacts, engines, problems, progress, prompts
 from response_priming.evaluate.calculations import check
 from response_priming.evaluate.verdicts import fix
 from response_priming.methods.base import method_of
 from response_priming.scoring import grade
 
+if TYPE_CHECKING:
+    from response_priming import params
 
-def answer(run: params.EvaluateRun) -> pd.DataFrame:
+
+def answer(run: "params.EvaluateRun") -> pd.DataFrame:
     """The answers of the arm's students, one row a test problem and seed; computed unless they are there already.
 
     Rows are in the order of seeds, then problems. Columns: `seed` (of training), `problem_id`, `question`, `answer`
@@ -35,7 +39,7 @@ def answer(run: params.EvaluateRun) -> pd.DataFrame:
     return pd.concat([answer_one(run, seed).assign(seed=seed) for seed in seeds], ignore_index=True)
 
 
-def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
+def answer_one(run: "params.EvaluateRun", seed: int) -> pd.DataFrame:
     """The answers of the student with this seed (see `answer`)."""
     answers, scores = (folder for folder in run.folders if folder.path.name == f"seed-{seed}")
 
@@ -52,7 +56,7 @@ def answer_one(run: params.EvaluateRun, seed: int) -> pd.DataFrame:
     return pd.read_parquet(artifacts.made(scores.path, artifacts.recipe(run, scores), score) / "answers.parquet")
 
 
-def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: Path | None) -> pd.DataFrame:
+def answers_to(asked: list[problems.Problem], run: "params.EvaluateRun", student: Path | None) -> pd.DataFrame:
     """What the student in a folder answers (see `answer`), not graded; without a folder, the undistilled student."""
     setup = engines.Setup(
         run.student, run.student_revision, run.dtype, run.device, student=student, batch=run.evaluate_batch
@@ -60,7 +64,7 @@ def answers_to(asked: list[problems.Problem], run: params.EvaluateRun, student: 
     return answers_by(engines.open_engine(run.evaluate_engine, setup), asked, run)
 
 
-def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: params.EvaluateRun) -> pd.DataFrame:
+def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: "params.EvaluateRun") -> pd.DataFrame:
     """What an engine's model answers (see `answer`), not graded."""
     sees = run.worked_examples if run.arm == arms.SHOWN else 0
     shown = problems.load(run, "validation", sees, seed=run.seed) if sees else []

@@ -13,16 +13,19 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from response_priming import arms, artifacts, params, stats
+from response_priming import arms, artifacts, stats
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 SUPPORTED, UNSUPPORTED = "supported", "not supported"
 UNSETTLED, UNTESTABLE = "not settled by this profile", "not testable here"
 PRIMARY = (("ground-truth", arms.UNPRIMED), ("ground-truth", arms.NEUTRAL))
 
 
-def fix(run: params.EvaluateRun) -> Path:
+def fix(run: "params.EvaluateRun") -> Path:
     """Write the rules and the primary comparisons down in `rules/`, unless they are there: before anything is answered.
 
     The folder's manifest has their digest and the date.

@@ -6,14 +6,18 @@ a chat template or a beginning-of-sequence token, from one forward pass.
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from response_priming import artifacts, engines, params, problems, progress, prompts
+from response_priming import artifacts, engines, problems, progress, prompts
 from response_priming.generate.store import KEPT, Answered, read, shard_name, write_shard
 
+if TYPE_CHECKING:
+    from response_priming import params
 
-def score(run: params.PromptSignalsRun) -> pd.DataFrame:
+
+def score(run: "params.PromptSignalsRun") -> pd.DataFrame:
     """The strategy's scored prompts, one row a training problem; scored unless they are there already.
 
     The store is that of `responses`, in the order of the problems: `text` and `tokens` are prefix and question, and the
@@ -23,7 +27,7 @@ def score(run: params.PromptSignalsRun) -> pd.DataFrame:
     return read(artifacts.made(folder.path, artifacts.recipe(run, folder), functools.partial(_score, run)))
 
 
-def _score(run: params.PromptSignalsRun, folder: Path) -> None:
+def _score(run: "params.PromptSignalsRun", folder: Path) -> None:
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     engine = engines.open_engine(run.engine, engines.teacher_of(run))
     dense = run.top_k == "all"

@@ -28,7 +28,7 @@ With all repairs `published` is `response`, so one code serves both.
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -39,10 +39,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedTokenizerBase
 
-from response_priming import arms, artifacts, generate, models, params, problems, prompts
+from response_priming import arms, artifacts, generate, models, problems, prompts
 from response_priming.errors import InputError
 from response_priming.methods.base import method_of
 from response_priming.methods.losses import IGNORED
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 Example = dict[str, Any]
 # What a place in a batch holds: one example, or a response and a solution.
@@ -66,7 +69,7 @@ class TrainingData(NamedTuple):
     validation: dict[str, Subset[Example]]
 
 
-def prepare(run: params.DistillRun, tokenizer: PreTrainedTokenizerBase) -> TrainingData:
+def prepare(run: "params.DistillRun", tokenizer: PreTrainedTokenizerBase) -> TrainingData:
     """The arm's training data.
 
     Raises:
@@ -121,7 +124,7 @@ class Examples(Dataset[Example]):
     """
 
     def __init__(
-        self, run: params.DistillRun, tokenizer: PreTrainedTokenizerBase, answered: datasets.Dataset | None
+        self, run: "params.DistillRun", tokenizer: PreTrainedTokenizerBase, answered: datasets.Dataset | None
     ) -> None:
         self.run, self.tokenizer, self.answered = run, tokenizer, answered
         self.method, self.repaired = method_of(run), run.repaired

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -10,13 +10,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from response_priming import models, params
+from response_priming import models
 from response_priming.errors import InputError
 from response_priming.methods.losses import IGNORED, Loss, Targets, distillation
 from response_priming.methods.packing import can_pack, pack, packed_inputs
 
+if TYPE_CHECKING:
+    from response_priming import params
 
-def load(run: params.DistillRun, *, attention: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+
+def load(run: "params.DistillRun", *, attention: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The student with what is to be trained (`adapter`), and its tokenizer. Its forward pass can return the objective.
 
     All weights are trained in fp32 (`Trainer` computes in `dtype`): bf16 would round small updates away.
@@ -39,7 +42,7 @@ def load(run: params.DistillRun, *, attention: str | None = None) -> tuple[PreTr
     return cast("PreTrainedModel", get_peft_model(base, lora_config(run, base))), tokenizer
 
 
-def lora_config(run: params.DistillRun, base: PreTrainedModel) -> LoraConfig:
+def lora_config(run: "params.DistillRun", base: PreTrainedModel) -> LoraConfig:
     """The adapter's configuration; `InputError` where the model lacks a target."""
     head = base.get_output_embeddings()
     linear = {
@@ -89,7 +92,7 @@ def teach(model: PreTrainedModel, vocabulary: int | None = None) -> None:
     padded = vocabulary is not None and vocabulary < len(head.weight)
 
     @functools.wraps(plain)
-    def forward(*arguments: Any, objective: params.Distill | None = None, **batch: Any) -> Any:
+    def forward(*arguments: Any, objective: "params.Distill | None" = None, **batch: Any) -> Any:
         return plain(*arguments, **batch) if objective is None else _loss(model, objective, packed=packed, **batch)
 
     @functools.wraps(project)
@@ -102,7 +105,7 @@ def teach(model: PreTrainedModel, vocabulary: int | None = None) -> None:
 
 def _loss(
     model: PreTrainedModel,
-    objective: params.Distill,
+    objective: "params.Distill",
     *,
     packed: bool,
     input_ids: Tensor,

@@ -3,18 +3,21 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
 
-from response_priming import artifacts, audit, claims, compare, notebooks, params, paths, scoring
+from response_priming import artifacts, audit, claims, compare, notebooks, paths, scoring
 from response_priming.errors import InputError
 from response_priming.report.crate import differing
 from response_priming.report.variables import sentences
 
+if TYPE_CHECKING:
+    from response_priming import params
 
-def verify(profile: params.Profile) -> Iterator[str]:
+
+def verify(profile: "params.Profile") -> Iterator[str]:
     """What differs in build/PROFILE/, a sentence each; nothing there is changed, and the network is not asked.
 
     Digests are those of the files as they are now, read to their end, and make will know them. Where all are right,
@@ -45,7 +48,7 @@ def _differing_files(build: Path) -> Iterator[tuple[Path, str]]:
             yield folder / name, "not as it was made" if (folder / name).is_file() else "missing"
 
 
-def _derived_anew(profile: params.Profile) -> Iterator[str]:
+def _derived_anew(profile: "params.Profile") -> Iterator[str]:
     """What comes out otherwise when it is computed again from what the models made."""
     for arm in profile.arms:
         folders = profile.run("evaluate", arm=arm).folders

@@ -11,16 +11,19 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from response_priming import arms, artifacts, generate, models, params, problems, progress, prompts
+from response_priming import arms, artifacts, generate, models, problems, progress, prompts
 from response_priming.extraction import RULES
 from response_priming.studies.first_step import Course, explain, hard, read, replay, scored
 from response_priming.studies.ladder import close
+
+if TYPE_CHECKING:
+    from response_priming import params
 
 FEW = 8  # responses that the teacher reads behind all its worked examples
 SOME, BEGINNING = 16, 24  # answers that a student gives again, and how much of each (tokens)
@@ -44,7 +47,7 @@ class Look(NamedTuple):
         return self.finding if self.value < self.low or self.value > self.high else ""
 
 
-def examine(run: params.DoctorRun) -> tuple[pd.DataFrame, pd.DataFrame]:
+def examine(run: "params.DoctorRun") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Look at every student of the run, and train what is between KD and fine-tuning, unless that is done already.
 
     Returns the checks, a `Look` each with `arm` and `seed`, and the rungs (see `ladder.close`), none where the run
@@ -60,7 +63,7 @@ def examine(run: params.DoctorRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     return checks, rungs
 
 
-def _write(run: params.DoctorRun, folder: Path) -> None:
+def _write(run: "params.DoctorRun", folder: Path) -> None:
     options: dict[str, Any] = {"dtype": run.dtype, "device": run.device}
     bare, tokenizer = models.load(run.student, revision=run.student_revision, **options)
     teacher: Any = bare
@@ -86,7 +89,7 @@ def _write(run: params.DoctorRun, folder: Path) -> None:
     rungs.to_csv(folder / "rungs.csv", index=False)
 
 
-def _bare_teacher(run: params.DoctorRun, teacher: Any, tokenizer: Any) -> Look:
+def _bare_teacher(run: "params.DoctorRun", teacher: Any, tokenizer: Any) -> Look:
     """How often the teacher is right where it is asked as its students are."""
     asked = problems.load(run, "train", min(run.n_train, run.generate_batch), seed=run.seed)
     chats = [prompts.bare(problem.question, run.system_prompt) for problem in asked]
