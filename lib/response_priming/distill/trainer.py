@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, Trainer, Trai
 
 from response_priming import progress, prompts
 from response_priming.errors import InputError
+from response_priming.methods.base import Method
 from response_priming.methods.examples import collate, stream, targets
 
 if TYPE_CHECKING:
     from response_priming import params
-    from response_priming.methods.base import Method
     from response_priming.methods.examples import TrainingData
 
 LOGGED = ("loss", "hard", "soft", "grad_norm", "learning_rate", "tokens_per_second", "peak_mib")
@@ -38,7 +38,7 @@ class DistillTrainer(Trainer):
 
     def __init__(
         self,
-        method: "Method",
+        method: Method,
         data: "TrainingData",
         *,
         model: torch.nn.Module,
