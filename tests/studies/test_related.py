@@ -1,5 +1,6 @@
 import json
-from typing import Any
+import shutil
+from typing import Any, ClassVar
 
 import nbformat
 import numpy as np
@@ -108,6 +109,47 @@ class Beside(base.Method):
     def loss(self, model, batch, **counts):
         loss = super().loss(model, batch, **counts)
         return loss._replace(total=loss.total + self._number(torch.ones(1)).square().sum())
+
+
+class Grown(base.Method):
+    """A method that copies the arm's store, and begins each round with the student of the one before."""
+
+    arm = "none"
+    writes = True
+    before = "fine-tuned"
+    controls: ClassVar = {"once": {"count": 1}}
+    count: int = 2
+    seen: ClassVar = []
+
+    @property
+    def rounds(self):
+        return [{"count": number} for number in range(1, self.count)]
+
+    def prepare(self):
+        self.seen.append((self.count, self.run.before.relative_to(self.run.build).as_posix()))
+        if not self.run.store.exists():
+            shutil.copytree(self.run.build / "responses/none", self.run.store)
+        return []
+
+
+def test_a_method_writes_its_store_and_begins_with_the_student_of_another_row(run, monkeypatch):
+    monkeypatch.setattr(base, "find", lambda _: Grown)
+    grown = params.RelatedRun.of(run.model_dump() | {"related_methods": ["self-features"], "related_controls": 1})
+    table, gains = related.compare(grown)
+    assert table["row"].tolist()[3:] == ["self-features", "self-features-once"]
+    assert gains["baseline"].tolist() == ["self-features-once", "none"]
+    first, second = (
+        "related/fine-tuned/students/fine-tuned/seed-0",
+        "related/self-features-round-1/students/none/seed-0",
+    )
+    assert Grown.seen == [(1, first), (2, second), (1, first)]
+    taken = table.set_index("row")["cpu_seconds"]
+    parent, own = (
+        json.loads((grown.build / path / "manifest.json").read_text())["cpu_seconds"] for path in (first, second)
+    )
+    assert taken["self-features"] > parent + own
+    recipe = json.loads((grown.build / second / "manifest.json").read_text())["recipe"]
+    assert {first, "related/self-features-round-1/responses/none"} <= {*recipe["inputs"]}
 
 
 def weights_of(run):

@@ -209,7 +209,7 @@ class DistillTrainer(Trainer):
     def curve(self) -> pd.DataFrame:
         """The log so far, one row an optimiser step: `step` and LOGGED; `soft` is NaN without a teacher."""
         curve = self._logged("loss", LOGGED)
-        return curve if self.method.prepare() else curve.assign(soft=np.nan)
+        return curve if self.run.store else curve.assign(soft=np.nan)
 
     def validation(self) -> pd.DataFrame:
         """The validation so far, one row each time, from step 0, before the first: `step` and VALIDATED."""

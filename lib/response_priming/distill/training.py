@@ -103,7 +103,8 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
             if not artifacts.is_current(folder, recipe):
                 written = artifacts.writing(folder, recipe) if first else contextlib.nullcontext(work)
                 with written as aside, progress.part("seed", seed, run.seeds):
-                    _train(_Job(run, seed, work, aside, callbacks), processes)
+                    own = run.model_copy(update={"seeds": [seed]})
+                    _train(_Job(own, seed, work, aside, callbacks), processes)
             if first:
                 shutil.rmtree(work)
             processes.wait_for_everyone()

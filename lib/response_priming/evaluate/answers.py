@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from response_priming import arms, artifacts, engines, problems, progress, prompts
-from response_priming.evaluate.calculations import check
 from response_priming.evaluate.verdicts import fix
+from response_priming.methods import steps
 from response_priming.methods.base import method_of
 from response_priming.scoring import grade
 
@@ -87,7 +87,7 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: "para
                 "question": problem.question,
                 "answer": problem.answer,
                 "template": problem.template,
-                "calculations": len(check(problem.solution)),
+                "calculations": len(steps.check(problem.solution)),
                 "response": response.text,
                 "tokens": len(response.tokens),
                 "finished": response.finished,

@@ -35,10 +35,11 @@ class Method(BaseModel):
 
     Of a related method, `source` is the arXiv id; `fidelity` says whether its paper's text and code are followed, its
     loss is reconstructed from less, or only its rule is used; `version` is raised where a change of its code changes
-    results. `arm` is the one whose data it trains on, None: that of the study's strategy; `base`: values of the run
-    that it and its controls are trained with. Each of its `controls`, the most telling one first, changes one of its
-    parameters. `live`: it asks a teacher while the student is trained (`run.live`), in the prompt of the strategy that
-    its parameter `strategy` names, where it has one, else of the study's.
+    results. `arm` is the one whose data it trains on, None: that of the study's strategy; `writes`: on a store that
+    `prepare` writes to `run.store`, which is no other row's; `before`: the arm whose student it begins with;
+    `base`: values of the run that it and its controls are trained with. Each of its `controls`, the most telling one
+    first, changes one of its parameters. `live`: it asks a teacher itself (`run.live`), in the prompt of the strategy
+    that its parameter `strategy` names, where it has one, else of the study's.
     """
 
     model_config = arms.STRICT
@@ -47,6 +48,8 @@ class Method(BaseModel):
     fidelity: ClassVar[Literal["exact", "reconstructed", "rule-only"]] = "exact"
     version: ClassVar[int] = 1
     arm: ClassVar[str | None] = None
+    before: ClassVar[str | None] = None
+    writes: ClassVar[bool] = False
     base: ClassVar[Mapping[str, Any]] = {}
     controls: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     live: ClassVar[bool] = False
@@ -78,9 +81,17 @@ class Method(BaseModel):
         """Tokens that the training took of models so far, to add to."""
         return self._spent
 
-    def prepare(self) -> Path | None:
-        """The store with what the arm's teacher gave: responses or signals over prompts; None without a teacher."""
-        return self.run.store
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """What to change for each earlier student of its own: each begins with the one before it (`run.before`)."""
+        return []
+
+    def prepare(self) -> list[Path]:
+        """Make what it needs before any training, unless that is there: the folders that its student depends on.
+
+        It is asked once for all seeds; `run.before` is the student of the first.
+        """
+        return []
 
     def student(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student with what is to be trained, ready to return `loss`, and its tokenizer."""

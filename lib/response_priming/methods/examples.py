@@ -76,7 +76,7 @@ def prepare(run: "params.DistillRun", tokenizer: PreTrainedTokenizerBase) -> Tra
         InputError: the responses are of other problems or of another tokenizer, or nothing is left to train on; see
             also `Examples`.
     """
-    folder = method_of(run).prepare()
+    folder = run.store
     answered = generate.dataset(folder) if folder else None
     if folder and answered is not None:
         name, made = f"{folder.parent.name}/{folder.name}", artifacts.read(folder)["recipe"].get("parameters", {})

@@ -113,6 +113,30 @@ class DistillRun(Distill, ArmRun):
     # A finer curve of losses is no reason to train what is there again.
     idle = Run.idle | {"seeds", "n_test", "micro_batch", "save_every", "evaluate_every"}
     _live: GenerateRun | None = PrivateAttr(None)
+    _before: "DistillRun | None" = PrivateAttr(None)
+    _needs: tuple[Path, ...] = PrivateAttr(())
+
+    def after(self, earlier: "DistillRun") -> Self:
+        """This run of a related method that begins with the students of another one."""
+        run = self.model_copy()
+        run._before = earlier
+        return run
+
+    def needing(self, *folders: Path) -> Self:
+        """This run of a related method that reads these folders, too."""
+        run = self.model_copy()
+        run._needs = folders
+        return run
+
+    @property
+    def earlier(self) -> "DistillRun | None":
+        """The run whose students it begins with; None where it begins with the undistilled one."""
+        return self._before
+
+    @property
+    def before(self) -> Path | None:
+        """The student that the one with the first seed begins with; None: the undistilled one."""
+        return self._before.student_of(self._before.arm, self.seeds[0]) if self._before else None
 
     def asking(self, teacher: GenerateRun) -> Self:
         """This run of a related method that asks a teacher, in this prompt, while the student is trained."""
@@ -134,10 +158,15 @@ class DistillRun(Distill, ArmRun):
     @property
     def folders(self) -> list[Folder]:
         """A student for each seed."""
-        place, reads = self.output / "students" / self.arm, [self.store] if self.store else []
+        place, reads = self.output / "students" / self.arm, [*([self.store] if self.store else []), *self._needs]
         code = ["distill.training", *([f"methods.{self.method['name'].replace('-', '_')}"] if self.method else [])]
         more = self.by_dropout | self.by_method
-        return [Folder(place / f"seed-{seed}", code, reads, {"train_seed": seed} | more) for seed in self.seeds]
+        old = self._before
+        begun = {seed: [old.student_of(old.arm, seed)] if old else [] for seed in self.seeds}
+        return [
+            Folder(place / f"seed-{seed}", code, [*reads, *begun[seed]], {"train_seed": seed} | more)
+            for seed in self.seeds
+        ]
 
     @property
     def watched(self) -> bool:

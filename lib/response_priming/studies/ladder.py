@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from response_priming import arms, artifacts, distill, evaluate, generate, notebooks, params, progress, scoring, stats
+from response_priming.methods.base import method_of
 
 # Parameters that each repair of the training takes from the run instead of from the released code.
 TRAINING = {
@@ -51,7 +52,8 @@ class Rung(NamedTuple):
 
     `teacher`: values that its teacher answers with instead of the run's, None where it answered before; `store`: the
     rung with these responses, None for the run's own. `method`: the related method that makes it (see
-    `methods.base.described`), None for the usual one; `live`: the strategy in whose prompt that asks a teacher.
+    `methods.base.described`), None for the usual one; `live`: the strategy in whose prompt that asks a teacher;
+    `before`: the rung whose student it begins with; `of`: the method that it is a control of.
     """
 
     title: str
@@ -61,6 +63,8 @@ class Rung(NamedTuple):
     store: str | None = None
     method: dict[str, Any] | None = None
     live: str | None = None
+    before: str | None = None
+    of: str = ""
 
 
 class Made(NamedTuple):
@@ -139,6 +143,7 @@ def make(run: params.Run, rungs: Mapping[str, Rung], folder: Path, common: dict[
     Students and scores of a rung are in its folder, or where the arm's are that it is. A rung that nothing is left to
     train on is left out.
     """
+    trained = dict[str, params.DistillRun]()
     for rung, one in rungs.items():
         place, taught = folder / rung, folder / one.store if one.store else None
         values = run.model_dump() | one.values | common | {"arm": one.arm}
@@ -147,18 +152,24 @@ def make(run: params.Run, rungs: Mapping[str, Rung], folder: Path, common: dict[
             training, evaluation = training.by(one.method), evaluation.by(one.method)
         if one.live:
             training = training.asking(params.GenerateRun.of(values | {"strategy": one.live}))
+        if one.before:
+            training = training.after(trained[one.before])
         aside = one.values or taught or one.method
         if aside or notebooks.lacking(training) or notebooks.lacking(evaluation):
             training, evaluation = training.placed(place, taught), evaluation.placed(place)
-        made: list[params.Run] = [training, evaluation] if one.arm != arms.UNDISTILLED else [evaluation]
+        made: list[params.Run] = [evaluation]
         with progress.part("rung", rung, list(rungs)):
             if one.teacher is not None:
                 asked = params.GenerateRun.of(values | one.teacher | {"strategy": one.arm}).placed(place)
                 generate.respond(asked)
                 made.append(asked)
+            if one.method:
+                training = training.needing(*method_of(training).prepare())
             if taught and not generate.read(taught / "responses" / one.arm, [])["kept"].any():
                 continue
             if one.arm != arms.UNDISTILLED:
                 distill.train(training)
+                made.append(training)
             graded = evaluate.answer(evaluation)
+        trained[rung] = training
         yield Made(rung, training, graded, made)

@@ -5,6 +5,7 @@ problems, steps and evaluation. The arms that they are compared with are taken f
 """
 
 import collections
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def built(name: str) -> bool:
 def rows(run: params.RelatedRun) -> dict[str, Rung]:
     """What is trained: the arms to compare with, then each method that is built, and after it its controls.
 
-    A control is named METHOD-CONTROL.
+    A control is named METHOD-CONTROL, and what is trained before a row for its sake ROW-round-N.
 
     Raises:
         InputError: a method is neither built nor planned.
@@ -58,10 +59,24 @@ def rows(run: params.RelatedRun) -> dict[str, Rung]:
         changes: dict[str, Any] = {name: {}}
         changes |= {f"{name}-{control}": kind.controls[control] for control in [*kind.controls][: run.related_controls]}
         for row, changed in changes.items():
-            method = base.described(name, changed)
-            asked = method["parameters"].get("strategy", run.related_strategy) if kind.live else None
             title = kind.title + f": {row.removeprefix(f'{name}-').replace('-', ' ')}" * bool(changed)
-            found[row] = Rung(title, kind.arm or run.related_strategy, dict(kind.base), method=method, live=asked)
+            rounds = [
+                (f"{row}-round-{n}", f"{title}, round {n}", more) for n, more in enumerate(kind(**changed).rounds, 1)
+            ]
+            before = kind.before
+            for place, words, more in [*rounds, (row, title, {})]:
+                method = base.described(name, {**changed, **more})
+                found[place] = Rung(
+                    words,
+                    kind.arm or run.related_strategy,
+                    dict(kind.base),
+                    store=place if kind.writes else None,
+                    method=method,
+                    live=method["parameters"].get("strategy", run.related_strategy) if kind.live else None,
+                    before=before,
+                    of=name if place == row != name else "",
+                )
+                before = place
     return found
 
 
@@ -88,25 +103,19 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
             title, source = PLANNED[row]
             table.append({"row": row, "of": "", "title": title, "source": source, "verdict": NOT_BUILT})
             continue
-        for name in [row, *(other for other in rungs if _of(rungs, other) == row)]:
+        for name in [row, *(other for other in rungs if rungs[other].of == row)]:
             table.append(_row(run, rungs, made[name], gains[gains["arm"] == name]))
     return pd.DataFrame(table), gains
-
-
-def _of(rungs: dict[str, Rung], row: str) -> str:
-    """The method that a row is a control of; "" for any other."""
-    name = (rungs[row].method or {"name": row})["name"]
-    return str(name) if name != row else ""
 
 
 def _gains(run: params.RelatedRun, rungs: dict[str, Rung], made: dict[str, Made]) -> pd.DataFrame:
     names, right = list(made), [scoring.by_student(one.graded, run.rule) for one in made.values()]
     templates = scoring.templates(next(iter(made.values())).graded)
-    methods = [row for row in names if rungs[row].method and not _of(rungs, row)]
     chosen = [
         (row, baseline)
-        for row in methods
-        for baseline in [*(other for other in names if _of(rungs, other) == row), run.related_strategy]
+        for row in run.related_methods
+        if row in made
+        for baseline in [*(other for other in names if rungs[other].of == row), run.related_strategy]
     ]
     drawn = stats.sampled(right, None if templates is None else [templates] * len(right))
     places = [(names.index(row), names.index(baseline)) for row, baseline in chosen]
@@ -125,7 +134,7 @@ def _gains(run: params.RelatedRun, rungs: dict[str, Rung], made: dict[str, Made]
 def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.DataFrame) -> dict[str, Any]:
     """A row of the table (see `compare`); `gains`: those of its method."""
     rung, training = rungs[made.rung], made.training
-    row: dict[str, Any] = {"row": made.rung, "of": _of(rungs, made.rung), "title": rung.title}
+    row: dict[str, Any] = {"row": made.rung, "of": rung.of, "title": rung.title}
     if rung.method and not row["of"]:
         kind = base.find(made.rung)
         row |= {"source": kind.source, "fidelity": kind.fidelity}
@@ -137,14 +146,14 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
         row |= {f"{baseline}_{key}": gain[key] for key in ("points", "low", "high")}
     row["verdict"] = over["control"]["verdict"] if "control" in over else ""
     folders = [folder.path for folder in training.folders]
-    spent, seconds = collections.Counter[str](), [artifacts.read(path)["cpu_seconds"] for path in folders]
+    spent = collections.Counter[str]()
+    seconds = [sum(artifacts.read(part)["cpu_seconds"] for part in parts) for parts in _parts(training)]
     if training.store:
         given = generate.read(training.store, ["problem_id", "text", "prompt_tokens", "tokens", "finished"])
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
         row["teacher_accuracy"] = scoring.summary(scoring.grade_teacher(given, asked, run.rule), run.rule)["accuracy"]
         spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
         spent.update(teacher_read=int(given["prompt_tokens"].sum()))
-        seconds = [each + artifacts.read(training.store)["cpu_seconds"] for each in seconds]
     speeds = [pd.read_parquet(path / artifacts.MEASURED / "speed.parquet") for path in folders]
     own = distill.of_method(training) if rung.method else []
     for one in own:
@@ -155,6 +164,12 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
     row["peak_mib"] = float(max(speed["peak_mib"].max() for speed in speeds))
     row["active"] = own[0]["active"] if own else models.skeleton(run.student, run.student_revision).num_parameters()
     return row
+
+
+def _parts(training: params.DistillRun) -> list[set[Path]]:
+    """Each seed's student and all that it was made from."""
+    begun = _parts(training.earlier) if training.earlier else [set[Path]()] * len(training.seeds)
+    return [{one.path, *one.reads} | parts for one, parts in zip(training.folders, begun, strict=True)]
 
 
 def _in_words(found: list[dict[str, dict[str, float]]]) -> str:
