@@ -63,7 +63,7 @@ def made(make_run):
         },
         "attribution": {
             "texts": ["".join(tokens["text"])],
-            "numbers": rounded(tokens.groupby("region")[["occlusion", "gradient"]].sum()),
+            "numbers": rounded(tokens.groupby("region")[[*attribution.METHODS]].sum()),
         },
     }
 

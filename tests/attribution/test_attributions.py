@@ -137,7 +137,8 @@ def test_the_stage_attributes_every_token_of_every_strategy(run):
     regions = result.tokens.groupby("strategy")["region"].unique().map(set)
     assert regions["teacher"] == set(attributions.REGIONS)
     assert regions["none"] == set(attributions.REGIONS) - {"prefix"}
-    assert result.tokens[["gradient", "occlusion"]].notna().all(axis=None)
+    assert result.tokens[[*attributions.METHODS]].notna().all(axis=None)
+    assert set(result.deletion["order"]) == {*attributions.METHODS, "random"}
     before = (run.output / "attribution" / "manifest.json").stat().st_ino
     pd.testing.assert_frame_equal(attributions.attribute(run).tokens, result.tokens)
     assert (run.output / "attribution" / "manifest.json").stat().st_ino == before
@@ -186,8 +187,9 @@ def made_up(gradient, occlusion):
         columns=["order", "fraction", "logprob"],
     )
     gaps = pd.DataFrame({"gap": [0.1], **prompt}, index=[0])
+    others = {"relevance": gradient, "relevance-cp": gradient, "input-gradient": occlusion}
     return attributions.Attributions(
-        tokens.assign(gradient=gradient, occlusion=occlusion), deletion.assign(**prompt), gaps
+        tokens.assign(gradient=gradient, occlusion=occlusion, **others), deletion.assign(**prompt), gaps
     )
 
 
@@ -195,6 +197,7 @@ def test_shares_of_a_prompt_add_up_to_one_and_count_both_signs():
     shares = attributions.shares(made_up([1.0, -2.0, 1.0], [3.0, 0.0, -1.0]).tokens).set_index("region")
     assert shares["gradient"].to_dict() == {"question": 0.75, "system prompt": 0.25}
     assert shares["occlusion"].to_dict() == {"question": 0.75, "system prompt": 0.25}
+    assert shares["relevance"].to_dict() == shares["gradient"].to_dict()
     assert shares["tokens"].to_dict() == pytest.approx({"question": 2 / 3, "system prompt": 1 / 3})
 
 

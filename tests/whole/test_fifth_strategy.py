@@ -35,6 +35,8 @@ WITHOUT = {
     "tbl-related": OF_ONE_STRATEGY,
     "fig-related": OF_ONE_STRATEGY,
     "tbl-related-gains": OF_ONE_STRATEGY,
+    "tbl-explained": OF_ONE_STRATEGY,
+    "tbl-traced": "about made-up learners",
     "fig-rungs": OF_ONE_STRATEGY,
     "tbl-findings": "names what is not healthy",
     "tbl-trials": OF_ONE_STRATEGY,

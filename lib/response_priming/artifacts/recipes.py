@@ -17,7 +17,7 @@ VERSIONS = {
     "distill": 1,
     "evaluate": 2,
     "attention-visualize": 1,
-    "attribution": 1,
+    "attribution": 2,
     "transformers": 1,
     "vllm": 1,
     "server": 1,

@@ -1,14 +1,15 @@
 """Stage attribution: which tokens of its prompt drive the teacher's response, under each strategy's prefix.
 
-Two methods answer, and each is checked. Occlusion replaces one segment of the prompt at a time by neutral tokens and
-takes what the response loses. Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) walk from a neutral
+Several methods answer, and each is checked. Occlusion replaces one segment of the prompt at a time by neutral tokens
+and takes what the response loses. Integrated gradients (Sundararajan et al. 2017, arXiv 1703.01365) walk from a neutral
 prompt to the real one and split the change of the response's log-probability among all tokens; how far the parts are
-from adding up is reported. Deletion replaces ever more tokens, those first that a method ranks highest: if they matter,
-the log-probability falls faster than in random order.
+from adding up is reported. Relevance (see `relevance`) hands the response's logits down to the tokens, layer by layer;
+plain gradient x input stands beside it. Deletion replaces ever more tokens, those first that a method ranks highest: if
+they matter, the log-probability falls faster than in random order.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from response_priming import artifacts, generate, models, problems, progress, prompts
+from response_priming.attribution.relevance import RULES, propagate
 from response_priming.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +32,13 @@ if TYPE_CHECKING:
 
 REGIONS = ("system prompt", "prefix", "worked examples", "question", "chat template")
 FRACTIONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # of the prompt's tokens that a deletion curve replaces
-METHODS = ("occlusion", "gradient")
+METHODS = {
+    "occlusion": "Occlusion",
+    "gradient": "Integrated gradients",
+    "relevance": "Relevance (AttnLRP)",
+    "relevance-cp": "Relevance (CP-LRP)",
+    "input-gradient": "Gradient times input",
+}
 PROMPT = ["strategy", "problem"]
 NEUTRAL = " "  # the text whose token stands for "nothing here"
 
@@ -40,7 +48,8 @@ class Attributions:
     """What the stage wrote.
 
     `tokens`: strategy, problem, token, `text`, `region`, `segment` (number of a run of tokens that occlusion replaces
-    together), `gradient` (the token's share of the log-probability, nats) and `occlusion` (the same of its segment).
+    together), `gradient` (the token's share of the log-probability, nats), `occlusion` (the same of its segment), and
+    `relevance`, `relevance-cp` and `input-gradient` (the token's part of the response's logits, summed).
     `deletion`: strategy, problem, `order` (a method, or random), `fraction` of tokens replaced, `logprob` (nats per
     token of the response). `gaps`: strategy, problem, and `gap`, what integrated gradients leave unexplained as a share
     of what they explain.
@@ -79,28 +88,33 @@ def read(folder: Path) -> Attributions:
 
 
 def shares(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Per strategy, problem and region: its share of the absolute values of `occlusion` and of `gradient`, and of
-    the prompt's `tokens`; 0 where the prompt has no such region. Occlusion counts a segment once."""
-    once = ~tokens.duplicated([*PROMPT, "segment"])
-    values = tokens.assign(occlusion=tokens["occlusion"].abs() * once, gradient=tokens["gradient"].abs(), tokens=1.0)
+    """Per strategy, problem and region: its share of the absolute values of each method, and of the prompt's `tokens`;
+    0 where the prompt has no such region. Occlusion counts a segment once."""
+    values = tokens.assign(**tokens[[*METHODS]].abs(), tokens=1.0)
+    values["occlusion"] *= ~tokens.duplicated([*PROMPT, "segment"])
     sums = values.groupby([*PROMPT, "region"])[[*METHODS, "tokens"]].sum()
     parts = sums / sums.groupby(PROMPT).transform("sum")
     return parts.unstack("region", fill_value=0.0).stack("region", future_stack=True).reset_index()
 
 
 def checks(result: Attributions) -> pd.DataFrame:
-    """Per strategy and problem, `occlusion`, `gradient`, `agreement` and `gap`.
+    """Per strategy and problem, the faithfulness of each method (see `areas`), `agreement` and `gap`.
 
-    The faithfulness of `occlusion` and `gradient` is the area between the deletion curve of random order and theirs
-    (nats per token of the response; above 0, what they rank high matters more than chance). `agreement` is Spearman's
-    rank correlation of the two over segments; for `gap` see `Attributions`.
+    `agreement` is Spearman's rank correlation of occlusion and integrated gradients over segments; for `gap` see
+    `Attributions`.
     """
-    curves = result.deletion.set_index([*PROMPT, "fraction", "order"])["logprob"].unstack("order")
-    leads = {method: (curves["random"] - curves[method]).unstack("fraction") for method in METHODS}
-    areas = [pd.Series(np.trapezoid(lead, lead.columns, axis=1), lead.index, name=name) for name, lead in leads.items()]
     parts = result.tokens.groupby([*PROMPT, "segment"]).agg({"gradient": "sum", "occlusion": "first"})
     ranks = parts.groupby(PROMPT).corr(method="spearman")["gradient"].xs("occlusion", level=-1).rename("agreement")
-    return result.gaps.set_index(PROMPT).join([*areas, ranks]).reset_index()
+    return result.gaps.set_index(PROMPT).join([areas(result.deletion, PROMPT), ranks]).reset_index()
+
+
+def areas(deletion: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """The faithfulness of each method, a row a prompt as `by` names it: the area between the deletion curve of random
+    order and its own (nats per token of the response; above 0, what it ranks high matters more than chance)."""
+    curves = deletion.set_index([*by, "fraction", "order"])["logprob"].unstack("order")
+    leads = {method: (curves["random"] - curves[method]).unstack("fraction") for method in curves if method != "random"}
+    found = [pd.Series(np.trapezoid(lead, lead.columns, axis=1), lead.index, name=name) for name, lead in leads.items()]
+    return pd.concat(found, axis=1)
 
 
 def _write(run: "params.AttributionRun", folder: Path) -> None:
@@ -198,13 +212,10 @@ class Explainer:
         ids = torch.tensor([prompt.ids], device=self.model.device)
         gradient, gap = self.gradient(ids, steps)
         found = {"occlusion": self.occlusion(ids, prompt.segments), "gradient": gradient}
+        found |= {name: propagate(self.model, ids, self.response, name)[0][: len(prompt.ids)] for name in RULES}
         text = [tokenizer.decode([token]) for token in prompt.ids]
         about = {"token": range(len(text)), "text": text, "region": prompt.regions, "segment": prompt.segments}
-        curves = [(method, np.argsort(-values, kind="stable")) for method, values in found.items()]
-        curves += [("random", rng.permutation(len(text))) for _ in range(orders)]
-        deletion = pd.concat([self.deletion(ids, order).assign(order=name) for name, order in curves])
-        deletion = deletion.groupby(["order", "fraction"], as_index=False)[["logprob"]].mean()
-        return pd.DataFrame(about).assign(**found), deletion, pd.DataFrame({"gap": [gap]})
+        return pd.DataFrame(about).assign(**found), self.curves(ids, found, orders, rng), pd.DataFrame({"gap": [gap]})
 
     def gradient(self, ids: Tensor, steps: int) -> tuple[NDArray[np.float64], float]:
         """Integrated gradients on the embedding layer, summed over its dimensions, and the unexplained share."""
@@ -222,6 +233,15 @@ class Explainer:
         mask = torch.tensor([list(segments)], device=ids.device)
         values = FeatureAblation(self.logprob).attribute(ids, baselines=self.neutral, feature_mask=mask)
         return np.asarray(values[0].double().numpy(force=True))
+
+    def curves(
+        self, ids: Tensor, found: Mapping[str, NDArray[np.float64]], orders: int, rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """`deletion` of `Attributions` in the order of each method's values [tokens], and in random order."""
+        chosen = [(method, np.argsort(-values, kind="stable")) for method, values in found.items()]
+        chosen += [("random", rng.permutation(ids.shape[1])) for _ in range(orders)]
+        deletion = pd.concat([self.deletion(ids, order).assign(order=name) for name, order in chosen])
+        return deletion.groupby(["order", "fraction"], as_index=False)[["logprob"]].mean()
 
     @torch.inference_mode()
     def deletion(self, ids: Tensor, order: NDArray[np.int64]) -> pd.DataFrame:

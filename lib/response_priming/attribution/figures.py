@@ -10,10 +10,13 @@ from matplotlib.figure import Figure
 from response_priming import arms, stats, style
 from response_priming.attribution.attributions import METHODS, REGIONS, Attributions, checks, shares
 
-TITLES = {"occlusion": "Occlusion", "gradient": "Integrated gradients", "random": "Random order"}
+TITLES = METHODS | {"random": "Random order"}
 CHECKS = {
     "occlusion": "Faithfulness of occlusion",
     "gradient": "Faithfulness of gradients",
+    "relevance": "of AttnLRP",
+    "relevance-cp": "of CP-LRP",
+    "input-gradient": "of gradient times input",
     "agreement": "Rank correlation of the two",
     "gap": "Unexplained by gradients",
 }
@@ -35,13 +38,13 @@ def _mean(values: pd.Series) -> str:
 def shares_figure(result: Attributions, strategies: list[str]) -> Figure:
     """Share of attribution per region, a panel a method and a bar a strategy, with 95 % t-interval over problems; white
     diamonds are the region's share of the prompt's tokens."""
-    figure, panels = plt.subplots(len(METHODS), 1, figsize=(8, 5.6), sharex=True, layout="constrained")
+    figure, panels = plt.subplots(len(METHODS), 1, figsize=(8, 2 * len(METHODS)), sharex=True, layout="constrained")
     parts = shares(result.tokens)
     palette = [style.color(strategy) for strategy in strategies]
     drawn_as = {"data": parts, "x": "region", "order": REGIONS, "hue": "strategy", "hue_order": strategies}
     for axes, method in zip(panels, METHODS, strict=True):
         bars = {"palette": palette, "errorbar": stats.t_interval, "capsize": 0.2, "err_kws": {"lw": 1}}
-        sns.barplot(y=method, ax=axes, legend=method == METHODS[0], **drawn_as, **bars)
+        sns.barplot(y=method, ax=axes, legend=axes is panels[0], **drawn_as, **bars)
         marks = {"errorbar": None, "linestyle": "none", "marker": "D", "markersize": 5, "markeredgecolor": "black"}
         white, dodge = ["white"] * len(strategies), 0.8 - 0.8 / len(strategies)  # the centres of the bars
         sns.pointplot(y="tokens", ax=axes, palette=white, dodge=dodge, legend=False, **drawn_as, **marks)

@@ -333,6 +333,7 @@ class Related(Section):
     related_strategy: Strategy = Field("none", description="strategy whose responses the methods learn from")
     related_seeds: SomeSeeds = Field([0], description="training seeds of every row")
     related_controls: int = Field(1, ge=0, description="controls of each method that are trained")
+    related_explained: int = Field(12, ge=1, description="train problems whose answers are explained (lrp)")
 
 
 class Search(Section):

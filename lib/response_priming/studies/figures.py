@@ -126,6 +126,16 @@ def shown_related_gains(gains: pd.DataFrame) -> Styler:
     return style.printed(gains, "gains")
 
 
+def shown_explained(table: pd.DataFrame) -> Styler:
+    """How well relevance explains answers as the notebook prints it."""
+    return style.printed(table, "explained")
+
+
+def shown_traced(table: pd.DataFrame) -> Styler:
+    """The tracing of knowledge, and what it comes from, as the notebook prints it."""
+    return style.printed(table, "traced")
+
+
 # --- the doctor ---
 
 

@@ -33,9 +33,10 @@ PLANNED = {
     "retrikt": ("RetriKT", "2310.15594"),
     "moebert": ("MoEBERT", "2204.07675"),
     "l2a": ("Learning to augment", "2101.08106"),
-    "lrp": ("Layer-wise relevance propagation", "2005.06139"),
 }
 NOT_BUILT = "not implemented"
+# What explains students and trains none: see `studies.relevance`.
+EXPLAINS = {"lrp": ("Layer-wise relevance propagation", "2005.06139")}
 
 
 def built(name: str) -> bool:
@@ -53,7 +54,7 @@ def rows(run: params.RelatedRun) -> dict[str, Rung]:
     """
     found = {arm: Rung(arms.title(arm), arm, {}) for arm in arms.references(run.related_strategy)}
     for name in run.related_methods:
-        if name in PLANNED and not built(name):
+        if name in EXPLAINS or (name in PLANNED and not built(name)):
             continue
         kind = base.find(name)
         changes: dict[str, Any] = {name: {}}
@@ -83,8 +84,8 @@ def rows(run: params.RelatedRun) -> dict[str, Rung]:
 def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows, made unless that is done already, and how much each method gains.
 
-    The first table has a row for each of `rows`, and for what is not built `verdict` alone. Columns: `row`; `of`, the
-    method of a control; `title`; `source`, arXiv id; `fidelity` (see `methods.base.Method`); those of
+    The first table has a row for each of `rows`; what is not built, or trains nothing, has a `verdict` alone. Columns:
+    `row`; `of`, the method of a control; `title`; `source`, arXiv id; `fidelity` (see `methods.base.Method`); those of
     `scoring.summary`; the gain in points over the first control, `control_points` with `control_low` and
     `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`); `mechanism`, numbers
     before and after training, in words; `teacher_accuracy`, of the responses that it learns from, by the same rule; and
@@ -100,8 +101,9 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = []
     for row in [*arms.references(run.related_strategy), *run.related_methods]:
         if row not in rungs:
-            title, source = PLANNED[row]
-            table.append({"row": row, "of": "", "title": title, "source": source, "verdict": NOT_BUILT})
+            title, source = (PLANNED | EXPLAINS)[row]
+            verdict = NOT_BUILT if row in PLANNED else "trains nothing; see its section"
+            table.append({"row": row, "of": "", "title": title, "source": source, "verdict": verdict})
             continue
         for name in [row, *(other for other in rungs if rungs[other].of == row)]:
             table.append(_row(run, rungs, made[name], gains[gains["arm"] == name]))
