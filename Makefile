@@ -65,7 +65,7 @@ endif
 $(BUILD)/plan/plan.mk: FORCE | $(SETUP)
 	@$(BIN)/response-priming plan $(PROFILE)
 
-attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the teacher (a quarter of an hour on two cores)
+attribution: $(NB)/attribution.ipynb ## which tokens of its prompt drive the teacher (twenty minutes on two cores)
 	@echo "The attribution: $(abspath $<); make paper gives it a page"
 
 doctor: $(NB)/doctor.ipynb ## is each student what it should be, and why does it lose to fine-tuning (a quarter of an hour on two cores)

@@ -63,7 +63,8 @@ def explain(run: params.RelatedRun) -> pd.DataFrame:
 def _write(run: params.AttributionRun, store: Path, student: Path, folder: Path) -> None:
     examples = problems.load(run, "validation", run.worked_examples, seed=run.seed) if run.worked_examples else []
     given = generate.read(store, ["problem_id", "text"]).drop_duplicates("problem_id").set_index("problem_id")["text"]
-    numbered = [one for one in problems.load(run, "train", run.n_train, seed=run.seed) if NUMBER.search(given[one.id])]
+    asked = problems.load(run, "train", run.n_train, seed=run.seed)
+    numbered = [one for one in asked if NUMBER.search(given.get(one.id, ""))]
     primed = {"prefix": prompts.prefix_of(run.strategies[0]), "examples": examples}
     options: dict[str, Any] = {"dtype": run.dtype, "device": run.device}
     tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []
