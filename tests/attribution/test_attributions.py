@@ -117,6 +117,15 @@ def test_deletion_goes_from_the_prompt_to_a_blank_one(explainer, ids):
     assert curve[1.0] == pytest.approx(float(explainer.logprob(torch.full_like(ids, NEUTRAL))) / 3)
 
 
+def test_what_deletion_curves_have_in_common_is_computed_once(ids, monkeypatch):
+    fresh, asked = attributions.Explainer(tiny.llama(), [40], NEUTRAL), []
+    monkeypatch.setattr(fresh, "logprob", lambda left: asked.append(left) or torch.tensor([-2.0]))
+    found = {name: np.random.default_rng(0).random(ids.shape[1]) for name in ("one", "the same")}
+    curves = fresh.curves(ids, found, 1, np.random.default_rng(0))
+    assert len(curves) == 3 * len(attributions.FRACTIONS)
+    assert len(asked) == len({tuple(left[0].tolist()) for left in asked}) <= 2 + 2 * (len(attributions.FRACTIONS) - 2)
+
+
 # --- the stage ---
 
 

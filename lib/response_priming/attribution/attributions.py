@@ -196,6 +196,7 @@ class Explainer:
     def __init__(self, model: Any, response: Sequence[int], neutral: int) -> None:
         self.model, self.neutral = model, neutral
         self.response = torch.tensor([list(response)], device=model.device)
+        self._known = dict[tuple[int, ...], float]()  # of prompts: all deletion curves have the same ends
 
     def logprob(self, ids: Tensor) -> Tensor:
         """Log-probability of the response [prompts] after prompts [prompts, tokens] (nats)."""
@@ -250,5 +251,7 @@ class Explainer:
         for fraction in FRACTIONS:
             left = ids.clone()
             left[0, torch.tensor(order[: round(fraction * len(order))], device=ids.device)] = self.neutral
-            rows.append((fraction, float(self.logprob(left)) / self.response.shape[1]))
+            if (key := tuple(left[0].tolist())) not in self._known:
+                self._known[key] = float(self.logprob(left)) / self.response.shape[1]
+            rows.append((fraction, self._known[key]))
         return pd.DataFrame(rows, columns=["fraction", "logprob"])

@@ -76,12 +76,12 @@ def following(model: Any, rules: Rules | None) -> Iterator[None]:
                     handles.append(hook(lambda _, __, out, share=share: _keeping(out, out, share)))
             for one in gated:
                 hook = one.act_fn.register_forward_hook
-                handles.append(hook(lambda _, given, out: _keeping(out, _proportional(*given, out), rules.gate)))
+                handles.append(hook(lambda _, given, out: _keeping(out, _proportional(given[0], out), rules.gate)))
                 hook = one.down_proj.register_forward_pre_hook
-                handles.append(hook(lambda _, given: _keeping(*given, *given, rules.product)))
+                handles.append(hook(lambda _, given: _keeping(given[0], given[0], rules.product)))
             for one in norms:
                 hook = one.register_forward_hook
-                handles.append(hook(lambda _, given, out: _keeping(out, _proportional(*given, out), 1.0)))
+                handles.append(hook(lambda _, given, out: _keeping(out, _proportional(given[0], out), 1.0)))
         yield
     finally:
         for handle in handles:

@@ -107,7 +107,7 @@ class Tracer(nn.Module):
             the relevance of what is read, [learners, steps, 2 skills], and of the LSTM's first states, [learners].
         """
         (of_input, of_state, *biases), seen = self.lstm.all_weights[0], learners.seen
-        bias = biases[0] + biases[1]
+        bias: Tensor = biases[0] + biases[1]
         hidden = cell = torch.zeros(len(seen), WIDTH).double()
         kept = []
         for given in seen.unbind(1):
@@ -120,15 +120,15 @@ class Tracer(nn.Module):
         down = functools.partial(_handed_down, delta=delta)
         to_hidden = down(hidden, self.head.weight, self.head.bias, logits, asked * logits.sigmoid(), WIDTH)
         # Of input, forget, signal and output, the third alone gets relevance.
-        of_input, of_state, bias = (one.chunk(4)[2] for one in (of_input, of_state, bias))
+        signal_of_input, signal_of_state, signal_bias = (one.chunk(4)[2] for one in (of_input, of_state, bias))
         same, units = torch.eye(WIDTH, dtype=torch.float64), WIDTH + 2 * SKILLS
         to_cell, found = torch.zeros_like(to_hidden), []
         for given, hidden, signal, new, old, cell in reversed(kept):
             to_cell = to_cell + to_hidden
             to_new = down(new, same, 0.0, cell, to_cell, 2 * WIDTH)
             to_cell = down(old, same, 0.0, cell, to_cell, 2 * WIDTH)
-            found.append(down(given, of_input, bias, signal, to_new, units))
-            to_hidden = down(hidden, of_state, bias, signal, to_new, units)
+            found.append(down(given, signal_of_input, signal_bias, signal, to_new, units))
+            to_hidden = down(hidden, signal_of_state, signal_bias, signal, to_new, units)
         return torch.stack(found[::-1], dim=1), (to_hidden + to_cell).sum(-1)
 
 
@@ -165,11 +165,12 @@ def trace(seed: int) -> pd.DataFrame:
 
 
 def _shares(model: Tracer, learners: Learners, rng: np.random.Generator) -> tuple[NDArray[np.float64], ...]:
-    """Each learner's share of positive relevance on steps of the last one's skill, and with permuted skills."""
+    """The share of positive relevance on steps of the last one's skill, and with permuted skills, of each learner who
+    has any."""
     positive = model.relevance(learners)[0].sum(-1).clamp(min=0).numpy()
-    same = learners.skill[:, :-1] == learners.skill[:, -1:]
-    totals = positive.sum(1)
-    return tuple((positive * one).sum(1) / totals for one in (same, rng.permuted(same, axis=1)))
+    same, totals = learners.skill[:, :-1] == learners.skill[:, -1:], positive.sum(1)
+    found = ((positive * one).sum(1) for one in (same, rng.permuted(same, axis=1)))
+    return tuple(one[totals > 0] / totals[totals > 0] for one in found)
 
 
 def _auc(foretold: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
