@@ -65,9 +65,9 @@ def _write(run: params.AttributionRun, store: Path, student: Path, folder: Path)
     given = generate.read(store, ["problem_id", "text"]).drop_duplicates("problem_id").set_index("problem_id")["text"]
     asked = problems.load(run, "train", run.n_train, seed=run.seed)
     numbered = [one for one in asked if NUMBER.search(given.get(one.id, ""))]
-    primed = {"prefix": prompts.prefix_of(run.strategies[0]), "examples": examples}
+    primed: dict[str, Any] = {"prefix": prompts.prefix_of(run.strategies[0]), "examples": examples}
     options: dict[str, Any] = {"dtype": run.dtype, "device": run.device}
-    tables: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    tables: list[tuple[pd.DataFrame, ...]] = []
     for role in MODELS:
         model: Any
         if role == "teacher":
