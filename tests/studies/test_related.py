@@ -69,6 +69,12 @@ def test_the_rows_are_made_once_in_folders_of_their_own_and_one_table_compares_t
     monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("made again"))
     again, _ = related.compare(run)
     assert again.equals(table)
+    curves = related.rounds(run)
+    assert curves["title"].nunique() * 3 == len(curves)
+    assert curves["round"].tolist() == [1, 2, 3] * curves["title"].nunique()
+    last = curves[curves["round"] == 3].set_index("title")
+    assert last["accuracy"].equals(table.set_index("title").loc[last.index, "accuracy"])
+    assert "ELAD" in figures.shown_rounds(curves).to_html()
     assert "not implemented" in figures.shown_related(table).to_html()
     assert figures.shown_related_gains(gains).to_html()
     assert len(figures.related_figure(table).axes) == 1
@@ -225,4 +231,4 @@ def test_the_notebook_runs_to_its_end(run, monkeypatch):
             shown += [done.result] if "#| label" in cell.source else []
             if "parameters" in cell.metadata.get("tags", ()):
                 shell.push(run.model_dump())
-    assert [type(one) for one in shown] == [Styler, Figure, Styler]
+    assert [type(one) for one in shown] == [Styler, Figure, Styler, Styler]

@@ -126,6 +126,11 @@ def shown_related_gains(gains: pd.DataFrame) -> Styler:
     return style.printed(gains, "gains")
 
 
+def shown_rounds(rounds: pd.DataFrame) -> Styler:
+    """The learning curves of the methods that go by rounds as the notebook prints them."""
+    return style.printed(rounds, "rounds")
+
+
 # --- the doctor ---
 
 

@@ -29,7 +29,6 @@ from response_priming.studies.ladder import Made, Rung, make
 
 # Title and arXiv id of methods that are not built yet.
 PLANNED = {
-    "elad": ("ELAD", "2402.13098"),
     "retrikt": ("RetriKT", "2310.15594"),
     "moebert": ("MoEBERT", "2204.07675"),
     "l2a": ("Learning to augment", "2101.08106"),
@@ -109,6 +108,35 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(table), gains
 
 
+def rounds(run: params.RelatedRun) -> pd.DataFrame:
+    """The learning curves of the methods that go by rounds, and of their controls: a row a round, made unless it is.
+
+    Columns: `title`; `round`, from 1; `texts` that its student is trained on; `accuracy` with `low` and `high` (see
+    `scoring.summary`); `teacher_generated` and `student_generated`, tokens of all preparation so far; `prepared`, the
+    numbers of this round's, in words.
+    """
+    rungs = rows(run)
+    going = {place.partition("-round-")[0] for place in rungs if "-round-" in place}
+    own = {place: rung for place, rung in rungs.items() if place.partition("-round-")[0] in going}
+    begun = {rung.before for rung in own.values()}
+    needed = {place: rung for place, rung in rungs.items() if place in own or place in begun}
+    table, counts = list[dict[str, Any]](), collections.Counter[str]()
+    for place, training, graded, _ in make(run, needed, run.output / "related", {"seeds": run.related_seeds}):
+        if place not in own:
+            continue
+        row, spent = place.partition("-round-")[0], collections.Counter[str]()
+        counts[row] += 1
+        for part in _parts(training)[0]:
+            spent.update(base.noted(part).get("spent", {}))
+        found = {"title": rungs[row].title, "round": counts[row]} | scoring.summary(graded, run.rule)
+        found |= {key: spent[key] for key in ("teacher_generated", "student_generated")}
+        if training.store:
+            found["texts"] = int(generate.read(training.store, [])["kept"].sum())
+        prepared = [base.noted(folder) for folder in training.folders[0].reads]
+        table.append(found | {"prepared": "; ".join(_numbers(prepared))})
+    return pd.DataFrame(table)
+
+
 def _gains(run: params.RelatedRun, rungs: dict[str, Rung], made: dict[str, Made]) -> pd.DataFrame:
     names, right = list(made), [scoring.by_student(one.graded, run.rule) for one in made.values()]
     templates = scoring.templates(next(iter(made.values())).graded)
@@ -164,8 +192,7 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
     for one in own:
         spent.update({key: round(tokens / len(own)) for key, tokens in one["spent"].items()})
     prepared = [noted[folder] for folder in training.folders[0].reads if folder in noted]
-    numbers = [f"{name} {number:.3g}" for found in prepared for name, number in found["numbers"].items()]
-    row["mechanism"] = "; ".join([*_in_words([one["mechanism"] for one in own]), *numbers])
+    row["mechanism"] = "; ".join([*_in_words([one["mechanism"] for one in own]), *_numbers(prepared)])
     row |= {"leaks": sum(found["leaks"] for found in prepared)} if prepared else {}
     row |= {key: spent[key] for key in ("teacher_generated", "teacher_read", "student_generated")}
     row |= {"steps": training.train_steps, "cpu_seconds": float(np.mean(seconds))}
@@ -187,3 +214,8 @@ def _in_words(found: list[dict[str, dict[str, float]]]) -> list[str]:
         before, after = (np.mean([one[when][name] for one in found]) for when in ("before", "after"))
         parts.append(f"{name} {before:.3g} to {after:.3g}")
     return parts
+
+
+def _numbers(prepared: list[dict[str, Any]]) -> list[str]:
+    """The numbers of preparations (see `base.note`), each as `right 0.5`."""
+    return [f"{name} {number:.3g}" for found in prepared for name, number in found.get("numbers", {}).items()]
