@@ -1,5 +1,6 @@
 """The arithmetic of steps: what is read as one, and what is right."""
 
+import itertools
 import time
 from fractions import Fraction
 
@@ -146,3 +147,25 @@ def test_no_character_stands_for_anything_but_itself(character):
 )
 def test_operations_are_of_the_numbers_alone(text, found):
     assert steps.operations(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("3 + 4 = 7\n#### 7", ["3 + 4 = 7\n", "#### 7"]),
+        ("He has 3. She has 4.50! Both?\n\n7", ["He has 3.", " She has 4.50!", " Both?\n\n", "7"]),
+        ("One", ["One"]),
+        ("", [""]),
+        ("End\n", ["End\n"]),
+    ],
+)
+def test_steps_begin_behind_lines_and_sentences(text, wanted):
+    # Tokens of two characters, and then of one: a token that spans the end of a sentence is the next one's.
+    for size in (1, 2):
+        tokens = [text[place : place + size] for place in range(0, len(text), size)]
+        begins = steps.begins(tokens, "".join)
+        parts = ["".join(tokens[begin:end]) for begin, end in itertools.pairwise([*begins, len(tokens)])]
+        assert "".join(parts) == text
+        if size == 1:
+            assert [part.strip() for part in parts] == [part.strip() for part in wanted]
+        assert begins[0] == 0

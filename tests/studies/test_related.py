@@ -12,7 +12,7 @@ from pandas.io.formats.style import Styler
 from pydantic import PrivateAttr
 from safetensors.torch import load_file
 
-from response_priming import distill, evaluate, generate, models, notebooks, params, paths
+from response_priming import artifacts, distill, evaluate, generate, models, notebooks, params, paths, style
 from response_priming.attribution import tracing
 from response_priming.distill import training
 from response_priming.errors import InputError
@@ -72,8 +72,14 @@ def test_the_rows_are_made_once_in_folders_of_their_own_and_one_table_compares_t
     monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("made again"))
     again, _ = related.compare(run)
     assert again.equals(table)
-    assert "not implemented" in figures.shown_related(table).to_html()
-    assert figures.shown_related_gains(gains).to_html()
+    curves = related.rounds(run)
+    assert curves["title"].nunique() * 3 == len(curves)
+    assert curves["round"].tolist() == [1, 2, 3] * curves["title"].nunique()
+    last = curves[curves["round"] == 3].set_index("title")
+    assert last["accuracy"].equals(table.set_index("title").loc[last.index, "accuracy"])
+    assert "ELAD" in style.printed(curves, "rounds").to_html()
+    assert "not implemented" in style.printed(table, "related").to_html()
+    assert style.printed(gains, "gains").to_html()
     assert len(figures.related_figure(table).axes) == 1
 
 
@@ -132,7 +138,10 @@ class Grown(base.Method):
         self.seen.append((self.count, self.run.before.relative_to(self.run.build).as_posix()))
         if not self.run.store.exists():
             shutil.copytree(self.run.build / "responses/none", self.run.store)
-        return []
+        shared = self.run.output.parent / "self-features" / f"part-{self.count}"
+        recipe = artifacts.decided_by("related", {"count": self.count}, [], code=["methods.base"])
+        spent, numbers = {"teacher_read": 1000 * self.count, "student_generated": 7}, {"right": 0.5 * self.count}
+        return [artifacts.made(shared, recipe, lambda to: base.note(to, spent, leaks=self.count, numbers=numbers))]
 
 
 def test_a_method_writes_its_store_and_begins_with_the_student_of_another_row(run, monkeypatch):
@@ -151,6 +160,13 @@ def test_a_method_writes_its_store_and_begins_with_the_student_of_another_row(ru
         json.loads((grown.build / path / "manifest.json").read_text())["cpu_seconds"] for path in (first, second)
     )
     assert taken["self-features"] > parent + own
+    # What was prepared for the earlier student counts as well; leaks and numbers are those of the student's own.
+    costs = table.set_index("row").loc[["none", "self-features", "self-features-once"]]
+    assert (costs["teacher_read"] - costs["teacher_read"].iloc[0]).tolist() == [0, 3000, 1000]
+    assert costs["student_generated"].tolist() == [0, 14, 7]
+    assert costs["leaks"].tolist()[1:] == [2, 1]
+    assert np.isnan(costs["leaks"].iloc[0])
+    assert costs["mechanism"].tolist() == ["", "right 1", "right 0.5"]
     recipe = json.loads((grown.build / second / "manifest.json").read_text())["recipe"]
     assert {first, "related/self-features-round-1/responses/none"} <= {*recipe["inputs"]}
 
@@ -219,4 +235,4 @@ def test_the_notebook_runs_to_its_end(run, monkeypatch):
             shown += [done.result] if "#| label" in cell.source else []
             if "parameters" in cell.metadata.get("tags", ()):
                 shell.push(run.model_dump())
-    assert [type(one) for one in shown] == [Styler, Figure, Styler, Styler, Styler]
+    assert [type(one) for one in shown] == [Styler, Figure, *[Styler] * 4]

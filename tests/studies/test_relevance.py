@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import tiny
 
-from response_priming import artifacts, attribution, generate, models
-from response_priming.studies import figures, relevance
+from response_priming import artifacts, attribution, generate, models, style
+from response_priming.studies import relevance
 
 SIZES = {"n_train": 3, "n_test": 2, "train_steps": 1, "train_batch": 2, "micro_batch": 2, "train_tokens": 400}
 
@@ -48,14 +48,14 @@ def test_answers_of_teacher_and_student_are_explained_once_and_compared_in_pairs
     monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("made again"))
     assert relevance.explain(run).equals(table)
     assert artifacts.read(run.output / "related" / "lrp")["recipe"]["version"]
-    assert "CP-LRP" in figures.shown_explained(table).to_html()
+    assert "CP-LRP" in style.printed(table, "explained").to_html()
 
 
 def test_without_a_number_in_any_response_there_is_nothing_to_explain(run, monkeypatch):
     numbered(monkeypatch, ["none", "of", "them"])
     table = relevance.explain(run)
     assert table.empty
-    assert figures.shown_explained(table).to_html()
+    assert style.printed(table, "explained").to_html()
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ other result must be exact. What is not arithmetic in numbers (`2x + 3 = 7`, `x 
 """
 
 import ast
+import bisect
 import itertools
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 # Notations of one meaning; `x` multiplies between numbers only.
@@ -40,6 +41,7 @@ _CUT_BEFORE = re.compile(r"(?:[\w)%][ \t]*[-+*/^]|\^)[ \t]*\Z|[\w.]\Z|\d:\Z")
 _CUT_AFTER = re.compile(r"[\w^]|\.\d|:\d|[ \t]*[-+*/^][ \t]*\w")
 _WORDS = re.compile(r"[A-Za-z]+|[ \t]")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?|\.\d+)%")
+_END = re.compile(r"\n\s*|(?<=[.!?])\s+")  # of a line or a sentence
 _LONGEST = 200  # characters of one equation; longer ones are no step that a person would write
 
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
@@ -128,3 +130,16 @@ def operations(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
             operands += [str(Fraction(number)) for number in re.findall(r"\d+(?:\.\d+)?|\.\d+", side)]
             signs += found
     return tuple(sorted(operands)), tuple(signs)
+
+
+def begins(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> list[int]:
+    """How many tokens stand before each line or sentence of a text, 0 before the first.
+
+    A token in which one ends and the next begins is the next one's.
+
+    Args:
+        text_of: what tokens say.
+    """
+    lengths = [len(text_of(tokens[:count])) for count in range(len(tokens) + 1)]
+    ends = [found.end() for found in _END.finditer(text_of(tokens))]
+    return sorted({0, *(bisect.bisect_right(lengths, end) - 1 for end in ends)} - {len(tokens)})

@@ -116,26 +116,6 @@ def related_figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
-def shown_related(table: pd.DataFrame) -> Styler:
-    """All rows as the notebook prints them."""
-    return style.printed(table, "related")
-
-
-def shown_related_gains(gains: pd.DataFrame) -> Styler:
-    """Each comparison of a method as the notebook prints it."""
-    return style.printed(gains, "gains")
-
-
-def shown_explained(table: pd.DataFrame) -> Styler:
-    """How well relevance explains answers as the notebook prints it."""
-    return style.printed(table, "explained")
-
-
-def shown_traced(table: pd.DataFrame) -> Styler:
-    """The tracing of knowledge, and what it comes from, as the notebook prints it."""
-    return style.printed(table, "traced")
-
-
 # --- the doctor ---
 
 

@@ -29,7 +29,6 @@ from response_priming.studies.ladder import Made, Rung, make
 
 # Title and arXiv id of methods that are not built yet.
 PLANNED = {
-    "elad": ("ELAD", "2402.13098"),
     "retrikt": ("RetriKT", "2310.15594"),
     "moebert": ("MoEBERT", "2204.07675"),
     "l2a": ("Learning to augment", "2101.08106"),
@@ -88,9 +87,10 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     `row`; `of`, the method of a control; `title`; `source`, arXiv id; `fidelity` (see `methods.base.Method`); those of
     `scoring.summary`; the gain in points over the first control, `control_points` with `control_low` and
     `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`); `mechanism`, numbers
-    before and after training, in words; `teacher_accuracy`, of the responses that it learns from, by the same rule; and
-    costs, means of the seeds: `teacher_generated`, `teacher_read` and
-    `student_generated` (tokens), `steps`, `cpu_seconds` and `peak_mib` of its making, `active` (parameters).
+    before and after training and those of what it prepared, in words; `leaks`, problems of the test that it met there;
+    `teacher_accuracy`, of the responses that it learns from, by the same rule; and costs, means of the seeds:
+    `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`, `cpu_seconds` and `peak_mib` of its
+    making, `active` (parameters).
 
     The second has a row a comparison, with the columns of `compare.tables.gains`: paired, and corrected for all here.
     """
@@ -108,6 +108,35 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
         for name in [row, *(other for other in rungs if rungs[other].of == row)]:
             table.append(_row(run, rungs, made[name], gains[gains["arm"] == name]))
     return pd.DataFrame(table), gains
+
+
+def rounds(run: params.RelatedRun) -> pd.DataFrame:
+    """The learning curves of the methods that go by rounds, and of their controls: a row a round, made unless it is.
+
+    Columns: `title`; `round`, from 1; `texts` that its student is trained on; `accuracy` with `low` and `high` (see
+    `scoring.summary`); `teacher_generated` and `student_generated`, tokens of all preparation so far; `prepared`, the
+    numbers of this round's, in words.
+    """
+    rungs = rows(run)
+    going = {place.partition("-round-")[0] for place in rungs if "-round-" in place}
+    own = {place: rung for place, rung in rungs.items() if place.partition("-round-")[0] in going}
+    begun = {rung.before for rung in own.values()}
+    needed = {place: rung for place, rung in rungs.items() if place in own or place in begun}
+    table, counts = list[dict[str, Any]](), collections.Counter[str]()
+    for place, training, graded, _ in make(run, needed, run.output / "related", {"seeds": run.related_seeds}):
+        if place not in own:
+            continue
+        row, spent = place.partition("-round-")[0], collections.Counter[str]()
+        counts[row] += 1
+        for part in _parts(training)[0]:
+            spent.update(base.noted(part).get("spent", {}))
+        found = {"title": rungs[row].title, "round": counts[row]} | scoring.summary(graded, run.rule)
+        found |= {key: spent[key] for key in ("teacher_generated", "student_generated")}
+        if training.store:
+            found["texts"] = int(generate.read(training.store, [])["kept"].sum())
+        prepared = [base.noted(folder) for folder in training.folders[0].reads]
+        table.append(found | {"prepared": "; ".join(_numbers(prepared))})
+    return pd.DataFrame(table)
 
 
 def _gains(run: params.RelatedRun, rungs: dict[str, Rung], made: dict[str, Made]) -> pd.DataFrame:
@@ -148,19 +177,25 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
         row |= {f"{baseline}_{key}": gain[key] for key in ("points", "low", "high")}
     row["verdict"] = over["control"]["verdict"] if "control" in over else ""
     folders = [folder.path for folder in training.folders]
-    spent = collections.Counter[str]()
-    seconds = [sum(artifacts.read(part)["cpu_seconds"] for part in parts) for parts in _parts(training)]
+    spent, parts = collections.Counter[str](), _parts(training)
+    seconds = [sum(artifacts.read(part)["cpu_seconds"] for part in made_from) for made_from in parts]
+    noted = {part: found for part in parts[0] if (found := base.noted(part))}
+    for found in noted.values():
+        spent.update(found["spent"])
     if training.store:
         given = generate.read(training.store, ["problem_id", "text", "prompt_tokens", "tokens", "finished"])
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
         row["teacher_accuracy"] = scoring.summary(scoring.grade_teacher(given, asked, run.rule), run.rule)["accuracy"]
-        spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
-        spent.update(teacher_read=int(given["prompt_tokens"].sum()))
+        if training.store not in noted:
+            spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
+            spent.update(teacher_read=int(given["prompt_tokens"].sum()))
     speeds = [pd.read_parquet(path / artifacts.MEASURED / "speed.parquet") for path in folders]
     own = distill.of_method(training) if rung.method else []
     for one in own:
         spent.update({key: round(tokens / len(own)) for key, tokens in one["spent"].items()})
-    row["mechanism"] = _in_words([one["mechanism"] for one in own])
+    prepared = [noted[folder] for folder in training.folders[0].reads if folder in noted]
+    row["mechanism"] = "; ".join([*_in_words([one["mechanism"] for one in own]), *_numbers(prepared)])
+    row |= {"leaks": sum(found["leaks"] for found in prepared)} if prepared else {}
     row |= {key: spent[key] for key in ("teacher_generated", "teacher_read", "student_generated")}
     row |= {"steps": training.train_steps, "cpu_seconds": float(np.mean(seconds))}
     row["peak_mib"] = float(max(speed["peak_mib"].max() for speed in speeds))
@@ -174,10 +209,15 @@ def _parts(training: params.DistillRun) -> list[set[Path]]:
     return [{one.path, *one.reads} | parts for one, parts in zip(training.folders, begun, strict=True)]
 
 
-def _in_words(found: list[dict[str, dict[str, float]]]) -> str:
-    """The means of numbers before and after training, as `rank 12.3 to 11.9`."""
+def _in_words(found: list[dict[str, dict[str, float]]]) -> list[str]:
+    """The means of numbers before and after training, each as `rank 12.3 to 11.9`."""
     parts = []
     for name in found[0]["after"] if found else ():
         before, after = (np.mean([one[when][name] for one in found]) for when in ("before", "after"))
         parts.append(f"{name} {before:.3g} to {after:.3g}")
-    return "; ".join(parts)
+    return parts
+
+
+def _numbers(prepared: list[dict[str, Any]]) -> list[str]:
+    """The numbers of preparations (see `base.note`), each as `right 0.5`."""
+    return [f"{name} {number:.3g}" for found in prepared for name, number in found.get("numbers", {}).items()]
