@@ -100,17 +100,26 @@ def _tell(decoder: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any])
             module.tokens = tokens
 
 
+def expand(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, made as dense as its library knows it, with experts where its configuration has some; they are empty.
+
+    In place.
+    """
+    if wanted := shape(model.config):
+        layers = len(gated(model))
+        units = torch.zeros(wanted["count"], wanted["width"], dtype=torch.long)
+        cut(model, [units] * layers, [torch.zeros(model.config.get_text_config().vocab_size)] * layers)
+    return model
+
+
 def loader(config: PretrainedConfig) -> Any:
-    """What `from_pretrained` is asked of for a model of this configuration: the library, or one that cuts it first."""
+    """What `from_pretrained` is asked of for a model of this configuration: the library, or a class that expands it."""
     if not shape(config):
         return AutoModelForCausalLM
     dense: Any = AutoModelForCausalLM._model_mapping[type(config)]
 
-    def begin(model: Any, about: PretrainedConfig, *arguments: Any, **named: Any) -> None:
-        dense.__init__(model, about, *arguments, **named)
-        count, width = shape(about)["count"], shape(about)["width"]
-        layers = len(gated(model))
-        units = torch.zeros(count, width, dtype=torch.long)
-        cut(model, [units] * layers, [torch.zeros(about.vocab_size)] * layers)
+    def begin(model: Any, *arguments: Any, **named: Any) -> None:
+        dense.__init__(model, *arguments, **named)
+        expand(model)
 
     return type(dense.__name__, (dense,), {"__init__": begin, "__module__": dense.__module__})

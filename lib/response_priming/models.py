@@ -219,7 +219,7 @@ def skeleton(name: str, revision: str | None = None) -> PreTrainedModel:
     about = config(name, revision)
     try:
         with torch.device("meta"):
-            return cast("PreTrainedModel", AutoModelForCausalLM.from_config(about, trust_remote_code=False))
+            return experts.expand(AutoModelForCausalLM.from_config(about, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
 

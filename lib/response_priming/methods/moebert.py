@@ -5,10 +5,11 @@ layer are ranked by importance; the first ones are in every expert, and the othe
 are full, so that one token costs the parameters of one expert. The id of a token says which expert reads it. The
 experts are trained together with everything else, the dense parent X' with distributions p' beside them:
 
-    CE + weight * [ sum over l of the mean square of X_l - X'_l  +  (KL(p || p') + KL(p' || p)) / 2 ]
+    CE + weight * [ sum over l of |X_l - X'_l|^2 / |X'_l|^2  +  (KL(p || p') + KL(p' || p)) / 2 ]
 
 l = 0 are the embeddings and the last one is what the head reads, as in the code. Both terms are means over the tokens
-that are scored, where the code's hidden states include padding.
+that are scored, where the code's hidden states include padding. BERT's hidden states are normalised, so its squares are
+just means over channels; those of a decoder grow a hundredfold with depth, and so are taken relative to the parent's.
 
 The paper's importance of a unit, |w_1 . dL/dw_1 + w_2 . dL/dw_2| summed over examples, is that of a layer of two
 matrices. Of three (SwiGLU: a = silu(g) * u goes down), the sum over a unit's gate weights is G, that of g dL/dg over
@@ -45,6 +46,7 @@ class MoEBERT(Method):
     arm: ClassVar[str | None] = arms.FINE_TUNED
     before: ClassVar[str | None] = arms.FINE_TUNED
     base: ClassVar[Mapping[str, Any]] = {"adapter": "full", "train_steps": 120, "learning_rate": 3e-4}
+    runs_on: ClassVar[str | None] = "transformers"
     controls: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "random-split": {"split": "random"},
         "inverse-split": {"split": "inverse"},
@@ -127,8 +129,8 @@ class MoEBERT(Method):
         return loss._replace(total=(1 + self.weight) * loss.total + self.weight * apart.sum() / counts["hard_tokens"])
 
     def compared(self, model: torch.nn.Module, batch: Mapping[str, Any], **counts: Any) -> tuple[Loss, Tensor]:
-        """The student's loss, softly on its parent's distributions, and the mean squares between the hidden states of
-        both, [layers, rows, n]; 0 where padded."""
+        """The student's loss, softly on its parent's distributions, and the relative squares between the hidden states
+        of both, [layers, rows, n]; 0 where padded."""
         known = {key: batch[key] for key in ("input_ids", "attention_mask", "positions", "labels")}
         layers = [*range(self._parent.config.get_text_config().num_hidden_layers), -1]
         with torch.no_grad():
@@ -138,9 +140,9 @@ class MoEBERT(Method):
         given, real = {"top_logprobs": logprobs, "scored": known["labels"] != IGNORED}, known["labels"] != IGNORED
         objective = {"alpha": 1 / (1 + self.weight), "divergence": "symmetric-kl", "kd_temperature": 1.0}
         loss: Loss = model(**known, **given, objective=self.run.model_copy(update=objective), layers=layers, **counts)
-        states = cast("Tensor", loss.states)
-        kind = torch.promote_types(states.dtype, torch.float32)
-        return loss, torch.where(real, (states.to(kind) - wanted.to(kind)).square().mean(-1), 0)
+        kind = torch.promote_types(wanted.dtype, torch.float32)
+        apart = (cast("Tensor", loss.states).to(kind) - wanted.to(kind)).square().sum(-1)
+        return loss, torch.where(real, apart / wanted.to(kind).square().sum(-1).clamp(min=1e-6), 0)
 
     def mechanism(self, model: torch.nn.Module, batches: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         """On held-out solutions the cross-entropy, and the symmetric divergence from the parent, in nats a token."""
