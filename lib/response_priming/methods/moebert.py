@@ -37,6 +37,8 @@ from response_priming.methods.base import Method
 from response_priming.methods.examples import collate, prepare
 from response_priming.methods.losses import IGNORED, Loss
 
+BATCH = 8  # examples that importance is measured on at once; not the run's, on which no result may hang
+
 
 class MoEBERT(Method):
     """Experts cut out of the fine-tuned student, which is their teacher."""
@@ -94,10 +96,10 @@ class MoEBERT(Method):
 
     def _cut(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         layers = [cast("Any", dense).down_proj.in_features for dense in experts.gated(model).values()]
-        items, size = prepare(self.run, tokenizer).items, self.run.micro_batch
-        some = [list(itertools.chain(*(items[place] for place in range(min(len(items), self.examples)))))]
-        rows = [some[0][start : start + size] for start in range(0, len(some[0]), size)]
-        batches = [collate(part, cast("int", tokenizer.pad_token_id)) for part in rows]
+        items = prepare(self.run, tokenizer).items
+        rows = list(itertools.chain(*(items[place] for place in range(min(len(items), self.examples)))))
+        parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+        batches = [collate(part, cast("int", tokenizer.pad_token_id)) for part in parts]
         counts = torch.zeros(model.config.vocab_size, dtype=torch.long)
         for batch in batches:
             counts += batch["input_ids"][batch["attention_mask"].bool()].bincount(minlength=len(counts))
