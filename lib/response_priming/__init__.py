@@ -16,6 +16,7 @@
     artifacts, provenance    what a stage wrote, by which recipe; which code and machine made it
     params                   every parameter, a profile, what a notebook is given, and what it means on this machine
     arms                     what each line of the results table is
+    experts                  a model whose feed-forward layers are cut into experts
     progress, errors, paths  the ground
 
 A room's `__init__.py` is its face: what other rooms and notebooks take. It is imported when it is used, since some of

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from transformers.utils.logging import disable_progress_bar
 
-from response_priming import artifacts, params, paths, progress, prompts, provenance
+from response_priming import artifacts, experts, params, paths, progress, prompts, provenance
 from response_priming.errors import InputError
 
 # A bar of two seconds for loading weights says nothing in an executed notebook.
@@ -65,7 +65,8 @@ def load(
     source, dtype = locate(name), params.precision_of(dtype, device)
     options: dict[str, Any] = {"quantization_config": quantized(quantization, dtype)} if quantization != "none" else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        about = AutoConfig.from_pretrained(source, revision=pinned(name, revision), trust_remote_code=False)
+        model = experts.loader(about).from_pretrained(
             source,
             revision=pinned(name, revision),
             dtype=getattr(torch, dtype),
@@ -218,7 +219,7 @@ def skeleton(name: str, revision: str | None = None) -> PreTrainedModel:
     about = config(name, revision)
     try:
         with torch.device("meta"):
-            return cast("PreTrainedModel", AutoModelForCausalLM.from_config(about, trust_remote_code=False))
+            return experts.expand(AutoModelForCausalLM.from_config(about, trust_remote_code=False))
     except (OSError, ValueError) as error:
         raise InputError(f"model {name!r}: cannot be loaded: {str(error).splitlines()[0]}") from error
 

@@ -10,8 +10,9 @@ import torch
 import yaml
 from peft import LoraConfig, get_peft_model
 
-from response_priming import artifacts, models, provenance
+from response_priming import artifacts, experts, models, provenance
 from response_priming.distill import training
+from response_priming.methods.base import described
 
 CURVE = pd.DataFrame({"loss": [2.0, 1.25]})
 TOKENS = torch.tensor([[5, 6, 7, 8]])
@@ -85,3 +86,17 @@ def test_its_code_loads_the_student_as_the_project_does(run, tiny_model, tmp_pat
     with torch.inference_mode():
         assert torch.allclose(names["model"].eval()(TOKENS).logits, expected(TOKENS).logits, atol=1e-5)
         assert torch.allclose(tiny.llama()(TOKENS).logits, expected(TOKENS).logits, atol=1e-5) == (adapter == "full")
+
+
+def test_a_student_cut_into_experts_is_loaded_by_the_project(run, tmp_path):
+    text = training.card(run(arm="fine-tuned", adapter="full").by(described("moebert")), 0, CURVE)
+    assert "**Objective:** that of the related method `moebert`\n" in text
+    model = tiny.llama()
+    units = torch.arange(64).view(2, 32)
+    experts.cut(model, [units] * tiny.LAYERS, [torch.arange(len(tiny.VOCABULARY)) % 2] * tiny.LAYERS)
+    names = {"FOLDER": str(tiny.save_model(tmp_path / "student", model))}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+    loaded = names["model"].float().cpu()
+    with torch.inference_mode():
+        assert torch.allclose(loaded(TOKENS).logits, model(TOKENS).logits, atol=0.2)  # where auto is bfloat16
+    assert torch.equal(loaded.model.layers[1].mlp.table, model.model.layers[1].mlp.table)

@@ -20,7 +20,7 @@ def make_method(make_run):
         method = kind(**parameters)
         asked = {"strategy": getattr(method, "strategy", "none"), "worked_examples": 0, "response_tokens": 6}
         teacher = make_run("generate", **asked | {"n_train": PROBLEMS} | (live or {}))
-        wanted = make_run("distill", arm="none", **SIZES | dict(kind.base) | (run or {}))
+        wanted = make_run("distill", arm=kind.arm or "none", **SIZES | dict(kind.base) | (run or {}))
         return kind(wanted.asking(teacher), **parameters)
 
     return make

@@ -65,6 +65,7 @@ def reference(p, q, divergence, share):
     return {
         "forward-kl": lambda: kl(p, q),
         "reverse-kl": lambda: kl(q, p),
+        "symmetric-kl": lambda: (kl(p, q) + kl(q, p)) / 2,
         "jsd": lambda: share * kl(p, m) + (1 - share) * kl(q, m),
         "skew-kl": lambda: kl(p, m),
         "skew-reverse-kl": lambda: kl(q, (1 - share) * p + share * q),

@@ -1,4 +1,4 @@
-"""What every method with a live teacher is held to."""
+"""What every method is held to that asks a teacher while its student is trained, a live one or the student's parent."""
 
 import pytest
 import torch
@@ -13,12 +13,13 @@ from response_priming.methods import base, examples
 from response_priming.methods.losses import IGNORED
 
 LIVE = ["feature-alignment", "minillm", "okd", "on-policy-priming"]
+TAUGHT = [*LIVE, "moebert"]
 PRIMED = {"strategy": "ground-truth", "worked_examples": 1}
 PADDING = {"labels": IGNORED}
 COUNTS = {"hard_tokens": 15, "soft_tokens": 15}
 
 
-@pytest.fixture(params=LIVE)
+@pytest.fixture(params=TAUGHT)
 def started(request, make_method, batch):
     """A method, its student, and the batch that it reads."""
     method = make_method(base.find(request.param), PRIMED)
@@ -77,14 +78,15 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(started):
 def test_the_teacher_is_in_evaluation_mode_and_only_what_it_learns_has_a_gradient(started):
     method, model, batch = started
     method.loss(model, batch, **COUNTS).total.backward()
-    teacher = method.teacher.model
+    live = getattr(method, "teacher", None)
+    teacher, trained = (live.model, live.trained) if live else (method._parent, False)
     assert not any(module.training for module in teacher.modules())
     assert all(weight.grad is None or "lora_" in name for name, weight in teacher.named_parameters())
-    assert any(weight.grad is not None for weight in teacher.parameters()) == method.teacher.trained
+    assert any(weight.grad is not None for weight in teacher.parameters()) == trained
     assert any(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 
-@pytest.mark.parametrize("name", [*LIVE, "elad"])
+@pytest.mark.parametrize("name", [*TAUGHT, "elad"])
 def test_a_method_is_named_in_the_schema_and_else_found_by_its_file(name):
     lib = paths.ROOT / "lib" / "response_priming"
     named = [file.relative_to(lib).as_posix() for file in lib.rglob("*.py") if f'"{name}"' in file.read_text()]
@@ -107,14 +109,16 @@ class Watched(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", LIVE)
+@pytest.mark.parametrize("name", TAUGHT)
 def test_a_training_that_was_killed_ends_with_the_same_weights(make_run, name, tmp_path, monkeypatch):
     sizes = {"n_train": 6, "train_batch": 4, "train_steps": 4, "save_every": 2, "train_tokens": 400, "held_out": 0.34}
     # A teacher of another width, where that takes something to be trained beside the student.
     other = other_teacher(tmp_path / "wide") if name == "feature-alignment" else {}
     live = make_run("generate", **PRIMED | other, n_train=6, response_tokens=5)
-    run = make_run("distill", arm="none", micro_batch=2, **sizes | dict(base.find(name).base))
+    kind = base.find(name)
+    run = make_run("distill", arm=kind.arm or "none", micro_batch=2, **dict(kind.base) | sizes)
     run = run.by(base.described(name)).asking(live)
+    file = "model" if run.adapter == "full" else "adapter_model"
     made, watched = [], []
     for place in ("whole", "killed"):
         monkeypatch.setattr(paths, "BUILD", tmp_path / place)
@@ -124,11 +128,13 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(make_run, name, t
                 distill.train_one(run, 0, [Watched(killed=True)])
         watched.append(Watched())
         distill.train_one(run, 0, watched[-1:])
-        made.append(load_file(run.folders[0].path / "adapter_model.safetensors"))
+        made.append(load_file(run.folders[0].path / f"{file}.safetensors"))
     for one, other in (made, [each.beside for each in watched]):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
     assert bool(watched[0].beside) == (name in ("feature-alignment", "okd"))
+    if file == "model":
+        return
     # What is trained beside the student is not saved with it.
     assert all(weight.shape[-1] in (32, 8) and ".layers." in key for key, weight in made[0].items())
     assert len(made[0]) == 2 * len(run.lora_targets) * 2

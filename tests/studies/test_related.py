@@ -24,8 +24,11 @@ SMALL = {"n_test": 3, "answer_tokens": 3, "held_out": 0.25, "learning_rate": 0.0
 
 
 @pytest.fixture
-def run(make_run):
-    """A run of all methods, and the responses that they learn from."""
+def run(make_run, monkeypatch):
+    """A run of all methods, and the responses that they learn from; no method takes more steps than the others."""
+    for kind in map(base.find, filter(related.built, params.RelatedRun().related_methods)):
+        few = SIZES if "train_steps" in kind.base else {}
+        monkeypatch.setattr(kind, "base", {key: few.get(key, value) for key, value in kind.base.items()})
     generate.respond(make_run("generate", strategy="none", n_train=4, worked_examples=0, response_tokens=4, top_k=3))
     return make_run("related", **SIZES, **SMALL, response_tokens=4, related_controls=2)
 

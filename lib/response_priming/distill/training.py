@@ -225,6 +225,7 @@ def card(run: params.DistillRun, seed: int, curve: pd.DataFrame) -> str:
     return environment.get_template("card.md.jinja").render(
         run=run,
         seed=seed,
+        own=method_of(run).runs_on is not None,
         base=models.PACKAGE if run.student == provenance.EMBEDDED else run.student,
         teacher=run.store.relative_to(run.build) if run.store else None,
         loss=curve["loss"].iloc[-1],

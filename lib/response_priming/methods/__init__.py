@@ -6,7 +6,7 @@ losses    the objective: hard and soft loss, weighed by alpha
 student   the model whose forward pass returns that loss
 packing   a batch read without padding
 
-Related methods: elad, feature_alignment, minillm, okd, on_policy_priming, self_features. They share
+Related methods: elad, feature_alignment, minillm, moebert, okd, on_policy_priming, self_features. They share
 
 live_teacher  a teacher that is asked while its student is trained
 rollouts      what the student itself answers, drawn anew at each step

@@ -57,6 +57,7 @@ class Method(BaseModel):
     controls: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     live: ClassVar[bool] = False
     parallel: ClassVar[bool] = False  # several processes can train it together
+    runs_on: ClassVar[str | None] = None  # the one engine that can run its students
     _run: "params.DistillRun | None" = PrivateAttr(None)
     # Tokens in training: `teacher_generated`, `teacher_read`, `student_generated`; kept in each checkpoint.
     _spent: collections.Counter[str] = PrivateAttr(default_factory=collections.Counter)

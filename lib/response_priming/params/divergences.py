@@ -43,6 +43,7 @@ def jsd(teacher: "Tensor", student: "Tensor", share: float) -> "Tensor":
 DIVERGENCES = {
     "forward-kl": Divergence("the forward Kullback-Leibler divergence", lambda p, q, _: kl(p, q)),
     "reverse-kl": Divergence("the reverse Kullback-Leibler divergence", lambda p, q, _: kl(q, p)),
+    "symmetric-kl": Divergence("the symmetric Kullback-Leibler divergence", lambda p, q, _: (kl(p, q) + kl(q, p)) / 2),
     "jsd": Divergence("the generalised Jensen-Shannon divergence", jsd),
     "skew-kl": Divergence("the skew Kullback-Leibler divergence", lambda p, q, share: kl(p, mixed(p, q, share))),
     "skew-reverse-kl": Divergence(

@@ -208,7 +208,7 @@ class Distill(Signal):
         found: dict[str, str] = {}
         if self.signal == "text":
             found |= dict.fromkeys(SOFT, "signal 'text' has no distributions")
-        if self.divergence in ("forward-kl", "reverse-kl"):
+        if self.divergence in ("forward-kl", "reverse-kl", "symmetric-kl"):
             found["divergence_share"] = f"divergence {self.divergence!r} mixes none"
         if self.optimizer == "adamw":
             found["momentum"] = "optimizer 'adamw' has none"

@@ -24,13 +24,13 @@ from response_priming import (
     scoring,
     stats,
 )
+from response_priming.errors import InputError
 from response_priming.methods import base
 from response_priming.studies.ladder import Made, Rung, make
 
 # Title and arXiv id of methods that are not built yet.
 PLANNED = {
     "retrikt": ("RetriKT", "2310.15594"),
-    "moebert": ("MoEBERT", "2204.07675"),
     "l2a": ("Learning to augment", "2101.08106"),
 }
 NOT_BUILT = "not implemented"
@@ -49,13 +49,18 @@ def rows(run: params.RelatedRun) -> dict[str, Rung]:
     A control is named METHOD-CONTROL, and what is trained before a row for its sake ROW-round-N.
 
     Raises:
-        InputError: a method is neither built nor planned.
+        InputError: a method is neither built nor planned, or the run's engine cannot run its students.
     """
     found = {arm: Rung(arms.title(arm), arm, {}) for arm in arms.references(run.related_strategy)}
     for name in run.related_methods:
         if name in EXPLAINS or (name in PLANNED and not built(name)):
             continue
         kind = base.find(name)
+        if kind.runs_on not in (None, run.evaluate_engine):
+            raise InputError(
+                f"evaluate.evaluate_engine = {run.evaluate_engine!r}: cannot run the students of {name}; "
+                f"allowed: {kind.runs_on!r}"
+            )
         changes: dict[str, Any] = {name: {}}
         changes |= {f"{name}-{control}": kind.controls[control] for control in [*kind.controls][: run.related_controls]}
         for row, changed in changes.items():
