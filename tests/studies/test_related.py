@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from response_priming import artifacts, distill, evaluate, generate, models, notebooks, params, paths
 from response_priming.distill import training
 from response_priming.errors import InputError
-from response_priming.methods import base
+from response_priming.methods import base, knowledge
+from response_priming.problems import Problem
 from response_priming.studies import figures, related
 
 SIZES = {"n_train": 4, "train_steps": 2, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "warmup_steps": 0}
@@ -23,9 +24,11 @@ SMALL = {"n_test": 3, "answer_tokens": 3, "held_out": 0.25, "learning_rate": 0.0
 
 
 @pytest.fixture
-def run(make_run):
+def run(make_run, monkeypatch):
     """A run of all methods, and the responses that they learn from."""
     generate.respond(make_run("generate", strategy="none", n_train=4, worked_examples=0, response_tokens=4, top_k=3))
+    # A random model writes no problem.
+    monkeypatch.setattr(knowledge, "parsed", lambda name, _: Problem(name, f"Kim has {name}.", "1 + 1 = 2", "2"))
     return make_run("related", **SIZES, **SMALL, response_tokens=4, related_controls=2)
 
 
@@ -82,6 +85,24 @@ def test_references_are_taken_from_where_the_arms_are(run, make_run):
     few = make_run("related", **values | {"related_methods": ["lrp"]})
     related.compare(few)
     assert not (few.output / "related").exists()
+
+
+def test_a_student_that_is_not_trained_has_a_row_and_what_it_is_asked_with_counts(run, monkeypatch):
+    kind = base.find("retrikt")
+    assert kind.controls["undistilled"] == {"trained": False}
+    monkeypatch.setattr(kind, "controls", {"undistilled": {"trained": False}})
+    table = related.compare(params.RelatedRun.of(run.model_dump() | {"related_methods": ["retrikt"]}))[0]
+    row, method = (table.set_index("row").loc[name] for name in ("retrikt-undistilled", "retrikt"))
+    assert (row["steps"], row["leaks"]) == (0, 0)
+    assert 0 < row["cpu_seconds"] < method["cpu_seconds"]
+    assert row["teacher_generated"] > 0
+    assert row["active"] > 0
+    assert np.isnan(row["peak_mib"])
+    place = run.output / "related" / "retrikt-undistilled"
+    assert not (place / "students").exists()
+    recipe = json.loads((place / "answers/undistilled/seed-0/manifest.json").read_text())["recipe"]
+    assert [*recipe["inputs"]] == ["related/retrikt/knowledge"]
+    assert recipe["parameters"]["method"]["parameters"]["trained"] is False
 
 
 # --- the steps of a method ---
