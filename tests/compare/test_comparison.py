@@ -197,6 +197,16 @@ def test_scores_made_otherwise_are_refused_by_arm_and_field(field):
         comparison.compare(PROFILE.run("compare"))
 
 
+@pytest.mark.parametrize("names", [["none"], ["fine-tuned", "none"]])
+@pytest.mark.usefixtures("build")
+def test_scores_of_a_related_method_are_refused(names):
+    write_scores("none", method={"name": "retrikt", "version": 1, "parameters": {"context": "retrieved"}})
+    with pytest.raises(
+        InputError, match=r"^scores/none/seed-0: method = \{'name': 'retrikt'[^\n]*, but None in [^\n]*$"
+    ):
+        comparison.compare(PROFILE.run("compare").model_copy(update={"arms": names}))
+
+
 @pytest.mark.usefixtures("build")
 def test_arms_that_ran_in_different_precisions_are_not_compared():
     here = PROFILE.model.precision

@@ -86,7 +86,7 @@ def test_the_teacher_is_in_evaluation_mode_and_only_what_it_learns_has_a_gradien
     assert any(weight.grad is not None and weight.grad.any() for weight in model.parameters())
 
 
-@pytest.mark.parametrize("name", [*TAUGHT, "elad"])
+@pytest.mark.parametrize("name", [*TAUGHT, "elad", "retrikt"])
 def test_a_method_is_named_in_the_schema_and_else_found_by_its_file(name):
     lib = paths.ROOT / "lib" / "response_priming"
     named = [file.relative_to(lib).as_posix() for file in lib.rglob("*.py") if f'"{name}"' in file.read_text()]

@@ -16,7 +16,8 @@ from response_priming import artifacts, distill, evaluate, generate, models, not
 from response_priming.attribution import tracing
 from response_priming.distill import training
 from response_priming.errors import InputError
-from response_priming.methods import base
+from response_priming.methods import base, knowledge
+from response_priming.problems import Problem
 from response_priming.studies import figures, related
 
 SIZES = {"n_train": 4, "train_steps": 2, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "warmup_steps": 0}
@@ -30,6 +31,8 @@ def run(make_run, monkeypatch):
         few = SIZES if "train_steps" in kind.base else {}
         monkeypatch.setattr(kind, "base", {key: few.get(key, value) for key, value in kind.base.items()})
     generate.respond(make_run("generate", strategy="none", n_train=4, worked_examples=0, response_tokens=4, top_k=3))
+    # A random model writes no problem.
+    monkeypatch.setattr(knowledge, "parsed", lambda name, _: Problem(name, f"Kim has {name}.", "1 + 1 = 2", "2"))
     return make_run("related", **SIZES, **SMALL, response_tokens=4, related_controls=2)
 
 
@@ -94,6 +97,24 @@ def test_references_are_taken_from_where_the_arms_are(run, make_run):
     few = make_run("related", **values | {"related_methods": ["lrp"]})
     related.compare(few)
     assert not (few.output / "related").exists()
+
+
+def test_a_student_that_is_not_trained_has_a_row_and_what_it_is_asked_with_counts(run, monkeypatch):
+    kind = base.find("retrikt")
+    assert kind.controls["undistilled"] == {"trained": False}
+    monkeypatch.setattr(kind, "controls", {"undistilled": {"trained": False}})
+    table = related.compare(params.RelatedRun.of(run.model_dump() | {"related_methods": ["retrikt"]}))[0]
+    row, method = (table.set_index("row").loc[name] for name in ("retrikt-undistilled", "retrikt"))
+    assert (row["steps"], row["leaks"]) == (0, 0)
+    assert 0 < row["cpu_seconds"] < method["cpu_seconds"]
+    assert row["teacher_generated"] > 0
+    assert row["active"] > 0
+    assert np.isnan(row["peak_mib"])
+    place = run.output / "related" / "retrikt-undistilled"
+    assert not (place / "students").exists()
+    recipe = json.loads((place / "answers/undistilled/seed-0/manifest.json").read_text())["recipe"]
+    assert [*recipe["inputs"]] == ["related/retrikt/knowledge"]
+    assert recipe["parameters"]["method"]["parameters"]["trained"] is False
 
 
 # --- the steps of a method ---

@@ -46,7 +46,8 @@ def answer_one(run: "params.EvaluateRun", seed: int) -> pd.DataFrame:
     def respond(aside: Path) -> None:
         asked = problems.load(run, "test", run.n_test, seed=run.seed)
         with progress.part("seed", seed, run.seeds_of(run.arm)):
-            given = answers_to(asked, run, next(iter(answers.reads), None))
+            student = None if run.arm in arms.UNTRAINED else run.student_of(run.arm, seed)
+            given = answers_to(asked, run, student)
         given.to_parquet(aside / "answers.parquet", index=False)
 
     def score(aside: Path) -> None:
@@ -71,7 +72,8 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: "para
     if sees:
         chats = [prompts.messages(one.question, system_prompt=run.system_prompt, examples=shown) for one in asked]
     else:
-        chats = [method_of(run).prompt(one) for one in asked]
+        method = method_of(run)
+        chats = [method.prompt(one) for one in asked]
     asked_as = [prompts.encode(engine.tokenizer, chat, run.prompt_date) for chat in chats]
     with progress.Bar(len(asked_as), "answer") as bar:
         given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))

@@ -35,6 +35,17 @@ class Reading(NamedTuple):
     tokens: int
 
 
+def opened(live: params.GenerateRun) -> TransformersEngine:
+    """A teacher whose model is at hand; `InputError` where its engine runs it elsewhere."""
+    kind = engines.require(live.engine)
+    if not issubclass(kind, TransformersEngine):
+        raise InputError(
+            f"generate.engine = {live.engine!r}: gives no dense log-probabilities while a student is trained; "
+            "allowed: 'transformers'"
+        )
+    return kind.open(engines.teacher_of(live))
+
+
 class LiveTeacher:
     """The teacher of `run.live`, in evaluation mode; without gradients, but for its LoRA's where it is trained.
 
@@ -51,14 +62,8 @@ class LiveTeacher:
             raise InputError(
                 f"distill.{key} = {getattr(run, key)!r}: a live teacher reads responses; allowed: 'response'"
             )
-        kind = engines.require(live.engine)
-        if not issubclass(kind, TransformersEngine):
-            raise InputError(
-                f"generate.engine = {live.engine!r}: gives no dense log-probabilities while a student is trained; "
-                "allowed: 'transformers'"
-            )
         generate.check_tokens(live.model_copy(update={"signal": "tokens"}))
-        self.engine, self.trained, self.name = kind.open(engines.teacher_of(live)), trained, live.teacher
+        self.engine, self.trained, self.name = opened(live), trained, live.teacher
         student = models.vocabulary(self.engine.tokenizer, models.config(run.student, run.student_revision))
         if self.engine.vocabulary != student:
             raise InputError(

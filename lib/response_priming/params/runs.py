@@ -83,6 +83,13 @@ class ArmRun(Model, Problems, SeedsRun):
 
     arm: Arm = Field("none", description="line of the results table: how this student is made")
     _method: dict[str, Any] | None = PrivateAttr(None)
+    _needs: tuple[Path, ...] = PrivateAttr(())
+
+    def needing(self, *folders: Path) -> Self:
+        """This run of a related method that reads these folders, too."""
+        run = self.model_copy()
+        run._needs = folders
+        return run
 
     def by(self, method: dict[str, Any]) -> Self:
         """This run with the student of a related method (see `methods.base.described`)."""
@@ -114,18 +121,11 @@ class DistillRun(Distill, ArmRun):
     idle = Run.idle | {"seeds", "n_test", "micro_batch", "save_every", "evaluate_every"}
     _live: GenerateRun | None = PrivateAttr(None)
     _before: "DistillRun | None" = PrivateAttr(None)
-    _needs: tuple[Path, ...] = PrivateAttr(())
 
     def after(self, earlier: "DistillRun") -> Self:
         """This run of a related method that begins with the students of another one."""
         run = self.model_copy()
         run._before = earlier
-        return run
-
-    def needing(self, *folders: Path) -> Self:
-        """This run of a related method that reads these folders, too."""
-        run = self.model_copy()
-        run._needs = folders
         return run
 
     @property
@@ -190,7 +190,7 @@ class EvaluateRun(Evaluate, ArmRun):
             answers = self.output / "answers" / self.arm / f"seed-{seed}"
             scores = self.output / "scores" / self.arm / f"seed-{seed}"
             code = ["evaluate.answers", f"engines.{self.evaluate_engine}"]
-            found.append(Folder(answers, code, student, self.by_method))
+            found.append(Folder(answers, code, [*student, *self._needs], self.by_method))
             found.append(Folder(scores, ["scoring"], [answers], {}, by_model=False))
         return found
 

@@ -164,7 +164,9 @@ def make(run: params.Run, rungs: Mapping[str, Rung], folder: Path, common: dict[
                 generate.respond(asked)
                 made.append(asked)
             if one.method:
-                training = training.needing(*method_of(training).prepare())
+                needed = method_of(training).prepare()
+                training = training.needing(*needed)
+                evaluation = evaluation.needing(*needed) if one.arm == arms.UNDISTILLED else evaluation
             if taught and not generate.read(taught / "responses" / one.arm, [])["kept"].any():
                 continue
             if one.arm != arms.UNDISTILLED:

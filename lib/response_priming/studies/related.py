@@ -30,7 +30,6 @@ from response_priming.studies.ladder import Made, Rung, make
 
 # Title and arXiv id of methods that are not built yet.
 PLANNED = {
-    "retrikt": ("RetriKT", "2310.15594"),
     "l2a": ("Learning to augment", "2101.08106"),
 }
 NOT_BUILT = "not implemented"
@@ -73,7 +72,7 @@ def rows(run: params.RelatedRun) -> dict[str, Rung]:
                 method = base.described(name, {**changed, **more})
                 found[place] = Rung(
                     words,
-                    kind.arm or run.related_strategy,
+                    kind.arm or run.related_strategy if method["parameters"].get("trained", True) else arms.UNDISTILLED,
                     dict(kind.base),
                     store=place if kind.writes else None,
                     method=method,
@@ -181,7 +180,7 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
     for baseline, gain in over.items():
         row |= {f"{baseline}_{key}": gain[key] for key in ("points", "low", "high")}
     row["verdict"] = over["control"]["verdict"] if "control" in over else ""
-    folders = [folder.path for folder in training.folders]
+    folders = [folder.path for folder in training.folders] if rung.arm not in arms.UNTRAINED else []
     spent, parts = collections.Counter[str](), _parts(training)
     seconds = [sum(artifacts.read(part)["cpu_seconds"] for part in made_from) for made_from in parts]
     noted = {part: found for part in parts[0] if (found := base.noted(part))}
@@ -195,15 +194,15 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
             spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
             spent.update(teacher_read=int(given["prompt_tokens"].sum()))
     speeds = [pd.read_parquet(path / artifacts.MEASURED / "speed.parquet") for path in folders]
-    own = distill.of_method(training) if rung.method else []
+    own = distill.of_method(training) if rung.method and folders else []
     for one in own:
         spent.update({key: round(tokens / len(own)) for key, tokens in one["spent"].items()})
     prepared = [noted[folder] for folder in training.folders[0].reads if folder in noted]
     row["mechanism"] = "; ".join([*_in_words([one["mechanism"] for one in own]), *_numbers(prepared)])
     row |= {"leaks": sum(found["leaks"] for found in prepared)} if prepared else {}
     row |= {key: spent[key] for key in ("teacher_generated", "teacher_read", "student_generated")}
-    row |= {"steps": training.train_steps, "cpu_seconds": float(np.mean(seconds))}
-    row["peak_mib"] = float(max(speed["peak_mib"].max() for speed in speeds))
+    row |= {"steps": training.train_steps if folders else 0, "cpu_seconds": float(np.mean(seconds))}
+    row["peak_mib"] = float(max((speed["peak_mib"].max() for speed in speeds), default=np.nan))
     row["active"] = own[0]["active"] if own else models.skeleton(run.student, run.student_revision).num_parameters()
     return row
 
@@ -211,7 +210,8 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
 def _parts(training: params.DistillRun) -> list[set[Path]]:
     """Each seed's student and all that it was made from."""
     begun = _parts(training.earlier) if training.earlier else [set[Path]()] * len(training.seeds)
-    return [{one.path, *one.reads} | parts for one, parts in zip(training.folders, begun, strict=True)]
+    made = [set[Path]() if training.arm in arms.UNTRAINED else {one.path} for one in training.folders]
+    return [own.union(one.reads, parts) for own, one, parts in zip(made, training.folders, begun, strict=True)]
 
 
 def _in_words(found: list[dict[str, dict[str, float]]]) -> list[str]:
@@ -219,7 +219,7 @@ def _in_words(found: list[dict[str, dict[str, float]]]) -> list[str]:
     parts = []
     for name in found[0]["after"] if found else ():
         before, after = (np.mean([one[when][name] for one in found]) for when in ("before", "after"))
-        parts.append(f"{name} {before:.3g} to {after:.3g}")
+        parts.append(f"{name} {before:.3g}" + f" to {after:.3g}" * bool(before != after))
     return parts
 
 
