@@ -12,7 +12,7 @@ from pandas.io.formats.style import Styler
 from pydantic import PrivateAttr
 from safetensors.torch import load_file
 
-from response_priming import distill, evaluate, generate, models, notebooks, params, paths
+from response_priming import artifacts, distill, evaluate, generate, models, notebooks, params, paths
 from response_priming.distill import training
 from response_priming.errors import InputError
 from response_priming.methods import base
@@ -129,7 +129,10 @@ class Grown(base.Method):
         self.seen.append((self.count, self.run.before.relative_to(self.run.build).as_posix()))
         if not self.run.store.exists():
             shutil.copytree(self.run.build / "responses/none", self.run.store)
-        return []
+        shared = self.run.output.parent / "self-features" / f"part-{self.count}"
+        recipe = artifacts.decided_by("related", {"count": self.count}, [], code=["methods.base"])
+        spent, numbers = {"teacher_read": 1000 * self.count, "student_generated": 7}, {"right": 0.5 * self.count}
+        return [artifacts.made(shared, recipe, lambda to: base.note(to, spent, leaks=self.count, numbers=numbers))]
 
 
 def test_a_method_writes_its_store_and_begins_with_the_student_of_another_row(run, monkeypatch):
@@ -148,6 +151,13 @@ def test_a_method_writes_its_store_and_begins_with_the_student_of_another_row(ru
         json.loads((grown.build / path / "manifest.json").read_text())["cpu_seconds"] for path in (first, second)
     )
     assert taken["self-features"] > parent + own
+    # What was prepared for the earlier student counts as well; leaks and numbers are those of the student's own.
+    costs = table.set_index("row").loc[["none", "self-features", "self-features-once"]]
+    assert (costs["teacher_read"] - costs["teacher_read"].iloc[0]).tolist() == [0, 3000, 1000]
+    assert costs["student_generated"].tolist() == [0, 14, 7]
+    assert costs["leaks"].tolist()[1:] == [2, 1]
+    assert np.isnan(costs["leaks"].iloc[0])
+    assert costs["mechanism"].tolist() == ["", "right 1", "right 0.5"]
     recipe = json.loads((grown.build / second / "manifest.json").read_text())["recipe"]
     assert {first, "related/self-features-round-1/responses/none"} <= {*recipe["inputs"]}
 

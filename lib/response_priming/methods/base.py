@@ -12,6 +12,7 @@ on from a checkpoint ends as one that never stopped.
 
 import collections
 import importlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from response_priming import params
     from response_priming.methods.losses import Loss
     from response_priming.problems import Problem
+
+PREPARED = "prepared.json"
 
 
 class Method(BaseModel):
@@ -89,7 +92,7 @@ class Method(BaseModel):
     def prepare(self) -> list[Path]:
         """Make what it needs before any training, unless that is there: the folders that its student depends on.
 
-        It is asked once for all seeds; `run.before` is the student of the first.
+        It is asked once for all seeds; `run.before` is the student of the first. What a folder took is said by `note`.
         """
         return []
 
@@ -155,6 +158,24 @@ class Method(BaseModel):
     def active(self, model: torch.nn.Module) -> int:
         """Parameters that take part in reading one token."""
         return sum(weight.numel() for weight in model.parameters())
+
+
+def note(folder: Path, spent: Mapping[str, int], *, leaks: int, numbers: Mapping[str, float] | None = None) -> None:
+    """Write into a folder that `prepare` makes, or the store, what its own making took and what it found, for the page.
+
+    Args:
+        spent: tokens, by the names of `Method.spent`; of a store, in place of those that its responses have.
+        leaks: problems that the test asks, too, among those that it holds or that were left out for that.
+        numbers: further ones that show whether the mechanism works, by name.
+    """
+    found = {"spent": dict(spent), "leaks": leaks, "numbers": dict(numbers or {})}
+    (folder / PREPARED).write_text(json.dumps(found), encoding="utf-8")
+
+
+def noted(folder: Path) -> dict[str, Any]:
+    """What `note` wrote into a folder: `spent`, `leaks` and `numbers`; empty where it wrote nothing."""
+    path = folder / PREPARED
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def find(name: str) -> type[Method]:

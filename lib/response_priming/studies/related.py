@@ -87,9 +87,10 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     method of a control; `title`; `source`, arXiv id; `fidelity` (see `methods.base.Method`); those of
     `scoring.summary`; the gain in points over the first control, `control_points` with `control_low` and
     `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`); `mechanism`, numbers
-    before and after training, in words; `teacher_accuracy`, of the responses that it learns from, by the same rule; and
-    costs, means of the seeds: `teacher_generated`, `teacher_read` and
-    `student_generated` (tokens), `steps`, `cpu_seconds` and `peak_mib` of its making, `active` (parameters).
+    before and after training and those of what it prepared, in words; `leaks`, problems of the test that it met there;
+    `teacher_accuracy`, of the responses that it learns from, by the same rule; and costs, means of the seeds:
+    `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`, `cpu_seconds` and `peak_mib` of its
+    making, `active` (parameters).
 
     The second has a row a comparison, with the columns of `compare.tables.gains`: paired, and corrected for all here.
     """
@@ -146,19 +147,26 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
         row |= {f"{baseline}_{key}": gain[key] for key in ("points", "low", "high")}
     row["verdict"] = over["control"]["verdict"] if "control" in over else ""
     folders = [folder.path for folder in training.folders]
-    spent = collections.Counter[str]()
-    seconds = [sum(artifacts.read(part)["cpu_seconds"] for part in parts) for parts in _parts(training)]
+    spent, parts = collections.Counter[str](), _parts(training)
+    seconds = [sum(artifacts.read(part)["cpu_seconds"] for part in made_from) for made_from in parts]
+    noted = {part: found for part in parts[0] if (found := base.noted(part))}
+    for found in noted.values():
+        spent.update(found["spent"])
     if training.store:
         given = generate.read(training.store, ["problem_id", "text", "prompt_tokens", "tokens", "finished"])
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
         row["teacher_accuracy"] = scoring.summary(scoring.grade_teacher(given, asked, run.rule), run.rule)["accuracy"]
-        spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
-        spent.update(teacher_read=int(given["prompt_tokens"].sum()))
+        if training.store not in noted:
+            spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
+            spent.update(teacher_read=int(given["prompt_tokens"].sum()))
     speeds = [pd.read_parquet(path / artifacts.MEASURED / "speed.parquet") for path in folders]
     own = distill.of_method(training) if rung.method else []
     for one in own:
         spent.update({key: round(tokens / len(own)) for key, tokens in one["spent"].items()})
-    row["mechanism"] = _in_words([one["mechanism"] for one in own])
+    prepared = [noted[folder] for folder in training.folders[0].reads if folder in noted]
+    numbers = [f"{name} {number:.3g}" for found in prepared for name, number in found["numbers"].items()]
+    row["mechanism"] = "; ".join([*_in_words([one["mechanism"] for one in own]), *numbers])
+    row |= {"leaks": sum(found["leaks"] for found in prepared)} if prepared else {}
     row |= {key: spent[key] for key in ("teacher_generated", "teacher_read", "student_generated")}
     row |= {"steps": training.train_steps, "cpu_seconds": float(np.mean(seconds))}
     row["peak_mib"] = float(max(speed["peak_mib"].max() for speed in speeds))
@@ -172,10 +180,10 @@ def _parts(training: params.DistillRun) -> list[set[Path]]:
     return [{one.path, *one.reads} | parts for one, parts in zip(training.folders, begun, strict=True)]
 
 
-def _in_words(found: list[dict[str, dict[str, float]]]) -> str:
-    """The means of numbers before and after training, as `rank 12.3 to 11.9`."""
+def _in_words(found: list[dict[str, dict[str, float]]]) -> list[str]:
+    """The means of numbers before and after training, each as `rank 12.3 to 11.9`."""
     parts = []
     for name in found[0]["after"] if found else ():
         before, after = (np.mean([one[when][name] for one in found]) for when in ("before", "after"))
         parts.append(f"{name} {before:.3g} to {after:.3g}")
-    return "; ".join(parts)
+    return parts
