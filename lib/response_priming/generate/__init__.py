@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "teacher": ["check_tokens", "prompting", "respond"],
-        "store": ["GIVEN", "SIGNAL", "dataset", "read"],
+        "store": ["GIVEN", "KEPT", "SIGNAL", "Answered", "dataset", "read", "shard_name", "write_shard"],
         "prompt_signals": ["most_likely", "score"],
         "figures": ["graded", "plot_certainty", "plot_lengths", "samples", "table"],
     },

@@ -6,10 +6,13 @@ losses    the objective: hard and soft loss, weighed by alpha
 student   the model whose forward pass returns that loss
 packing   a batch read without padding
 
-Related methods: feature_alignment, minillm, okd, on_policy_priming, self_features. They share
+Related methods: feature_alignment, l2a, minillm, okd, on_policy_priming, self_features. They share
 
 live_teacher  a teacher that is asked while its student is trained
 rollouts      what the student itself answers, drawn anew at each step
+candidates    problems that are made of others, and a teacher's responses
+selection     a policy that chooses among data, taught by reinforcement
+steps, leaks  what of a response is wrong; what of a method's data the test asks
 """
 
 import lazy_loader

@@ -32,7 +32,6 @@ PLANNED = {
     "elad": ("ELAD", "2402.13098"),
     "retrikt": ("RetriKT", "2310.15594"),
     "moebert": ("MoEBERT", "2204.07675"),
-    "l2a": ("Learning to augment", "2101.08106"),
     "lrp": ("Layer-wise relevance propagation", "2005.06139"),
 }
 NOT_BUILT = "not implemented"
@@ -88,9 +87,9 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     `scoring.summary`; the gain in points over the first control, `control_points` with `control_low` and
     `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`); `mechanism`, numbers
     before and after training and those of what it prepared, in words; `leaks`, problems of the test that it met there;
-    `teacher_accuracy`, of the responses that it learns from, by the same rule; and costs, means of the seeds:
-    `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`, `cpu_seconds` and `peak_mib` of its
-    making, `active` (parameters).
+    `teacher_accuracy`, of the responses to train problems that it learns from, by the same rule; and costs, means of
+    the seeds: `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`, `cpu_seconds` and
+    `peak_mib` of its making, `active` (parameters).
 
     The second has a row a comparison, with the columns of `compare.tables.gains`: paired, and corrected for all here.
     """
@@ -155,7 +154,8 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
     if training.store:
         given = generate.read(training.store, ["problem_id", "text", "prompt_tokens", "tokens", "finished"])
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
-        row["teacher_accuracy"] = scoring.summary(scoring.grade_teacher(given, asked, run.rule), run.rule)["accuracy"]
+        known = given[given["problem_id"].isin([problem.id for problem in asked])]
+        row["teacher_accuracy"] = scoring.summary(scoring.grade_teacher(known, asked, run.rule), run.rule)["accuracy"]
         if training.store not in noted:
             spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
             spent.update(teacher_read=int(given["prompt_tokens"].sum()))
