@@ -6,9 +6,9 @@
 | span | a target problem with its end written anew, about the same numbers | the teacher's, from a drawn word on |
 | source | a source problem's numbers, in a problem that begins as a target one | the teacher's, behind a number |
 
-A teacher of 135 M parameters does not rewrite a text as it is told to, and left alone with numbers it strays from the
-target: of ten sampled texts three were about them, and none like a target. It goes on greedily from a beginning, after
-some target problems. What is not about just these numbers is left out. Each question is then answered as it is, in the
+A teacher of 135 M parameters does not rewrite a text as it is told to: of ten sampled after six target problems,
+three were about the wanted numbers. So it goes on greedily from a beginning, after some target problems, and what is
+not about just these numbers is left out. Each question is then answered as it is, in the
 prompt of all other responses, so no label is that of what it was made of.
 """
 
