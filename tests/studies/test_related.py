@@ -22,12 +22,13 @@ from response_priming.studies import figures, related
 
 SIZES = {"n_train": 4, "train_steps": 2, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "warmup_steps": 0}
 SMALL = {"n_test": 3, "answer_tokens": 3, "held_out": 0.25, "learning_rate": 0.01, "worked_examples": 0, "top_k": 3}
+METHODS = [name for name in params.RelatedRun().related_methods if name not in related.EXPLAINS]
 
 
 @pytest.fixture
 def run(make_run, monkeypatch):
     """A run of all methods, and the responses that they learn from; no method takes more steps than the others."""
-    for kind in map(base.find, filter(related.built, params.RelatedRun().related_methods)):
+    for kind in map(base.find, METHODS):
         few = SIZES if "train_steps" in kind.base else {}
         monkeypatch.setattr(kind, "base", {key: few.get(key, value) for key, value in kind.base.items()})
     generate.respond(make_run("generate", strategy="none", n_train=4, worked_examples=0, response_tokens=4, top_k=3))
@@ -36,12 +37,7 @@ def run(make_run, monkeypatch):
     return make_run("related", **SIZES, **SMALL, response_tokens=4, related_controls=2)
 
 
-def test_every_method_is_built_or_planned_or_trains_nothing():
-    names = params.RelatedRun().related_methods
-    assert {name for name in names if not related.built(name)} == related.PLANNED.keys() | related.EXPLAINS.keys()
-
-
-@pytest.mark.parametrize("name", [name for name in params.RelatedRun().related_methods if related.built(name)])
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_is_and_its_controls_are_methods_with_one_other_value(name):
     kind = base.find(name)
     assert kind.title != base.Method.title
@@ -62,9 +58,8 @@ def test_the_rows_are_made_once_in_folders_of_their_own_and_one_table_compares_t
     assert table["row"].tolist()[:3] == ["fine-tuned", "none", "shuffled"]
     for name in run.related_methods:
         rows = table[(table["row"] == name) | (table["of"] == name)]
-        if not related.built(name):
-            nothing = "trains nothing; see its section" if name in related.EXPLAINS else "not implemented"
-            assert rows["verdict"].tolist() == [nothing]
+        if name not in METHODS:
+            assert rows["verdict"].tolist() == ["trains nothing; see its section"]
             assert rows["accuracy"].isna().all()
             continue
         assert len(rows) == 1 + 2
@@ -84,7 +79,7 @@ def test_the_rows_are_made_once_in_folders_of_their_own_and_one_table_compares_t
     last = curves[curves["round"] == 3].set_index("title")
     assert last["accuracy"].equals(table.set_index("title").loc[last.index, "accuracy"])
     assert "ELAD" in style.printed(curves, "rounds").to_html()
-    assert "not implemented" in style.printed(table, "related").to_html()
+    assert "trains nothing" in style.printed(table, "related").to_html()
     assert style.printed(gains, "gains").to_html()
     assert len(figures.related_figure(table).axes) == 1
 

@@ -6,6 +6,7 @@ named after the position of its first problem. Plain pandas and `datasets` read 
 | column | type | meaning |
 |---|---|---|
 | problem_id, sample | string, int16 | what is answered, and which of its samples this is (from 0) |
+| question | string | what was asked; only in a store with questions that the data set does not have |
 | key | string | digest of the model, prompt tokens and sampling settings: responses are reused by it |
 | prompt_tokens | int32 | length of the prompt (tokens) |
 | text, finished | string, bool | the response; whether it ended by itself within the budget |
@@ -61,6 +62,7 @@ class Answered(NamedTuple):
     key: str
     prompt_tokens: int
     response: Response
+    question: str | None = None
 
 
 def shard_name(first: int) -> str:
@@ -105,6 +107,7 @@ def write_shard(path: Path, rows: Sequence[Answered], *, vocabulary: int, dense:
     table = pa.table(
         {
             "problem_id": [row.problem_id for row in rows],
+            **({"question": asked} if any(asked := [row.question for row in rows]) else {}),
             "sample": pa.array([row.sample for row in rows], pa.int16()),
             "key": [row.key for row in rows],
             "prompt_tokens": pa.array([row.prompt_tokens for row in rows], pa.int32()),

@@ -53,6 +53,8 @@ Item = list[Example]
 LONGEST_RELEASED = 256
 # What responses and training must have in common; elsewhere a problem of the same name is another one.
 SHARED = ("dataset", "data", "seed", "largest_operand", "two_step_share", "system_prompt", "prompt_date")
+# What of a store is not its signal.
+TEXTS = ("problem_id", "question", "tokens", "text")
 # What of an example is padded to a batch.
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("input_ids", "attention_mask", "positions", "labels"), np.int64),
@@ -92,7 +94,7 @@ def prepare(run: "params.DistillRun", tokenizer: PreTrainedTokenizerBase) -> Tra
             raise InputError(f"{name}: tokens of another tokenizer than that of the student {run.student!r}")
     examples = Examples(run, tokenizer, answered)
     gold = Examples(run.model_copy(update={"alignment": "response", "repairs": []}), tokenizer, None)
-    asked = list(examples.asked.values())
+    asked = list(gold.asked.values())
     held_out = asked[len(asked) - round(run.held_out * len(asked)) :]
     names = {problem.id for problem in held_out}
     training = [place for place, name in enumerate(examples.order) if name not in names]
@@ -115,11 +117,11 @@ class Examples(Dataset[Example]):
     counts there) and its signal there (see `engines.Signal`); of a dense store `top_logprobs` alone.
 
     Args:
-        answered: what the arm's teacher gave, or None for the fine-tuned arm, whose labels are the data set's solutions
-            without calculator marks.
+        answered: what the arm's teacher gave, to problems of train or to what is in its column `question`, or None for
+            the fine-tuned arm, whose labels are the data set's solutions without calculator marks.
 
     Raises:
-        InputError: an example is longer than `train_tokens`, or a response's problem is not in the training split; or
+        InputError: an example is longer than `train_tokens`, or a response's problem is in neither; or
             the arm is `shuffled` and there is one response only.
     """
 
@@ -132,8 +134,12 @@ class Examples(Dataset[Example]):
         problems.require_unleaked(run)
         self.asked = {p.id: p for p in problems.load(run, "train", run.n_train, seed=run.seed)}
         # Without the signal's columns, which are not to be read for a length.
-        self.texts = answered.select_columns(["problem_id", "tokens", "text"]) if answered is not None else None
+        columns = [name for name in TEXTS if answered is not None and name in answered.column_names]
+        self.texts = answered.select_columns(columns) if answered is not None else None
         self.order = list(map(str, self.texts["problem_id"])) if self.texts is not None else list(self.asked)
+        if "question" in columns and self.texts is not None:
+            questions = zip(self.order, self.texts["question"], strict=True)
+            self.asked = {name: problems.Problem(name, text, "", "") for name, text in questions} | self.asked
         if unknown := next((name for name in self.order if name not in self.asked), None):
             raise InputError(f"responses/{run.arm}: problem {unknown} is not among the {run.n_train} of train")
         places = list(range(len(self.order)))

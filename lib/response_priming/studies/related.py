@@ -1,7 +1,7 @@
 """Related methods of distillation, side by side: each trained and evaluated beside its controls, in `related/ROW/`.
 
-A method is a file of `methods/`; what is known of one that has none yet is in `PLANNED`. All rows have the same
-problems, steps and evaluation. The arms that they are compared with are taken from where they are, if all values agree.
+A method is a file of `methods/`. All rows have the same problems and evaluation, and the same steps where the method
+does not say otherwise. The arms that they are compared with are taken from where they are, if all values agree.
 """
 
 import collections
@@ -20,7 +20,6 @@ from response_priming import (
     models,
     params,
     problems,
-    provenance,
     scoring,
     stats,
 )
@@ -28,31 +27,22 @@ from response_priming.errors import InputError
 from response_priming.methods import base
 from response_priming.studies.ladder import Made, Rung, make
 
-# Title and arXiv id of methods that are not built yet.
-PLANNED = {
-    "l2a": ("Learning to augment", "2101.08106"),
-}
-NOT_BUILT = "not implemented"
-# What explains students and trains none: see `studies.relevance`.
+# What explains students and trains none (see `studies.relevance`): title and arXiv id.
 EXPLAINS = {"lrp": ("Layer-wise relevance propagation", "2005.06139")}
-
-
-def built(name: str) -> bool:
-    """Whether a method has its file."""
-    return provenance.module_file(f"methods.{name.replace('-', '_')}").exists()
+EXPLAINED = "trains nothing; see its section"
 
 
 def rows(run: params.RelatedRun) -> dict[str, Rung]:
-    """What is trained: the arms to compare with, then each method that is built, and after it its controls.
+    """What is trained: the arms to compare with, then each method, and after it its controls.
 
     A control is named METHOD-CONTROL, and what is trained before a row for its sake ROW-round-N.
 
     Raises:
-        InputError: a method is neither built nor planned, or the run's engine cannot run its students.
+        InputError: there is no such method, or the run's engine cannot run its students.
     """
     found = {arm: Rung(arms.title(arm), arm, {}) for arm in arms.references(run.related_strategy)}
     for name in run.related_methods:
-        if name in EXPLAINS or (name in PLANNED and not built(name)):
+        if name in EXPLAINS:
             continue
         kind = base.find(name)
         if kind.runs_on not in (None, run.evaluate_engine):
@@ -87,14 +77,14 @@ def rows(run: params.RelatedRun) -> dict[str, Rung]:
 def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows, made unless that is done already, and how much each method gains.
 
-    The first table has a row for each of `rows`; what is not built, or trains nothing, has a `verdict` alone. Columns:
+    The first table has a row for each of `rows`; what trains nothing has a `verdict` alone. Columns:
     `row`; `of`, the method of a control; `title`; `source`, arXiv id; `fidelity` (see `methods.base.Method`); those of
     `scoring.summary`; the gain in points over the first control, `control_points` with `control_low` and
     `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`); `mechanism`, numbers
     before and after training and those of what it prepared, in words; `leaks`, problems of the test that it met there;
-    `teacher_accuracy`, of the responses that it learns from, by the same rule; and costs, means of the seeds:
-    `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`, `cpu_seconds` and `peak_mib` of its
-    making, `active` (parameters).
+    `teacher_accuracy`, of the responses to train problems that it learns from, by the same rule; and costs, means of
+    the seeds: `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`, `cpu_seconds` and
+    `peak_mib` of its making, `active` (parameters).
 
     The second has a row a comparison, with the columns of `compare.tables.gains`: paired, and corrected for all here.
     """
@@ -105,9 +95,8 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = []
     for row in [*arms.references(run.related_strategy), *run.related_methods]:
         if row not in rungs:
-            title, source = (PLANNED | EXPLAINS)[row]
-            verdict = NOT_BUILT if row in PLANNED else "trains nothing; see its section"
-            table.append({"row": row, "of": "", "title": title, "source": source, "verdict": verdict})
+            title, source = EXPLAINS[row]
+            table.append({"row": row, "of": "", "title": title, "source": source, "verdict": EXPLAINED})
             continue
         for name in [row, *(other for other in rungs if rungs[other].of == row)]:
             table.append(_row(run, rungs, made[name], gains[gains["arm"] == name]))
@@ -189,7 +178,8 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
     if training.store:
         given = generate.read(training.store, ["problem_id", "text", "prompt_tokens", "tokens", "finished"])
         asked = problems.load(run, "train", run.n_train, seed=run.seed)
-        row["teacher_accuracy"] = scoring.summary(scoring.grade_teacher(given, asked, run.rule), run.rule)["accuracy"]
+        known = given[given["problem_id"].isin([problem.id for problem in asked])]
+        row["teacher_accuracy"] = scoring.summary(scoring.grade_teacher(known, asked, run.rule), run.rule)["accuracy"]
         if training.store not in noted:
             spent.update(teacher_generated=int(given["tokens"].map(len).sum()))
             spent.update(teacher_read=int(given["prompt_tokens"].sum()))
