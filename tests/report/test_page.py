@@ -346,7 +346,7 @@ def test_the_page_says_that_it_is_the_pandoc_preview(page):
 def test_values_of_variables_reach_the_prose(page):
     text = Page(page.read_text()).text
     for said in ("The undistilled student scores 18.5 %", "2.0 to 19.0 points", "head 0 of layer 0"):
-        assert said in text.replace("\n", " ")
+        assert said in text.replace("\n", " ").replace("\u00a0", " ")
     assert "make paper PROFILE=laptop" in text
 
 
@@ -479,7 +479,7 @@ def test_rendering_again_changes_nothing_until_a_result_does(build):
     assert report.render(PROFILE) == page
     assert page.stat().st_ino == before
     write_comparison(build / "comparison", points=11.5)
-    assert "11.5 points" in report.render(PROFILE).read_text()
+    assert "11.5\u00a0points" in report.render(PROFILE).read_text()
 
 
 def test_quarto_renders_where_it_is_installed(install_quarto):

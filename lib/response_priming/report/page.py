@@ -64,7 +64,8 @@ def render(profile: params.Profile) -> Path:
 
 
 def sourced(text: str, titles: Mapping[str, str]) -> str:
-    """The manuscript with the way to its cell behind each embed: Quarto writes none behind a listed notebook's."""
+    """The manuscript with the way to its cell behind each embed: Quarto writes none behind a listed notebook's; and
+    with numbers bound to their units."""
 
     def line(match: re.Match[str]) -> str:
         if match["name"] != "embed":
@@ -72,7 +73,7 @@ def sourced(text: str, titles: Mapping[str, str]) -> str:
         stem = match["value"].partition(".ipynb")[0]
         return f"{match[0]}\n\n{preview.source(match['value'], titles.get(stem, stem))}"
 
-    return preview.SHORTCODE.sub(line, text)
+    return style.bound(preview.SHORTCODE.sub(line, text))
 
 
 def _run_quarto(command: str, folder: Path, site: Path) -> None:
