@@ -46,7 +46,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help paper doctor ladder related search attribution compare reproduce plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper view doctor ladder related search attribution compare reproduce plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -54,6 +54,10 @@ help: ## what there is to make
 
 paper: $(PAGE) ## the paper: every stale notebook, then the page
 	@echo "The paper: $(abspath $<)"
+
+view: $(SETUP) ## the finished page in a browser: serves it on this machine alone, and prints the address
+	@test -f $(PAGE) || { echo "make: $(PAGE): not made yet; \`make paper PROFILE=$(PROFILE)\` makes it" >&2; exit 2; }
+	@$(BIN)/python -u -m http.server $(or $(PORT),0) --bind 127.0.0.1 --directory $(dir $(PAGE))
 
 # The plan is looked at by every goal that builds results, and by no other. It also says which notebook needs which.
 ifneq ($(filter paper doctor ladder related search attribution plan $(BUILD)/%,$(or $(MAKECMDGOALS),help)),)

@@ -157,7 +157,7 @@ def printed(table: pd.DataFrame, name: str, columns: Columns | None = None) -> S
             for key, (_, form) in columns.items()
         }
     )  # fmt: skip
-    formats = {key: form for key, (_, form) in columns.items() if form and ".." not in key}
+    formats = {key: _spaced(form) for key, (_, form) in columns.items() if form and ".." not in key}
     style = shown.style.hide(axis="index").format(formats, na_rep="", escape="html")
     style = style.format_index(lambda key: escape(columns[str(key)][0]), axis=1)
     props = {True: "text-align: right; vertical-align: top"}
@@ -169,6 +169,13 @@ def printed(table: pd.DataFrame, name: str, columns: Columns | None = None) -> S
     # a second run writes the same page.
     unread = 'class="tex2jax_ignore mathjax_ignore"'
     return style.set_table_styles(look).set_table_attributes(unread).set_uuid(name)
+
+
+def _spaced(form: Any) -> Any:
+    """A format of shares with a space before the sign, as in prose."""
+    if not isinstance(form, str) or not form.endswith("%}"):
+        return form
+    return lambda share: form.format(share).replace("%", "\u00a0%")
 
 
 def by_rule(accuracies: pd.DataFrame, rules: Iterable[str]) -> Styler:
@@ -198,6 +205,11 @@ def verbatim(text: str) -> str:
 def percent(share: float, digits: int = 1) -> str:
     """A fraction as per cent, `18.5 %`."""
     return f"{100 * share:.{digits}f} %"
+
+
+def bound(text: str) -> str:
+    """A text in which no line breaks between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|points?|nats|tokens|steps)(?!\w))", "\u00a0", text)
 
 
 def interval(low: float, high: float) -> str:

@@ -117,7 +117,7 @@ def site(patch, outputs):  # noqa: ARG001 - the run is a fixture's
             cells = [labelled(name, data=data if name == "tbl-samples" else None) for name in labels if name != "fig-x"]
         write_notebook(folder / f"{stem}.ipynb", *cells)
     index = report.render(PROFILE)
-    return {"index": index} | {file.stem: file for file in (index.parent / "notebooks").glob("*.html")}
+    return {"index": index} | {file.stem.removesuffix("-preview"): file for file in index.parent.glob("*-preview.html")}
 
 
 PAGES = ["index", "generate-teacher", "distill-teacher", "evaluate-teacher", "compare"]
@@ -167,8 +167,10 @@ def test_what_is_staged_for_quarto_has_none_of_its_syntax(site):
     folder = site["index"].parent.parent
     staged = [json.loads(file.read_text())["cells"] for file in folder.glob("*.ipynb")]
     shown = [output["data"] for cells in staged for cell in cells for output in cell.get("outputs", [])]
-    assert all(data.keys() <= {"text/html", "image/svg+xml", "image/png"} for data in shown)
-    texts = ["".join(data.get("text/html", "")) for data in shown]
+    assert all(data.keys() <= {"text/markdown", "image/svg+xml", "image/png"} for data in shown)
+    raw = ["".join(data["text/markdown"]) for data in shown if "text/markdown" in data]
+    assert all(text.startswith("```{=html}\n") and text.endswith("\n```") for text in raw)
+    texts = [text[len("```{=html}\n") : -len("\n```")] for text in raw]
     assert any("window.ran" in text for text in texts)
     texts += [(folder / "_strategies.md").read_text(), (folder / "_variables.yml").read_text()]
     assert not [text for text in texts if "{{<" in text or "<script" in text or "```" in text]

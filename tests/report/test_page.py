@@ -237,7 +237,8 @@ def test_no_theme_or_style_asks_the_network_for_a_font():
 @pytest.mark.usefixtures("build")
 def test_stage_lists_the_profiles_notebooks_for_quarto():
     config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
-    listed = [entry["notebook"] for entry in config["manuscript"]["notebooks"]]
+    entries = config["manuscript"]["notebooks"]
+    listed = [entry["notebook"] for entry in sorted(entries, key=lambda entry: entry["order"])]
     assert listed == [f"{stem}.ipynb" for stem in report.notebook_titles(PROFILE)]
     assert config["project"]["type"] == "manuscript"
 
@@ -270,7 +271,7 @@ def test_staged_notebooks_hold_neither_widgets_nor_progress_bars(build):
     )
     staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4)
     (kept,) = staged.cells[1].outputs
-    assert kept.data["text/html"] == f"<pre>{said.text}</pre>"
+    assert kept.data["text/markdown"] == "```{=html}\n" + f"<pre>{said.text}</pre>" + "\n```"
 
 
 def test_a_staged_table_is_nothing_but_a_table_whose_cells_say_how_they_are_aligned(build):
@@ -282,9 +283,9 @@ def test_a_staged_table_is_nothing_but_a_table_whose_cells_say_how_they_are_alig
     output = v4.new_output("display_data", data={"text/html": styled.to_html()})
     write_notebook(build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("table", outputs=[output]))
     staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4).cells[1].outputs[0]
-    html = staged.data["text/html"]
-    assert html.startswith("<table")
-    assert html.endswith("</table>")
+    html = staged.data["text/markdown"]
+    assert html.startswith("```{=html}\n<table")
+    assert html.endswith("</table>\n```")
     cells = re.findall(r"<t[hd] ([^>]*)>(\w+)", html)
     assert {text: "text-align: right" in tag for tag, text in cells} == {
         "arm": False,
@@ -345,7 +346,7 @@ def test_the_page_says_that_it_is_the_pandoc_preview(page):
 def test_values_of_variables_reach_the_prose(page):
     text = Page(page.read_text()).text
     for said in ("The undistilled student scores 18.5 %", "2.0 to 19.0 points", "head 0 of layer 0"):
-        assert said in text.replace("\n", " ")
+        assert said in text.replace("\n", " ").replace("\u00a0", " ")
     assert "make paper PROFILE=laptop" in text
 
 
@@ -382,14 +383,32 @@ def test_the_strategies_are_a_table_of_the_page_with_their_caption(page):
 
 
 def test_links_inside_the_site_lead_somewhere(page):
-    for file in page.parent.rglob("*.html"):
-        parsed = Page(file.read_text())
-        for link in parsed.links:
+    parsed = {file: Page(file.read_text()) for file in page.parent.rglob("*.html")}
+    for file, own in parsed.items():
+        for link in own.links:
             target, _, anchor = link.partition("#")
-            if not target:
-                assert anchor in parsed.ids
-            elif not target.startswith("http"):
+            if not target.startswith("http"):
                 assert (file.parent / target).exists()
+                assert not anchor or anchor in parsed[file.parent / target if target else file].ids
+
+
+def test_each_embed_is_followed_by_the_way_to_its_cell(page):
+    staged = (page.parent.parent / "index.qmd").read_text()
+    titles = report.notebook_titles(PROFILE)
+    for notebook, label in embeds():
+        stem = notebook.removesuffix(".ipynb")
+        line = f"[Source: [{titles[stem]}]({stem}-preview.html#cell-{label})]{{.source}}"
+        assert f"{{{{< embed {notebook}#{label} >}}}}\n\n{line}\n" in staged
+        assert f"{stem}-preview.html#cell-{label}" in Page(page.read_text()).links
+
+
+def test_the_contents_in_the_page_are_its_sections(page):
+    html = page.read_text()
+    ours, pandocs = (
+        re.findall(r'<a href="#([\w-]+)"', re.search(rf"<{part}.*?</{part[:7].split()[0]}>", html, re.DOTALL)[0])
+        for part in ('details class="contents"', 'nav id="TOC"')
+    )
+    assert ours == pandocs
 
 
 def test_the_manuscript_links_the_explorer(page):
@@ -403,7 +422,7 @@ def test_ids_are_unique(page):
 
 
 def test_no_page_requests_anything(page):
-    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+    for file in (page, *page.parent.glob("*-preview.html")):
         html = file.read_text()
         assert all(resource.startswith("data:") for resource in Page(html).resources)
         assert "@import" not in html
@@ -414,16 +433,16 @@ def test_no_page_requests_anything(page):
 def test_every_notebook_has_a_page_that_the_manuscript_links(page):
     links = Page(page.read_text()).links
     for stem in report.notebook_titles(PROFILE):
-        assert f"notebooks/{stem}.html" in links
-        assert all(image.get("alt") for image in Page((page.parent / "notebooks" / f"{stem}.html").read_text()).images)
+        assert f"{stem}-preview.html" in links
+        assert all(image.get("alt") for image in Page((page.parent / f"{stem}-preview.html").read_text()).images)
 
 
 def test_every_notebook_can_be_downloaded_from_the_page_and_from_its_own(page):
     links = Page(page.read_text()).links
     for stem in report.notebook_titles(PROFILE):
-        assert f"notebooks/{stem}.ipynb" in links
-        assert f"{stem}.ipynb" in Page((page.parent / "notebooks" / f"{stem}.html").read_text()).links
-        nbformat.validate(nbformat.read(page.parent / "notebooks" / f"{stem}.ipynb", as_version=4))
+        assert f"{stem}.out.ipynb" in links
+        assert f"{stem}.out.ipynb" in Page((page.parent / f"{stem}-preview.html").read_text()).links
+        nbformat.validate(nbformat.read(page.parent / f"{stem}.out.ipynb", as_version=4))
 
 
 def test_every_table_of_results_can_be_downloaded(page):
@@ -440,7 +459,7 @@ def test_the_page_says_how_to_cite_it(page):
 
 
 def test_no_page_is_heavy(page):
-    for file in (page, *(page.parent / "notebooks").glob("*.html")):
+    for file in (page, *page.parent.glob("*-preview.html")):
         assert file.stat().st_size < 3e6
 
 
@@ -460,7 +479,7 @@ def test_rendering_again_changes_nothing_until_a_result_does(build):
     assert report.render(PROFILE) == page
     assert page.stat().st_ino == before
     write_comparison(build / "comparison", points=11.5)
-    assert "11.5 points" in report.render(PROFILE).read_text()
+    assert "11.5\u00a0points" in report.render(PROFILE).read_text()
 
 
 def test_quarto_renders_where_it_is_installed(install_quarto):

@@ -102,7 +102,7 @@ def test_an_extra_notebook_is_executed_alone_and_the_next_paper_has_its_page(pro
     assert last == f"The attribution: {made}; make paper gives it a page"
     assert project.stale() == {"report"}
     assert project.make("paper").returncode == 0
-    assert (project.build / "report" / "_site" / "notebooks" / "attribution.html").exists()
+    assert (project.build / "report" / "_site" / "attribution-preview.html").exists()
     assert project.stale() == set()
 
 

@@ -1,7 +1,7 @@
 """The rendered manuscript in a real browser: desktop and phone, light and dark."""
 
 import pytest
-from tests.report.test_page import page  # noqa: F401
+from tests.report.test_page import embeds, page  # noqa: F401
 
 WIDTHS = {"desktop": 1280, "phone": 390}
 
@@ -33,6 +33,45 @@ def test_contents_and_references_lead_to_what_they_name(opened):
     missing = opened.evaluate("ids => ids.filter(id => !document.getElementById(decodeURIComponent(id)))", targets)
     assert len(targets) > 20
     assert missing == []
+
+
+def test_a_contents_list_and_every_notebook_can_be_reached(opened):
+    shown = [opened.locator(place) for place in ("nav#TOC", "details.contents summary") if opened.is_visible(place)]
+    assert len(shown) == 1
+    links = opened.locator("a[href$='-preview.html']")
+    assert links.count() > 10
+    assert all(link.is_visible() for link in links.all())
+
+
+def test_each_figure_and_table_shows_the_way_to_its_cell(opened):
+    sources = opened.locator(".source a")
+    assert sources.count() == len(embeds())
+    assert all(link.is_visible() for link in sources.all())
+
+
+LUMINANCE = """element => {
+    const part = colour => colour.match(/[\\d.]+/g).slice(0, 3).map(one => one / 255)
+        .map(one => one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4);
+    const light = colour => { const [r, g, b] = part(colour); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    let ground = element;
+    while (ground && getComputedStyle(ground).backgroundColor.endsWith(", 0)")) ground = ground.parentElement;
+    const under = getComputedStyle(ground || document.documentElement).backgroundColor;
+    return [getComputedStyle(element).color, under].map(light);
+}"""
+
+
+def test_printed_text_can_be_told_from_its_ground(opened):
+    for block in opened.locator("pre").all():
+        low, high = sorted(block.evaluate(LUMINANCE))
+        assert (high + 0.05) / (low + 0.05) > 4.5
+
+
+def test_what_is_wider_than_its_box_has_a_bar(opened):
+    boxes = opened.evaluate(
+        "[...document.querySelectorAll('.scroll, pre, math')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+        ".map(box => [getComputedStyle(box).overflowX, getComputedStyle(box, '::-webkit-scrollbar').height])"
+    )
+    assert all(box == ["auto", "8px"] for box in boxes)
 
 
 def test_it_has_no_serious_barrier(opened):

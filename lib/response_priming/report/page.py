@@ -6,12 +6,13 @@ Quarto renders where it is installed; elsewhere `preview` renders the same index
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from response_priming import artifacts, attention, notebooks, params, paths
+from response_priming import artifacts, attention, notebooks, params, paths, style
 from response_priming.errors import InputError
 from response_priming.report import downloads, preview, variables
 from response_priming.report.check import check_sources
@@ -28,6 +29,11 @@ def stage(profile: params.Profile) -> Path:
         shutil.copytree(paths.REPORT, folder, dirs_exist_ok=True)
         for notebook in _notebooks(profile):
             preview.static_copy(notebook, folder / notebook.name)
+        titles = {stem: style.verbatim(title) for stem, title in notebook_titles(profile).items()}
+        index = folder / "index.qmd"
+        index.write_text(sourced(index.read_text(encoding="utf-8"), titles), encoding="utf-8")
+        (folder / "_contents.md").write_text(preview.contents(index.read_text(encoding="utf-8")), encoding="utf-8")
+        (folder / "_notebooks.md").write_text(preview.notebooks_list(titles), encoding="utf-8")
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
         (folder / "_doctor.md").write_text(variables.diagnosis(profile), encoding="utf-8")
         (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
@@ -55,6 +61,19 @@ def render(profile: params.Profile) -> Path:
 
     recipe = artifacts.decided_by("site", {}, [folder], code=[])
     return artifacts.made(folder / "_site", recipe, write) / "index.html"
+
+
+def sourced(text: str, titles: Mapping[str, str]) -> str:
+    """The manuscript with the way to its cell behind each embed: Quarto writes none behind a listed notebook's; and
+    with numbers bound to their units."""
+
+    def line(match: re.Match[str]) -> str:
+        if match["name"] != "embed":
+            return match[0]
+        stem = match["value"].partition(".ipynb")[0]
+        return f"{match[0]}\n\n{preview.source(match['value'], titles.get(stem, stem))}"
+
+    return style.bound(preview.SHORTCODE.sub(line, text))
 
 
 def _run_quarto(command: str, folder: Path, site: Path) -> None:
@@ -99,7 +118,8 @@ def _quarto_config(profile: params.Profile) -> dict[str, Any]:
     # Quarto reads a title as Markdown in one place and as text in another; these characters are the same in both.
     titles = {stem: re.sub(r"[^\w ,.:;()-]|_", "", title) for stem, title in notebook_titles(profile).items()}
     config["manuscript"]["notebooks"] = [
-        {"notebook": f"{stem}.ipynb", "title": title} for stem, title in titles.items()
+        {"notebook": f"{stem}.ipynb", "title": title, "order": place}
+        for place, (stem, title) in enumerate(titles.items())
     ]
     return config | variables.metadata(profile)
 

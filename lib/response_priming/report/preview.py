@@ -13,6 +13,7 @@ import html
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ import jinja2
 import nbformat
 import pypandoc
 import yaml
+from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from nbformat import v4
 
-from response_priming import paths, style
+from response_priming import paths
 from response_priming.errors import InputError
 from response_priming.report.downloads import FOLDER
 
@@ -52,12 +54,13 @@ _OPTIONS = (
 )
 # A state of a bar, from the start of its line to the next one's; a cursor that moves up; what is overwritten by blanks.
 _TABLE = re.compile(r"<table.*</table>", re.DOTALL)
+_FENCES = "```{=html}\n", "\n```"  # of raw HTML in Markdown
 _EXPLORER = "<div><iframe srcdoc="
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # What an output's HTML may be made of; anything else is shown as the text that it is.
 SANITIZER = SanitizeHTML(
     tags=["table", "caption", "thead", "tbody", "tr", "th", "td", "br", "p", "pre", "div"],
-    attributes=["class", "scope", "colspan", "rowspan", "style"],
+    attributes=["class", "scope", "colspan", "rowspan", "style", "data-label"],
     styles=["text-align"],
 )
 
@@ -139,9 +142,7 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
         notebook, _, label = match["value"].partition("#")
         cell = labelled_cells(folder / notebook)[label]
         caption = REFERENCE.sub(refer, cell.options[f"{label[:3]}-cap"])
-        stem = Path(notebook).stem
-        source = f"[Source: [{stem}](notebooks/{stem}.html)]{{.source}}"
-        return figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption} {source}")
+        return figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption}")
 
     text = TABLE_CAPTION.sub(lambda match: f": {named[match['label']]}: {match['caption']} {{#{match['label']}}}", text)
     # Shortcodes last: what they bring in is not the manuscript's syntax.
@@ -157,8 +158,11 @@ def figure(label: str, content: str, caption: str) -> str:
 
 
 def _raw(content: str) -> str:
-    fence = "```"  # what is staged holds no backtick
-    return f"{fence}{{=html}}\n{content}\n{fence}"
+    return _FENCES[0] + content + _FENCES[1]  # what is staged holds no backtick
+
+
+def _bared(markdown: str) -> str:
+    return markdown.removeprefix(_FENCES[0]).removesuffix(_FENCES[1])
 
 
 def _content(cell: Cell, where: str) -> str:
@@ -166,7 +170,7 @@ def _content(cell: Cell, where: str) -> str:
     for output in cell.outputs:
         if "fig-cap" in cell.options and (picture := image(output, cell.options["fig-alt"])):
             return picture
-        if "tbl-cap" in cell.options and (shown := table(output.get("data", {}).get("text/html", ""))):
+        if "tbl-cap" in cell.options and (shown := table(output.get("data", {}).get("text/markdown", ""))):
             return shown
     raise InputError(f"{where}: the executed cell shows no {'figure' if 'fig-cap' in cell.options else 'table'}")
 
@@ -189,23 +193,42 @@ def _img(kind: str, encoded: str, alt: str) -> str:
     return f'<img src="data:image/{kind};base64,{encoded}" alt="{html.escape(alt)}">'
 
 
+def source(notebook: str, title: str) -> str:
+    """The line behind an embedded cell, `NB.ipynb#LABEL`, that leads to it in its notebook's page."""
+    stem, _, label = notebook.partition(".ipynb#")
+    return f"[Source: [{title}]({stem}-preview.html#cell-{label})]{{.source}}"
+
+
+def notebooks_list(titles: Mapping[str, str]) -> str:
+    """The way to every notebook: a list, in Markdown, of the page and the file of each; `titles` by stem."""
+    links = (f"- [{title}]({stem}-preview.html) ([download]({stem}.out.ipynb))" for stem, title in titles.items())
+    return "\n".join(links) + "\n"
+
+
+def contents(text: str) -> str:
+    """A contents list in the manuscript itself, for windows without room for one beside it; folded, in HTML alone."""
+    found = re.findall(r"^(##?) ([^{\n]+?)(?: \{.*\})?$", text, re.MULTILINE)
+    anchors = [re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for _, title in found]
+    rows = [
+        f'<li class="level{len(level)}"><a href="#{anchor}">{html.escape(title)}</a></li>'
+        for (level, title), anchor in zip(found, anchors, strict=True)
+    ]
+    return _raw("\n".join(['<details class="contents"><summary>Contents</summary><ul>', *rows, "</ul></details>"]))
+
+
 def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
     """Render the staged manuscript and a page for each notebook; every page carries all that it shows. Beside them are
-    what they offer to download: the notebooks, and the results.
+    what they offer to download: the notebooks, and the results. All have the addresses that Quarto gives them.
 
     Args:
         folder: staged sources (see `report.stage`).
-        site: an empty folder for index.html and notebooks/STEM.html.
+        site: an empty folder for index.html, and of each notebook STEM-preview.html and STEM.out.ipynb.
         titles: of the notebooks, by stem.
     """
     variables = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
     text = expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables)
     head, front, body = text.split("---\n", 2)
-    links = "\n".join(
-        f"- [{style.verbatim(title)}](notebooks/{stem}.html) ([download](notebooks/{stem}.ipynb))"
-        for stem, title in titles.items()
-    )
-    text = f"{head}---\n{front}---\n{NOTE}\n{body}\n\n# Notebooks {{.unnumbered}}\n\n{links}\n"
+    text = f"{head}---\n{front}---\n{NOTE}\n{body}"
     options = (
         "--citeproc",
         f"--bibliography={folder / 'references.bib'}",
@@ -215,29 +238,29 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
         "--variable=toc-title:Contents",
     )
     pandoc(text, "markdown", folder, site / "index.html", *options)
-    (site / "notebooks").mkdir()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # pandoc is a process of its own
-        list(pool.map(lambda stem: _write_notebook(folder, site / "notebooks", stem, titles[stem]), titles))
+        list(pool.map(lambda stem: _write_notebook(folder, site, stem, titles[stem]), titles))
     shutil.copytree(folder / FOLDER, site / FOLDER)
 
 
-def _write_notebook(folder: Path, pages: Path, stem: str, title: str) -> None:
+def _write_notebook(folder: Path, site: Path, stem: str, title: str) -> None:
     links = (
-        f'<a href="../index.html">Back to the manuscript</a> \u00b7 <a href="{stem}.ipynb">Download this notebook</a>'
+        f'<a href="index.html">Back to the manuscript</a> \u00b7 <a href="{stem}.out.ipynb">Download this notebook</a>'
     )
     options = (f"--metadata=pagetitle:{title}", f'--variable=include-before:<p class="back">{links}</p>')
-    pandoc(notebook_for_pandoc(folder / f"{stem}.ipynb"), "ipynb", folder, pages / f"{stem}.html", *options)
-    shutil.copyfile(folder / f"{stem}.ipynb", pages / f"{stem}.ipynb")
+    pandoc(notebook_for_pandoc(folder / f"{stem}.ipynb"), "ipynb", folder, site / f"{stem}-preview.html", *options)
+    shutil.copyfile(folder / f"{stem}.ipynb", site / f"{stem}.out.ipynb")
 
 
 def notebook_for_pandoc(notebook: Path) -> str:
-    """The notebook with its figures as HTML: pandoc would prefer the PNG and knows no alternative text."""
+    """The notebook with its figures and tables as HTML: pandoc would prefer the PNG, knows no alternative text, and
+    reads no raw HTML in Markdown."""
     content = _read(notebook)
     for cell in content.cells:
         alt = _options(cell).get("fig-alt", "Figure of the cell above; its title and axes say what it shows")
         for output in cell.get("outputs", []):
-            if picture := image(output, alt):
-                output.data = {"text/html": picture}
+            if shown := image(output, alt) or _bared(output.data.get("text/markdown", "")):
+                output.data = {"text/html": shown}
     return str(nbformat.writes(content))
 
 
@@ -260,16 +283,25 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
 
 
 def static_copy(notebook: Path, target: Path) -> None:
-    """Copy a notebook with outputs that every renderer may have (see `_safe`), without widgets, whose scripts Quarto
-    would load from the network, and without when it ran: results that are the same again are the same page."""
-    content = _read(notebook)
+    """Copy a notebook with outputs that every renderer may have (see `_safe`), and without when it ran: results that
+    are the same again are the same page.
+
+    Quarto loads scripts from the network for widgets, and for HTML as well, so that is raw HTML in Markdown. A labelled
+    cell has the anchor that Quarto gives it.
+    """
+    content = _made_safe(_read(notebook))
     for place in (content, *content.cells):
         for key in ("widgets", "papermill", "execution"):
             place.metadata.pop(key, None)
     for cell in content.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.id = "injected-parameters"  # papermill draws one at random
-    nbformat.write(_made_safe(content), target)
+        if label := _options(cell).get("label"):
+            cell.id = f"cell-{label}"
+        for output in cell.get("outputs", []):
+            if "text/html" in output.data:
+                output.data["text/markdown"] = _raw(output.data.pop("text/html"))
+    nbformat.write(content, target)
 
 
 def notebook_page(executed: Path, title: str) -> str:
@@ -308,11 +340,21 @@ def _safe(output: Any) -> Any:
 
 
 def _bare(table: str, styled: str) -> str:
-    """The table without the styles before it, with each column's alignment and line breaks written into its cells.
+    """The table without the styles before it, with each column's alignment and line breaks written into its cells, and
+    with their column's heading, which a phone shows instead of columns. Its class says whether it holds numbers.
 
     Quarto loses an embedded table that has anything before or after it in its output (quarto-cli, issue 8927). A bare
     one it reads as its own, for PDF as well.
     """
-    table = re.sub(r">[^<>]+</td>", lambda cell: cell[0].replace("\n", "<br>"), table)
-    right = "|".join(re.findall(r"\.(col\d+) {\s*text-align: right", styled)) or "none"
-    return re.sub(rf'(<t[hd] [^>]*class="[^"]*\b(?:{right})\b[^"]*")', r'\1 style="text-align: right"', table)
+    shown: Any = BeautifulSoup(table, "html.parser")
+    right = re.findall(r"\.(col\d+) {\s*text-align: right", styled)
+    headings = {
+        place: name for cell in shown.select("thead th") for place in cell.get("class", []) if (name := cell.text)
+    }
+    for cell in shown.find_all(["th", "td"]):
+        aligned = "right" if {*right} & {*cell.get("class", [])} else "left"
+        cell["style"] = f"text-align: {aligned}"
+        if cell.name == "td" and (found := [headings[place] for place in cell.get("class", []) if place in headings]):
+            cell["data-label"] = found[0]
+    shown.table["class"] = ["table", "table-sm", "numbers" if right else "prose"]
+    return re.sub(r">[^<>]+</td>", lambda cell: cell[0].replace("\n", "<br>"), str(shown))

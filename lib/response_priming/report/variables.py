@@ -44,7 +44,7 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
 
 def sentences(profile: params.Profile) -> dict[str, str]:
     """The value of every key, of a profile whose stages have all run; `InputError` as of `texts`."""
-    return texts(values(profile, renderer=renderer()))
+    return {key: style.bound(text) for key, text in texts(values(profile, renderer=renderer())).items()}
 
 
 def renderer() -> str:
