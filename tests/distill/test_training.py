@@ -399,6 +399,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_adapter_to_the_bit(run
             assert killed.returncode == -9, killed.stderr
             (checkpoints,) = (run.output / "students/none").glob(".seed-3.checkpoints-*")
             assert {path.name for path in checkpoints.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
+            spent = artifacts.manifest(checkpoints / "checkpoint-4")["cpu_seconds"]
             # As if it had been killed while it wrote another.
             (checkpoints / "checkpoint-5").mkdir()
         curve = training.train(run)
@@ -407,6 +408,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_adapter_to_the_bit(run
     assert same(made[0][0], made[1][0])
     pd.testing.assert_frame_equal(made[0][1], made[1][1])
     pd.testing.assert_frame_equal(made[0][2], made[1][2])
+    assert artifacts.read(folder)["cpu_seconds"] > spent > 0
 
 
 # --- several processes ---

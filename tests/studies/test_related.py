@@ -217,7 +217,7 @@ def test_what_is_trained_beside_a_student_goes_on_from_a_checkpoint_and_stays_th
         on_save(self, args, state, *rest, **known)
         kept.append((state.global_step, {name: weight.clone() for name, weight in self.weights.items()}))
         if stopping and state.global_step == 2:
-            training._Sealed().on_save(args, state, *rest)
+            training._Sealed(artifacts.Stopwatch()).on_save(args, state, *rest)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(training.Beside, "on_save", noted)

@@ -25,9 +25,13 @@ NOTHING_LEFT = 2**20  # bytes on a disk that is as good as full
 
 
 @contextmanager
-def writing(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
-    """A temporary folder that replaces `folder`, with its manifest, once the block ends without an error."""
-    aside, took = _aside(folder), Stopwatch()
+def writing(folder: Path, made_by: dict[str, Any], took: Stopwatch | None = None) -> Iterator[Path]:
+    """A temporary folder that replaces `folder`, with its manifest, once the block ends without an error.
+
+    Args:
+        took: counts what its making takes; None: one that starts now.
+    """
+    aside, took = _aside(folder), took or Stopwatch()
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:

@@ -1,6 +1,8 @@
 """The Hugging Face trainer with a method's loss: batches, counting, logging, validation, snapshots, stopping."""
 
 import contextlib
+import ctypes
+import gc
 import itertools
 import math
 import resource
@@ -267,7 +269,10 @@ def peak_mib() -> float:
 
 
 def forget_peak() -> None:
-    """Measure `peak_mib` from now on, as far as the system lets a process do so."""
+    """Measure `peak_mib` from now on, as far as the system lets a process do so; what was freed before is no part."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # other systems than Linux with glibc
+        ctypes.CDLL(None).malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -42,6 +42,7 @@ class _Job:
     work: Path
     folder: Path
     callbacks: Sequence[TrainerCallback]
+    took: artifacts.Stopwatch
 
 
 def train(run: params.DistillRun) -> pd.DataFrame:
@@ -101,10 +102,13 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
                 work.mkdir(parents=True, exist_ok=True)
             processes.wait_for_everyone()
             if not artifacts.is_current(folder, recipe):
-                written = artifacts.writing(folder, recipe) if first else contextlib.nullcontext(work)
+                # A killed process's seconds are those of its last checkpoint.
+                sealed = [artifacts.manifest(path) or {} for path in work.glob("checkpoint-*")]
+                took = artifacts.Stopwatch(max(sealed, key=lambda one: one.get("cpu_seconds", 0.0), default=None))
+                written = artifacts.writing(folder, recipe, took) if first else contextlib.nullcontext(work)
                 with written as aside, progress.part("seed", seed, run.seeds):
                     own = run.model_copy(update={"seeds": [seed]})
-                    _train(_Job(own, seed, work, aside, callbacks), processes)
+                    _train(_Job(own, seed, work, aside, callbacks, took), processes)
             if first:
                 shutil.rmtree(work)
             processes.wait_for_everyone()
@@ -162,7 +166,7 @@ def _attempt(job: _Job, micro_batch: int) -> None:
         micro_batch=micro_batch,
         folder=job.work,
         resumed=last is not None,
-        callbacks=[*([Beside(method, last)] if run.method else []), _Sealed(), *job.callbacks],
+        callbacks=[*([Beside(method, last)] if run.method else []), _Sealed(job.took), *job.callbacks],
     )
     begun = job.work / "mechanism.json"
     if run.method and not begun.exists():
@@ -181,11 +185,15 @@ def _attempt(job: _Job, micro_batch: int) -> None:
 
 
 class _Sealed(TrainerCallback):
-    """Writes each checkpoint's manifest once all its files are on disk: without one, a kill cut it short."""
+    """Writes each checkpoint's manifest once all its files are on disk: without one, a kill cut it short. It also says
+    what the training took so far."""
+
+    def __init__(self, took: artifacts.Stopwatch) -> None:
+        self.took = took
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero:
-            artifacts.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", {})
+            artifacts.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.took.seconds())
 
 
 def _finish(job: _Job, trainer: DistillTrainer, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -161,7 +161,7 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
     row: dict[str, Any] = {"row": made.rung, "of": rung.of, "title": rung.title}
     if rung.method and not row["of"]:
         kind = base.find(made.rung)
-        row |= {"source": kind.source, "fidelity": kind.fidelity}
+        row |= {"source": kind.source, "fidelity": kind.fidelity if kind.source else "ours"}
     row |= scoring.summary(made.graded, run.rule)
     over = {
         "kd" if gain["baseline"] == run.related_strategy else "control": gain for gain in gains[::-1].to_dict("records")
