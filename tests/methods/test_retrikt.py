@@ -222,7 +222,7 @@ def stories(name, text):  # noqa: ARG001
 
 
 def test_problems_of_the_test_are_left_out_and_counted_and_repeats_are_one(make, monkeypatch):
-    method = make(tune_steps=1, reinforce_steps=1)
+    method = make(written=2.0, tune_steps=1, reinforce_steps=1)
     planted, parse = load(method.run, "test", 5, seed=0)[0], stories
     monkeypatch.setattr(knowledge, "parsed", lambda name, text: planted if name.endswith("-3") else parse(name, text))
     (folder,) = method.prepare()
@@ -235,7 +235,7 @@ def test_problems_of_the_test_are_left_out_and_counted_and_repeats_are_one(make,
     assert found["spent"]["teacher_read"] > 100
     text = (folder / knowledge.FILE).read_text()
     monkeypatch.setattr(knowledge, "opened", lambda _: pytest.fail("made again"))
-    assert make(tune_steps=1, reinforce_steps=1, context="random").prepare() == [folder]
+    assert make(written=2.0, tune_steps=1, reinforce_steps=1, context="random").prepare() == [folder]
     assert (folder / knowledge.FILE).read_text() == text
 
 

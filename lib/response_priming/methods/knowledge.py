@@ -55,7 +55,7 @@ class Informed(Method):
     """A method with a knowledge store."""
 
     live: ClassVar[bool] = True
-    written: float = Field(2.0, gt=0, description="texts that the teacher writes, for each train problem")
+    written: float = Field(1.0, gt=0, description="texts that the teacher writes, for each train problem")
     shown: int = Field(4, ge=1, description="train problems that it is shown before each text")
     soft_tokens: int = Field(20, ge=1, description="virtual tokens of the soft prompt")
     temperature: float = Field(0.5, gt=0, description="of its writing")
