@@ -62,7 +62,7 @@ class Informed(Method):
     soft_rate: float = Field(0.02, gt=0, description="learning rate of the soft prompt")
     tune_steps: int = Field(10, ge=0, description="steps in which train problems are made likely")
     reinforce_steps: int = Field(
-        4, ge=0, description="rounds of writing, the first ones, after which it follows rewards"
+        2, ge=0, description="rounds of writing, the first ones, after which it follows rewards"
     )
     diversity: float = Field(0.5, ge=0, description="what a text loses that equals one that is kept")
 
