@@ -175,7 +175,7 @@ def test_what_is_trained_is_what_it_writes_behind(teacher, make):
     first = teacher.logprobs(prompt, texts, temperature=1)
     weights = [weight.clone() for weight in teacher.base.parameters()]
     for _ in range(3):
-        teacher.step(-teacher.logprobs(prompt, texts, temperature=1).sum() / sum(map(len, texts)))
+        teacher.step(prompt, texts, [1.0, 1.0])
     moved = teacher.logprobs(prompt, texts, temperature=1)
     assert moved.sum() > first.sum()
     # The last rows of the embedding are what it writes behind; nothing else moved.
@@ -198,6 +198,23 @@ def test_what_is_trained_is_what_it_writes_behind(teacher, make):
     assert max(token for one in given for token in one.tokens) < begin
 
 
+def test_a_text_of_higher_reward_becomes_likelier_however_many_are_read_at_once(teacher, make, monkeypatch):
+    asked = load(make().run, "train", 5, seed=0)
+    prompt, texts = teacher.prompt(asked[:1]), [teacher.text(one) for one in asked[1:]]
+    soft = next(weight for weight in teacher.model.parameters() if weight.requires_grad)
+    begun, moved = soft.detach().clone(), []
+    before = teacher.logprobs(prompt, texts, temperature=0.5).sum(-1)
+    for together in (8, 3):
+        monkeypatch.setattr(knowledge, "TOGETHER", together)
+        soft.data.copy_(begun)
+        teacher.optimizer.state.clear()
+        teacher.step(prompt, texts, [1.5, -0.5, -0.5, -0.5], temperature=0.5)
+        moved.append(soft.grad.clone())
+    assert torch.allclose(*moved, atol=1e-5)
+    gained = teacher.logprobs(prompt, texts, temperature=0.5).sum(-1) - before
+    assert gained[0] > gained[1:].max()
+
+
 def stories(name, text):  # noqa: ARG001
     """A problem for each text, of the test where its number is even."""
     number = int(name.rpartition("-")[2])
@@ -205,7 +222,7 @@ def stories(name, text):  # noqa: ARG001
 
 
 def test_problems_of_the_test_are_left_out_and_counted_and_repeats_are_one(make, monkeypatch):
-    method = make(tune_steps=1, reinforce_steps=1)
+    method = make(written=2.0, tune_steps=1, reinforce_steps=1)
     planted, parse = load(method.run, "test", 5, seed=0)[0], stories
     monkeypatch.setattr(knowledge, "parsed", lambda name, text: planted if name.endswith("-3") else parse(name, text))
     (folder,) = method.prepare()
@@ -218,14 +235,14 @@ def test_problems_of_the_test_are_left_out_and_counted_and_repeats_are_one(make,
     assert found["spent"]["teacher_read"] > 100
     text = (folder / knowledge.FILE).read_text()
     monkeypatch.setattr(knowledge, "opened", lambda _: pytest.fail("made again"))
-    assert make(tune_steps=1, reinforce_steps=1, context="random").prepare() == [folder]
+    assert make(written=2.0, tune_steps=1, reinforce_steps=1, context="random").prepare() == [folder]
     assert (folder / knowledge.FILE).read_text() == text
 
 
 @pytest.mark.parametrize("changed", [{}, {"tune_steps": 0}, {"reinforce_steps": 0}, {"diversity": 0.0}])
 def test_a_step_that_is_left_out_is_not_made(make, monkeypatch, changed):
     made = []
-    monkeypatch.setattr(SoftPrompted, "step", lambda _, loss: made.append(loss.item()))
+    monkeypatch.setattr(SoftPrompted, "step", lambda *_, **__: made.append(1))
     monkeypatch.setattr(
         knowledge, "parsed", lambda name, text: stories(name, text) if name.endswith(("1", "4")) else None
     )

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 FILE = "knowledge.jsonl"  # problems in GSM8K's form
 ASK = "Write a word problem and solve it."
 ROUND = 32  # texts that are written behind the same examples
+TOGETHER = 8  # texts in one backward pass
 NUMBER = r"\d+(?:\.\d+)?"
 LENGTH = 3  # of a text, in responses' budgets: a question takes about twice the tokens of its solution
 
@@ -54,14 +55,14 @@ class Informed(Method):
     """A method with a knowledge store."""
 
     live: ClassVar[bool] = True
-    written: float = Field(2.0, gt=0, description="texts that the teacher writes, for each train problem")
+    written: float = Field(1.0, gt=0, description="texts that the teacher writes, for each train problem")
     shown: int = Field(4, ge=1, description="train problems that it is shown before each text")
     soft_tokens: int = Field(20, ge=1, description="virtual tokens of the soft prompt")
     temperature: float = Field(0.5, gt=0, description="of its writing")
     soft_rate: float = Field(0.02, gt=0, description="learning rate of the soft prompt")
     tune_steps: int = Field(10, ge=0, description="steps in which train problems are made likely")
     reinforce_steps: int = Field(
-        4, ge=0, description="rounds of writing, the first ones, after which it follows rewards"
+        2, ge=0, description="rounds of writing, the first ones, after which it follows rewards"
     )
     diversity: float = Field(0.5, ge=0, description="what a text loses that equals one that is kept")
 
@@ -108,7 +109,7 @@ class Informed(Method):
 
         for step in range(self.tune_steps):
             prompt, texts = drawn("tune", step)
-            teacher.step(-teacher.logprobs(prompt, texts, temperature=1).sum() / sum(map(len, texts)))
+            teacher.step(prompt, texts, [1.0] * len(texts))
         wanted, kept, counts = math.ceil(self.written * len(asked)), dict[str, Problem](), Counter[str]()
         for step, first in enumerate(range(0, wanted, ROUND)):
             prompt, _ = drawn("write", step)
@@ -117,10 +118,8 @@ class Informed(Method):
             if step < self.reinforce_steps:
                 near = likeness([one.text for one in given], [written(one) for one in kept.values()])
                 rewards = np.array([one is not None for one in found]) - self.diversity * near
-                tokens = [one.tokens for one in given]
-                said = teacher.logprobs(prompt, tokens, temperature=self.temperature).sum(-1)
-                better = torch.tensor(rewards - rewards.mean(), dtype=said.dtype, device=said.device)
-                teacher.step(-(better * said).sum() / sum(map(len, tokens)))
+                better = (rewards - rewards.mean()).tolist()
+                teacher.step(prompt, [one.tokens for one in given], better, temperature=self.temperature)
             right = [one for one in found if one is not None]
             leaking = set(leaks(right, test))
             counts.update(right=len(right), leaks=len(leaking))
@@ -187,10 +186,19 @@ class SoftPrompted:
         said = logits.float().mT / temperature
         return -F.cross_entropy(said, labels, ignore_index=IGNORED, reduction="none")
 
-    def step(self, loss: Tensor) -> None:
-        """Move the virtual tokens."""
+    def step(
+        self, prompt: list[int], texts: Sequence[list[int]], weights: Sequence[float], *, temperature: float = 1
+    ) -> None:
+        """Move the virtual tokens to where each text is likelier, as far as its weight says: the mean over tokens.
+
+        Gradients of a few texts at once are added up, for their logits take the memory.
+        """
         self.optimizer.zero_grad()
-        cast("Any", loss).backward()
+        for start in range(0, len(texts), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            said = self.logprobs(prompt, texts[some], temperature=temperature).sum(-1)
+            loss = -(said.new_tensor(weights[some]) * said).sum() / sum(map(len, texts))
+            cast("Any", loss).backward()
         self.optimizer.step()
 
     def write(self, prompt: list[int], count: int, step: int) -> "list[Response]":
