@@ -96,7 +96,7 @@ def test_names_beside_equal_points_do_not_overlap_and_have_their_arms_colours():
 def test_a_printed_table_aligns_numbers_right_and_words_left():
     columns = {"arm": ("student", None), "share": ("accuracy", "{:.0%}")}
     page = style.printed(pd.DataFrame({"share": [0.5], "arm": ["<none>"], "other": [1]}), "x", columns).to_html()
-    assert "50%" in page
+    assert "50\u00a0%" in page
     assert "&lt;none&gt;" in page
     assert "other" not in page
     left, right = page.index(".col0 {\n  text-align: left"), page.index(".col1 {\n  text-align: right")

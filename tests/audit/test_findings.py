@@ -68,7 +68,7 @@ def test_every_table_is_shown_with_all_its_columns(found, name):
 
 def test_the_published_table_sets_both_contradictions_side_by_side(found):
     html = figures.shown(found, "published").to_html()
-    for printed in ("25.01%", "22.97%", "34.04%", "37.83%"):
+    for printed in ("25.01\u00a0%", "22.97\u00a0%", "34.04\u00a0%", "37.83\u00a0%"):
         assert f">{printed}<" in html
 
 

@@ -291,7 +291,7 @@ def test_shown_numbers_are_per_cent_points_and_intervals(found):
     values = dict(zip(accuracy[0].split("|"), accuracy[1].split("|"), strict=True))
     assert values["student"] == "Undistilled"
     row = found.accuracy.iloc[0]
-    assert values["accuracy"] == f"{row['accuracy']:.1%}"
+    assert values["accuracy"] == f"{100 * row['accuracy']:.1f}\u00a0%"
     assert values["95 % interval"] == f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
     gains = figures.shown(found, "gains").to_string(delimiter="|").splitlines()
     values = dict(zip(gains[0].split("|"), gains[1].split("|"), strict=True))
