@@ -80,6 +80,7 @@ def test_the_rows_are_made_once_in_folders_of_their_own_and_one_table_compares_t
     assert last["accuracy"].equals(table.set_index("title").loc[last.index, "accuracy"])
     assert "ELAD" in style.printed(curves, "rounds").to_html()
     assert "trains nothing" in style.printed(table, "related").to_html()
+    assert style.printed(table, "related-costs").to_html()
     assert style.printed(gains, "gains").to_html()
     assert len(figures.related_figure(table).axes) == 1
 
@@ -254,4 +255,4 @@ def test_the_notebook_runs_to_its_end(run, monkeypatch):
             shown += [done.result] if "#| label" in cell.source else []
             if "parameters" in cell.metadata.get("tags", ()):
                 shell.push(run.model_dump())
-    assert [type(one) for one in shown] == [Styler, Figure, *[Styler] * 4]
+    assert [type(one) for one in shown] == [Styler, Figure, *[Styler] * 5]

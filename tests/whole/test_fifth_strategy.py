@@ -33,6 +33,7 @@ WITHOUT = {
     "fig-ladder": OF_ONE_STRATEGY,
     "tbl-rungs": OF_ONE_STRATEGY,
     "tbl-related": OF_ONE_STRATEGY,
+    "tbl-related-costs": OF_ONE_STRATEGY,
     "fig-related": OF_ONE_STRATEGY,
     "tbl-related-gains": OF_ONE_STRATEGY,
     "tbl-explained": OF_ONE_STRATEGY,
