@@ -36,6 +36,7 @@ WITHOUT = {
     "tbl-related-costs": OF_ONE_STRATEGY,
     "fig-related": OF_ONE_STRATEGY,
     "tbl-related-gains": OF_ONE_STRATEGY,
+    "tbl-related-rounds": OF_ONE_STRATEGY,
     "tbl-explained": OF_ONE_STRATEGY,
     "tbl-traced": "about made-up learners",
     "fig-rungs": OF_ONE_STRATEGY,
