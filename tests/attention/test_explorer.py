@@ -187,7 +187,8 @@ def test_the_page_of_an_executed_notebook_links_it_instead_of_holding_it_again(t
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "executed.ipynb")
     preview.static_copy(tmp_path / "executed.ipynb", tmp_path / "staged.ipynb")
     (output,) = nbformat.read(tmp_path / "staged.ipynb", as_version=4).cells[0].outputs
-    assert output.data["text/html"] == '<p><a href="explorer.html">Explore the maps of every head</a></p>'
+    link = '<p><a href="explorer.html">Explore the maps of every head</a></p>'
+    assert output.data["text/markdown"] == "```{=html}\n" + link + "\n```"
 
 
 def test_heads_that_are_asked_for_are_there_beside_those_that_fit(monkeypatch):

@@ -100,7 +100,7 @@ def page(tmp_path):
             "Of {{< var profile >}}: {{< var accuracy >}}.\n{{< embed c.ipynb#tbl-a >}}\n{{< embed c.ipynb#fig-a >}}\n"
         )
         (folder / "index.qmd").write_text(text)
-        output = v4.new_output("display_data", data={"text/html": TABLE.format(cell)})
+        output = v4.new_output("display_data", data={"text/markdown": TABLE.format(cell)})
         cells = [v4.new_code_cell(f"#| label: {label}", outputs=[output]) for label in ("tbl-a", "fig-a")]
         write(v4.new_notebook(cells=cells), folder / "c.ipynb")
         return folder.parent

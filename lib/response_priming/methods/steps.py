@@ -142,4 +142,4 @@ def begins(tokens: Sequence[int], text_of: Callable[[Sequence[int]], str]) -> li
     """
     lengths = [len(text_of(tokens[:count])) for count in range(len(tokens) + 1)]
     ends = [found.end() for found in _END.finditer(text_of(tokens))]
-    return sorted({0, *(bisect.bisect_right(lengths, end) - 1 for end in ends)} - {len(tokens)})
+    return sorted({0} | {bisect.bisect_right(lengths, end) - 1 for end in ends} - {len(tokens)})

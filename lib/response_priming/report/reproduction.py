@@ -144,7 +144,7 @@ def _numbers(run: Path) -> dict[str, str]:
 def _cells(notebook: Path, label: str) -> Iterator[tuple[int, int, str, str]]:
     """The cells of a printed table below its headings: row, column, what they are of, and their text."""
     for output in labelled_cells(notebook)[label].outputs:
-        page = BeautifulSoup(output.get("data", {}).get("text/html", "").replace("\u200b", ""), "html.parser")
+        page = BeautifulSoup(output.get("data", {}).get("text/markdown", "").replace("\u200b", ""), "html.parser")
         rows = [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in page.find_all("tr")]
         for row, cells in enumerate(rows[1:], 1):
             # The first cells say what the row is of.
