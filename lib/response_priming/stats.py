@@ -268,6 +268,12 @@ def t_interval(values: Any) -> tuple[float, float]:
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
+def auroc(high: Any, low: Any, axis: int = -1) -> Any:
+    """The probability that one of `high` exceeds one of `low`, ties counting half (Mann and Whitney 1947)."""
+    pairs = high.shape[axis] * low.shape[axis]
+    return scipy.stats.mannwhitneyu(high, low, axis=axis, method="asymptotic").statistic / pairs
+
+
 def permuted(samples: tuple[NDArray[Any], ...], how: str, seed: int) -> float:
     """The p of a difference in means; of one sample, of paired differences, whose signs are what is exchanged."""
     if min(map(len, samples)) < 2:

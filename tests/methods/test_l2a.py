@@ -8,12 +8,12 @@ import pytest
 import tiny
 from numpy.testing import assert_array_equal
 
-from response_priming import engines, generate, models, problems
+from response_priming import engines, generate, models, problems, stats
 from response_priming.errors import InputError
 from response_priming.methods import base, candidates, examples, l2a
 from response_priming.methods.l2a import L2A
 from response_priming.methods.leaks import leaks
-from response_priming.methods.selection import Trials, chosen, reinforced, separated
+from response_priming.methods.selection import Trials, chosen, reinforced
 from response_priming.problems import Problem
 
 SIZES = {"n_train": 10, "n_test": 20, "train_batch": 2, "micro_batch": 2, "train_tokens": 400, "held_out": 0.2}
@@ -208,7 +208,7 @@ def test_the_baseline_has_earlier_rewards_alone():
 def test_planted_corruption_is_found_by_its_reward(seed):
     features, corrupted = some_features(seed)
     found = policy(features, lambda kept: -corrupted[kept].mean(), seed=seed)
-    assert separated(found.chances[~corrupted], found.chances[corrupted]) > 0.8
+    assert stats.auroc(found.chances[~corrupted], found.chances[corrupted]) > 0.8
 
 
 def test_candidates_that_an_episode_does_not_come_to_have_no_part_in_it():

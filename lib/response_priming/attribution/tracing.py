@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -158,7 +157,8 @@ def trace(seed: int) -> pd.DataFrame:
         share, control = _shares(model, asked, rng)
         low, high = stats.t_interval(100 * (share - control))
         foretold, right = model(asked).numpy(force=True), asked.right[:, 1:]
-        row = {"model": name, "auc": _auc(foretold, right), "best": _auc(asked.best[:, 1:], right), "n": len(share)}
+        auc, best = (float(stats.auroc(said[right], said[~right])) for said in (foretold, asked.best[:, 1:]))
+        row = {"model": name, "auc": auc, "best": best, "n": len(share)}
         row |= {"share": share.mean(), "control": control.mean(), "points": 100 * (share - control).mean()}
         rows.append(row | {"low": low, "high": high})
     return pd.DataFrame(rows)
@@ -171,9 +171,3 @@ def _shares(model: Tracer, learners: Learners, rng: np.random.Generator) -> tupl
     same, totals = learners.skill[:, :-1] == learners.skill[:, -1:], positive.sum(1)
     found = ((positive * one).sum(1) for one in (same, rng.permuted(same, axis=1)))
     return tuple(one[totals > 0] / totals[totals > 0] for one in found)
-
-
-def _auc(foretold: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """The probability that a right answer was given a higher chance than a wrong one."""
-    test = scipy.stats.mannwhitneyu(foretold[right], foretold[~right])
-    return float(test.statistic / right.sum() / (~right).sum())

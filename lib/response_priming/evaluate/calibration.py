@@ -10,14 +10,13 @@ probabilities.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap, mannwhitneyu
 from statsmodels.stats.proportion import proportion_confint
 
-from response_priming import arms
+from response_priming import arms, stats
 
 KINDS = ("correct", "incorrect")
 
@@ -52,17 +51,14 @@ def separation(answers: pd.DataFrame, rule: str, *, seed: int = 0) -> dict[str, 
     }
     found |= dict.fromkeys(("auroc", "auroc_low", "auroc_high", "p"), np.nan)
     if all(len(group) for group in groups):
-        found |= {"auroc": float(_auroc(*groups)), "p": float(mannwhitneyu(*groups).pvalue)}
+        found |= {"auroc": float(stats.auroc(*groups)), "p": float(mannwhitneyu(*groups).pvalue)}
     if all(len(group) > 1 for group in groups):
         rng = np.random.default_rng(seed)
-        drawn = bootstrap(groups, _auroc, n_resamples=999, method="percentile", vectorized=True, batch=100, rng=rng)
+        drawn = bootstrap(
+            groups, stats.auroc, n_resamples=999, method="percentile", vectorized=True, batch=100, rng=rng
+        )
         found |= dict(zip(("auroc_low", "auroc_high"), map(float, drawn.confidence_interval), strict=True))
     return found
-
-
-def _auroc(right: Any, wrong: Any, axis: int = -1) -> Any:
-    pairs = right.shape[axis] * wrong.shape[axis]
-    return mannwhitneyu(right, wrong, axis=axis, method="asymptotic").statistic / pairs
 
 
 def reliability(answers: pd.DataFrame, rule: str, *, bins: int = 10) -> pd.DataFrame:

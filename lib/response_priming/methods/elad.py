@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from pydantic import Field
-from scipy.stats import entropy, mannwhitneyu
+from scipy.stats import entropy
 
-from response_priming import artifacts, engines, generate, params, problems, progress, prompts, provenance
+from response_priming import artifacts, engines, generate, params, problems, progress, prompts, provenance, stats
 from response_priming.errors import InputError
 from response_priming.extraction import RULES, number
 from response_priming.methods import steps
@@ -229,7 +229,7 @@ class Elad(Method):
         for name, counted in (("AUROC", [True] * len(left)), ("AUROC two-step", two)):
             off, on = (by[np.array(counted) & (np.array(right) == side)] for side in (False, True))
             if len(off) and len(on):
-                found[name] = float(mannwhitneyu(off, on).statistic / (len(off) * len(on)))
+                found[name] = float(stats.auroc(off, on))
         return found
 
     # --- the correction ---

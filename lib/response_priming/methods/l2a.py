@@ -33,12 +33,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from response_priming import artifacts, generate, models, params, problems, prompts, provenance
+from response_priming import artifacts, generate, models, params, problems, prompts, provenance, stats
 from response_priming.errors import InputError
 from response_priming.methods import base, examples
 from response_priming.methods.candidates import Writer, sound
 from response_priming.methods.leaks import require_none
-from response_priming.methods.selection import Learnt, Trials, chosen, reinforced, separated
+from response_priming.methods.selection import Learnt, Trials, chosen, reinforced
 
 SHARD = generate.shard_name(0)
 FEATURES = ["teacher", "loss", "kl", "length", "source"]
@@ -168,7 +168,7 @@ class L2A(base.Method):
         numbers = {"reward": float(np.mean(policy.rewards)), "reward's deviation": float(np.std(policy.rewards))}
         if len(wrong) > 1:
             planted = np.isin(places, wrong)
-            numbers["AUROC of planted errors"] = separated(other.chances[~planted], other.chances[planted])
+            numbers["AUROC of planted errors"] = float(stats.auroc(other.chances[~planted], other.chances[planted]))
         base.note(to, {}, leaks=0, numbers=numbers)
 
     def _policy(self, features: NDArray[np.float64], reward: Callable[[NDArray[np.bool_]], float]) -> Learnt:

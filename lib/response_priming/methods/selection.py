@@ -9,7 +9,6 @@ import numpy as np
 import scipy.special
 import torch
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 
 from response_priming.methods import base, examples
 
@@ -125,11 +124,6 @@ def chosen(chances: NDArray[np.float64]) -> NDArray[np.bool_]:
     kept = np.zeros(len(chances), bool)
     kept[np.argsort(-chances, kind="stable")[: math.ceil(len(chances) / 2)]] = True
     return kept
-
-
-def separated(right: NDArray[np.float64], wrong: NDArray[np.float64]) -> float:
-    """AUROC: the probability that a right one has a higher value than a wrong one, ties counting half."""
-    return float(mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong)))
 
 
 def parts(some: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

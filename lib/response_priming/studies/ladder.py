@@ -157,7 +157,7 @@ def make(run: params.Run, rungs: Mapping[str, Rung], folder: Path, common: dict[
         aside = one.values or taught or one.method
         if aside or notebooks.lacking(training) or notebooks.lacking(evaluation):
             training, evaluation = training.placed(place, taught), evaluation.placed(place)
-        made: list[params.Run] = [evaluation]
+        made = list[params.Run]()
         with progress.part("rung", rung, list(rungs)):
             if one.teacher is not None:
                 asked = params.GenerateRun.of(values | one.teacher | {"strategy": one.arm}).placed(place)
@@ -173,5 +173,6 @@ def make(run: params.Run, rungs: Mapping[str, Rung], folder: Path, common: dict[
                 distill.train(training)
                 made.append(training)
             graded = evaluate.answer(evaluation)
+            made.append(evaluation)
         trained[rung] = training
         yield Made(rung, training, graded, made)
