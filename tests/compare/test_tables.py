@@ -1,6 +1,7 @@
 import pandas as pd
 import pytest
 
+from response_priming import scoring, stats
 from response_priming.compare import tables
 from response_priming.errors import InputError
 from response_priming.extraction import RULES
@@ -45,10 +46,28 @@ def test_accuracy_keeps_the_order_of_the_arms(scores):
 
 def test_accuracy_is_told_apart_by_the_number_of_calculations():
     answers = arm(True, False, True, False).assign(calculations=[1, 1, 2, 1])
-    table = tables.lengths({"none": answers}, RULE)
+    table = tables.lengths(tables.slices({"none": answers}), RULE)
     assert table[["arm", "calculations", "n", "correct"]].to_numpy().tolist() == [["none", 1, 3, 1], ["none", 2, 1, 1]]
     assert table["accuracy"].tolist() == [pytest.approx(1 / 3), 1]
-    assert len(tables.lengths({"none": answers.assign(template=["a", "b", "c", "a"])}, RULE)) == 2
+    of_templates = tables.slices({"none": answers.assign(template=["a", "b", "c", "a"])})
+    assert len(tables.lengths(of_templates, RULE)) == 2
+
+
+def test_slices_have_every_student_and_an_interval_over_problems_alone():
+    one, other = arm(*[True] * 30, *[False] * 10), arm(*[True] * 10, *[False] * 30)
+    answers = pd.concat([one.assign(seed=3), other.assign(seed=8)]).assign(calculations=[1, 2] * 40)
+    table = tables.slices({"none": answers, "undistilled": one.assign(seed=0, calculations=[1, 2] * 20)})
+    assert len(table) == len(RULES) * (3 * 3 + 3)  # of all and of each length; of both students and of each
+    chosen = table[(table["rule"] == RULE) & table["calculations"].isna() & (table["arm"] == "none")]
+    assert chosen["seed"].fillna(-1).tolist() == [-1, 3, 8]
+    assert chosen["accuracy"].tolist() == [0.5, 0.75, 0.25]
+    both, first, second = chosen.to_dict("records")
+    right = scoring.by_student(answers, RULE)
+    assert (both["low"], both["high"]) == stats.accuracy_interval(right)
+    # The students' mean is 1, 0.5 and 0 on a quarter, a half and a quarter of the problems: hardly a draw of problems.
+    assert both["low"] < both["problems_low"] < 0.5 < both["problems_high"] < both["high"]
+    for alone in (first, second):
+        assert (alone["low"], alone["high"]) == (alone["problems_low"], alone["problems_high"])
 
 
 # --- gains ---
@@ -135,7 +154,7 @@ def test_gains_read_the_seed_column(scores):
 
 
 def test_rules_table_has_an_accuracy_for_every_rule(scores):
-    table = tables.rules(scores)
+    table = tables.rules(tables.slices(scores))
     assert list(zip(table["arm"], table["rule"], strict=True)) == [(arm, rule) for arm in scores for rule in RULES]
     rows = table[table["arm"] == "none"]
     assert (rows["accuracy"] == 0.5).all()
@@ -144,7 +163,11 @@ def test_rules_table_has_an_accuracy_for_every_rule(scores):
 
 
 def test_every_table_of_accuracies_or_differences_says_n_seeds_and_interval(scores):
-    for table in (tables.accuracy(scores, RULE), tables.gains(scores, RULE, seed=0), tables.rules(scores)):
+    for table in (
+        tables.accuracy(scores, RULE),
+        tables.gains(scores, RULE, seed=0),
+        tables.rules(tables.slices(scores)),
+    ):
         assert {"n", "seeds", "low", "high"} <= set(table)
         assert (table["n"] == len(scores["none"])).all()
 

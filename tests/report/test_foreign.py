@@ -127,13 +127,18 @@ def words(text):
     return " ".join(text.split())
 
 
+def unfold(opened):
+    opened.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+
+
 def assert_harmless(opened, file, planted, secret):
     html = file.read_text()
     for form in (SECRET, base64.b64encode(SECRET.encode()).decode()[:20]):
         assert form not in html
     assert opened.evaluate("window.ran") is None
-    assert opened.locator("script, iframe, object, link, svg").count() == 0
+    assert opened.locator(":is(script, iframe, object, link, svg):not(#lead > script)").count() == 0
     assert opened.evaluate("getComputedStyle(document.body).display") != "none"
+    unfold(opened)
     said = words(opened.evaluate("document.body.innerText"))
     for line in planted.splitlines():
         assert words(line) in said
@@ -148,14 +153,15 @@ def test_foreign_text_is_shown_as_written_and_nothing_runs_or_is_read(site, open
 
 def test_a_strategys_title_is_text_wherever_it_stands(site, open_page):
     opened = open_page(site["index"])
-    said = opened.locator("body").inner_text()
-    assert f"The best of the distilled students, {TITLE}, scores" in words(said)
+    assert f"the best distilled one, {TITLE}, " in words(opened.locator("body").inner_text())
     assert opened.get_by_role("link", name=f"Generate: {TITLE}", exact=True).count() == 1
     assert open_page(site["generate-teacher"]).title() == f"Generate: {TITLE}"
 
 
 def test_a_prefix_is_one_cell_of_the_strategies(site, open_page, planted):
-    rows = open_page(site["index"]).locator("#tbl-strategies tbody tr")
+    opened = open_page(site["index"])
+    unfold(opened)
+    rows = opened.locator("#tbl-strategies tbody tr")
     cells = {row.locator("td").first.inner_text(): row.locator("td") for row in rows.all()}
     assert len(cells) == len(PROFILE.strategies)
     assert cells[TITLE].count() == 2

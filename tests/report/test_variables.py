@@ -77,7 +77,8 @@ def test_overrides_are_owned_up_to(said):
 
 @pytest.mark.parametrize("executed", [(), ("search",), ("ladder", "search"), ("related",)])
 def test_the_prose_says_where_the_ladder_the_search_and_the_related_methods_are(said, executed):
-    found = said(executed={stage: notebooks.PAGES[stage] for stage in executed})["extras"]
+    texts = said(executed={stage: notebooks.PAGES[stage] for stage in executed})
+    found = texts["extras"] + texts["related"]
     for stage, goal in (("ladder", "make ladder"), ("search", "make search"), ("related", "make related")):
         assert (f"*{notebooks.PAGES[stage]}*" in found) == (stage in executed)
         assert (f"`{goal} PROFILE=laptop`" in found) == (stage not in executed)

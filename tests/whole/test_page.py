@@ -13,6 +13,7 @@ def opened(request, page, open_page_once, screenshot):  # noqa: F811
     name, scheme = request.param
     shown = open_page_once(page, width=WIDTHS[name], scheme=scheme)
     screenshot(shown, f"manuscript-{name}-{scheme}")
+    shown.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     return shown
 
 

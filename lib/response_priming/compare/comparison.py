@@ -16,13 +16,15 @@ import pandas as pd
 
 from response_priming import artifacts, evaluate, generate, problems, scoring
 from response_priming.compare.leakage import KINDS, THRESHOLD, overlaps
-from response_priming.compare.tables import accuracy, gains, lengths, rules, samples, teacher
+from response_priming.compare.tables import accuracy, gains, lengths, rules, samples, slices, teacher
 from response_priming.errors import InputError
 
 if TYPE_CHECKING:
     from response_priming import params
 
-TABLES = ("accuracy", "lengths", "gains", "rules", "teacher", "samples", "losses", "steps", "calibration", "leakage")
+TABLES = (
+    "accuracy", "lengths", "gains", "rules", "slices", "teacher", "samples", "losses", "steps", "calibration", "leakage"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Comparison:
     lengths: pd.DataFrame
     gains: pd.DataFrame
     rules: pd.DataFrame
+    slices: pd.DataFrame
     teacher: pd.DataFrame
     samples: pd.DataFrame
     losses: pd.DataFrame
@@ -58,11 +61,13 @@ def compare(run: "params.CompareRun") -> Comparison:
 
 def _write(run: "params.CompareRun", folder: Path) -> None:
     scores = read_scores(run)
+    sliced = slices(scores)
     made = {
         "accuracy": accuracy(scores, run.rule),
-        "lengths": lengths(scores, run.rule),
+        "lengths": lengths(sliced, run.rule),
         "gains": gains(scores, run.rule, seed=run.seed),
-        "rules": rules(scores),
+        "rules": rules(sliced),
+        "slices": sliced,
         "teacher": teacher(read_teacher(run), run.rule),
         "samples": samples(scores, run.rule),
         "losses": losses_table(run),

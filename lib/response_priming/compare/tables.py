@@ -14,6 +14,7 @@ from response_priming import arms, evaluate, scoring, stats
 from response_priming.extraction import RULES
 
 COUNTED = ["n", "seeds", "correct", "accuracy", "low", "high"]
+SLICES = ["arm", "title", "rule", "calculations", "seed", *COUNTED, "problems_low", "problems_high"]
 
 
 def accuracy(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
@@ -37,19 +38,6 @@ def pairs(names: Collection[str]) -> list[tuple[str, str]]:
     found += [(arm, arms.NEUTRAL) for arm in names if arms.is_primed(arm)]
     found += [(arm, arms.FINE_TUNED) for arm in names if arm == arms.UNPRIMED or arms.is_primed(arm)]
     return [pair for pair in found if pair[1] in names]
-
-
-def lengths(scores: Mapping[str, pd.DataFrame], rule: str) -> pd.DataFrame:
-    """One row an arm and number of `calculations` in a problem's solution: the counts and the accuracy of
-    `scoring.summary` over these problems, with its interval."""
-    rows = []
-    for arm, answers in scores.items():
-        for number, some in answers.groupby("calculations"):
-            # Problems of a single template, say, tell nothing of others.
-            alone = some.get("template", pd.Series()).nunique() < 2
-            summary = scoring.summary(some.drop(columns="template", errors="ignore") if alone else some, rule)
-            rows.append({"arm": arm, "title": arms.title(arm), "calculations": number, **summary})
-    return pd.DataFrame(rows)[["arm", "title", "calculations", *COUNTED]]
 
 
 def gains(scores: Mapping[str, pd.DataFrame], rule: str, *, seed: int) -> pd.DataFrame:
@@ -100,14 +88,42 @@ def power(names: Sequence[str], n: int, students: int, *, seed: int, **assumed: 
     return pd.DataFrame(rows, columns=["problems", "students", "primary", "others", "lacks"])
 
 
-def rules(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """One row an arm and extraction rule: the counts and the accuracy of `scoring.summary`, with its interval."""
-    rows = (
-        {"arm": arm, "title": arms.title(arm), "rule": rule, **scoring.summary(answers, rule)}
-        for arm, answers in scores.items()
-        for rule in RULES
-    )
-    return pd.DataFrame(rows)[["arm", "title", "rule", *COUNTED]]
+def slices(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Every accuracy a reader may ask for: a row an arm, rule, number of `calculations` and `seed`, the last two NaN
+    where a row is of all of them. `low` and `high` cover what an arm's accuracy does (see `stats.accuracy_interval`),
+    `problems_low` and `problems_high` another draw of problems for these very students."""
+    rows = []
+    for arm, answers in scores.items():
+        lengths = sorted(answers["calculations"].unique()) if "calculations" in answers else []
+        for number in (np.nan, *lengths):
+            some = answers if np.isnan(number) else answers[answers["calculations"] == number]
+            # Problems of a single template, say, tell nothing of others.
+            alone = not np.isnan(number) and some.get("template", pd.Series()).nunique() < 2
+            named = None if alone else scoring.templates(some)
+            seeds = list(answers.get("seed", pd.Series([0])).unique())
+            for rule in RULES:
+                right = scoring.by_student(some, rule)
+                # Problems alone: the students' mean is all there is, and each problem, or template, a cluster.
+                clusters = np.arange(right.shape[1]) if named is None and len(right) > 1 else named
+                students = zip(seeds, np.split(right, len(right)), strict=True) if len(right) > 1 else ()
+                for seed, part in ((np.nan, right), *students):
+                    ends = stats.accuracy_interval(part, named)
+                    mean = part.mean(axis=0, keepdims=True)
+                    over_problems = ends if len(part) == 1 else stats.accuracy_interval(mean, clusters)
+                    counts = (part.shape[1], len(part), int(part.sum()), float(part.mean()), *ends, *over_problems)
+                    rows.append((arm, arms.title(arm), rule, number, seed, *counts))
+    return pd.DataFrame(rows, columns=SLICES)
+
+
+def rules(slices: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm and extraction rule, of the `slices` of all problems and students."""
+    return slices[slices["calculations"].isna() & slices["seed"].isna()][["arm", "title", "rule", *COUNTED]]
+
+
+def lengths(slices: pd.DataFrame, rule: str) -> pd.DataFrame:
+    """One row an arm and number of `calculations` in a problem's solution, of the `slices` of all students."""
+    some = slices[slices["calculations"].notna() & slices["seed"].isna() & (slices["rule"] == rule)]
+    return some[["arm", "title", "calculations", *COUNTED]].astype({"calculations": int})
 
 
 def samples(scores: Mapping[str, pd.DataFrame], rule: str, *, count: int = 2) -> pd.DataFrame:

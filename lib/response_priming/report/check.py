@@ -9,7 +9,9 @@ from response_priming.report.preview import IMAGE, REFERENCE, SHORTCODE, labelle
 from response_priming.report.variables import known
 
 # What staging adds to the sources: the manuscript may name these although report/ has none of them.
-GENERATED = frozenset({"_citation.md", "_contents.md", "_doctor.md", "_notebooks.md", "_settled.md", "_strategies.md"})
+GENERATED = frozenset(
+    {"_citation.md", "_contents.md", "_doctor.md", "_lead.md", "_notebooks.md", "_settled.md", "_strategies.md"}
+)
 
 
 def check_sources(report_dir: Path, notebooks_dir: Path, keys: Collection[str] | None = None) -> None:

@@ -14,7 +14,8 @@ FOLDER = "results"
 # Written by the stages as they are.
 COPIED = {
     "comparison": (
-        "accuracy", "lengths", "gains", "rules", "teacher", "steps", "calibration", "losses", "samples", "leakage"
+        "accuracy", "lengths", "gains", "rules", "slices", "teacher", "steps", "calibration", "losses", "samples",
+        "leakage"
     ),
     "audit": ("published", "rules", "decomposition", "tests", "discrepancies", "cleaned"),
     "claims": ("claims",),

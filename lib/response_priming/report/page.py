@@ -34,6 +34,7 @@ def stage(profile: params.Profile) -> Path:
         index.write_text(sourced(index.read_text(encoding="utf-8"), titles), encoding="utf-8")
         (folder / "_contents.md").write_text(preview.contents(index.read_text(encoding="utf-8")), encoding="utf-8")
         (folder / "_notebooks.md").write_text(preview.notebooks_list(titles), encoding="utf-8")
+        (folder / "_lead.md").write_text(preview.raw(variables.lead_figure(profile)), encoding="utf-8")
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
         (folder / "_doctor.md").write_text(variables.diagnosis(profile), encoding="utf-8")
         (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")

@@ -5,7 +5,8 @@ Of Quarto's Markdown this knows what index.qmd uses and pandoc lacks: `{{< var K
 `@tbl-x`. `report.check_sources` has refused what does not resolve.
 
 Responses, problems and strategies are foreign text. What shows them is sanitised as it is staged (`static_copy`),
-pandoc reads nothing but what it is handed, and by a page's policy a browser neither loads nor runs anything.
+pandoc reads nothing but what it is handed, and by a page's policy a browser loads nothing and runs the project's own
+script (`lead`) alone.
 """
 
 import base64
@@ -30,6 +31,7 @@ from nbformat import v4
 
 from response_priming import paths
 from response_priming.errors import InputError
+from response_priming.report import lead
 from response_priming.report.downloads import FOLDER
 
 SHORTCODE = re.compile(r"\{\{<\s*(?P<name>\w+)\s+(?P<value>\S+)\s*>\}\}")
@@ -39,11 +41,6 @@ IMAGE = re.compile(
 )
 REFERENCE = re.compile(r"(?<![\w/.])@(?P<key>[A-Za-z][\w-]*\w)")  # a cross-reference or a citation
 
-NOTE = """::: {.callout-note title="Preview"}
-This page is the pandoc preview of the manuscript, not Quarto's rendering: the machine that made it has no Quarto. Text,
-figures, tables and numbers are the same; the layout is plainer.
-:::
-"""
 _OPTIONS = (
     "--standalone",
     "--wrap=none",
@@ -151,13 +148,14 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
 
 def figure(label: str, content: str, caption: str) -> str:
     """A figure or table between raw HTML, its caption still Markdown; a table's caption stands above it."""
-    shown = [_raw(content)]
-    words = [_raw("<figcaption>"), caption, _raw("</figcaption>")]
+    shown = [raw(content)]
+    words = [raw("<figcaption>"), caption, raw("</figcaption>")]
     parts = [*words, *shown] if label.startswith("tbl") else [*shown, *words]
-    return "\n\n".join([_raw(f'<figure id="{label}" class="{label[:3]}">'), *parts, _raw("</figure>")])
+    return "\n\n".join([raw(f'<figure id="{label}" class="{label[:3]}">'), *parts, raw("</figure>")])
 
 
-def _raw(content: str) -> str:
+def raw(content: str) -> str:
+    """HTML in Markdown, for every renderer."""
     return _FENCES[0] + content + _FENCES[1]  # what is staged holds no backtick
 
 
@@ -213,7 +211,7 @@ def contents(text: str) -> str:
         f'<li class="level{len(level)}"><a href="#{anchor}">{html.escape(title)}</a></li>'
         for (level, title), anchor in zip(found, anchors, strict=True)
     ]
-    return _raw("\n".join(['<details class="contents"><summary>Contents</summary><ul>', *rows, "</ul></details>"]))
+    return raw("\n".join(['<details class="contents"><summary>Contents</summary><ul>', *rows, "</ul></details>"]))
 
 
 def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
@@ -227,8 +225,6 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
     """
     variables = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
     text = expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables)
-    head, front, body = text.split("---\n", 2)
-    text = f"{head}---\n{front}---\n{NOTE}\n{body}"
     options = (
         "--citeproc",
         f"--bibliography={folder / 'references.bib'}",
@@ -237,7 +233,7 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
         "--number-sections",
         "--variable=toc-title:Contents",
     )
-    pandoc(text, "markdown", folder, site / "index.html", *options)
+    pandoc(text, "markdown", folder, site / "index.html", *options, scripts=lead.digest())
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # pandoc is a process of its own
         list(pool.map(lambda stem: _write_notebook(folder, site, stem, titles[stem]), titles))
     shutil.copytree(folder / FOLDER, site / FOLDER)
@@ -264,7 +260,7 @@ def notebook_for_pandoc(notebook: Path) -> str:
     return str(nbformat.writes(content))
 
 
-def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) -> None:
+def pandoc(text: str, source: str, folder: Path, target: Path, *options: str, scripts: str = "'none'") -> None:
     """Write one page that carries all that it shows, in the look of preview.css.
 
     Args:
@@ -272,9 +268,11 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str) ->
         folder: where head.html.jinja and the style sheets are.
         target: the page.
         options: of pandoc, beside those that every page has.
+        scripts: which may run, as the page's policy says it.
     """
     # Not pypandoc's `cworkdir`, which changes the folder of the whole process, and so of other threads.
-    head = jinja2.Environment(loader=jinja2.FileSystemLoader(folder)).get_template("head.html.jinja").render()
+    words = jinja2.Environment(loader=jinja2.FileSystemLoader(folder))
+    head = words.get_template("head.html.jinja").render(scripts=scripts)
     arguments = [*_OPTIONS, f"--variable=header-includes:{head}", "--metadata=lang:en", *options]
     page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments)
     # A formula wider than a phone scrolls, so the keyboard must be able to reach it.
@@ -300,7 +298,7 @@ def static_copy(notebook: Path, target: Path) -> None:
             cell.id = f"cell-{label}"
         for output in cell.get("outputs", []):
             if "text/html" in output.data:
-                output.data["text/markdown"] = _raw(output.data.pop("text/html"))
+                output.data["text/markdown"] = raw(output.data.pop("text/html"))
     nbformat.write(content, target)
 
 

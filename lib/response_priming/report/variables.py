@@ -19,9 +19,10 @@ import yaml
 from response_priming import arms, artifacts, attention, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
 from response_priming.evaluate.verdicts import PRIMARY, on, on_primary
+from response_priming.report import lead
 
 TEMPLATE = "variables.yml.jinja"
-TABLES = ("accuracy", "gains", "teacher", "lengths", "leakage")  # of the comparison
+TABLES = ("accuracy", "gains", "teacher", "lengths", "leakage", "rules", "calibration")  # of the comparison
 STAGES = ("comparison", "attention", "audit", "claims")  # folders of the stages that the page reads
 
 
@@ -62,7 +63,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     build = profile.build
     analysis = attention.read(build / "attention")
     # Only empty fields are missing values: an arm is called "none".
-    accuracy, gains, teacher, lengths, leaked, claimed = (
+    accuracy, gains, teacher, lengths, leaked, rules, calibration, claimed = (
         pd.read_csv(build / f"{name}.csv", keep_default_na=False, na_values=[""])
         for name in (*(f"comparison/{name}" for name in TABLES), "claims/claims")
     )
@@ -71,12 +72,16 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         for folder in ("comparison", "audit")
     )
     longest = lengths["calculations"].max()
+    by_rule = {rule: table.set_index("arm")["accuracy"] for rule, table in rules.groupby("rule", sort=False)}
     return {
         **settings(profile),
         **headline(accuracy, gains, teacher),
         "compared": compared,
         "longest": {row["arm"]: row for row in lengths.to_dict("records") if row["calculations"] == longest},
         "leaked": leaked.to_dict("records"),
+        "rules": list(by_rule),
+        "ahead": [rule for rule, found in by_rule.items() if found.get(arms.FINE_TUNED, 0) > _best_kd(found)],
+        "aurocs": list(calibration["auroc"].dropna()),
         "attention": attention.summary(analysis.metrics, analysis.divergent, analysis.tests),
         "released": released,
         "verdicts": list(claimed["verdict"]),
@@ -107,7 +112,7 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
         alone = pair in PRIMARY
         row |= {"verdict": on(row, alone=alone), "lacks": stats.shortfall(row)}
     primed = [arm for arm in names if arms.is_primed(arm)]
-    kd = [arm for arm in names if arm in (arms.UNPRIMED, *primed)]
+    kd = [arm for arm in names if _distilled(arm)]
     best, best_primed = (max(some, key=lambda arm: names[arm]["accuracy"], default="") for some in (kd, primed))
     if gain := pairs.get((best, arms.UNDISTILLED)):
         gain |= {"wide": gain["points"] > 100 * (names[best]["high"] - names[best]["low"])}
@@ -129,6 +134,15 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
         "teacher_best": ranked[-1],
         "teacher_worst": ranked[0],
     }
+
+
+def _best_kd(accuracy: pd.Series) -> float:
+    """The accuracy of the best distilled student, of those of arms by their names."""
+    return float(max((share for arm, share in accuracy.items() if _distilled(str(arm))), default=1.0))
+
+
+def _distilled(arm: str) -> bool:
+    return arm == arms.UNPRIMED or arms.is_primed(arm)
 
 
 def rules_fixed(build: Path) -> dict[str, Any] | None:
@@ -172,6 +186,12 @@ def diagnosis(profile: params.Profile) -> str:
         values["students"] = len(checks[checks["arm"] != ""].drop_duplicates(["arm", "seed"]))
         values["rungs"] = rungs.to_dict("records")
     return style.words("_doctor.md.jinja", values)
+
+
+def lead_figure(profile: params.Profile) -> str:
+    """The lead figure, in HTML, by the rule of the headline."""
+    table = pd.read_csv(profile.build / "comparison" / "slices.csv", keep_default_na=False, na_values=[""])
+    return lead.html(table, profile.evaluate.rule)
 
 
 def strategies_table(profile: params.Profile) -> str:
