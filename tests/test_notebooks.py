@@ -70,7 +70,7 @@ def test_what_a_notebook_shows_escapes_foreign_text(file):
             # Data frames escape by themselves, and so does `style.printed`; a Styler must be told to.
             assert not re.search(r"[\w)\]]\.style\b", source) or 'escape="html"' in source
             assert not re.search(r"\b(HTML|display|Latex|Javascript)\(|escape=(False|None)", source)
-            assert not re.search(r"\bMarkdown\((?!said\[)", source)
+            assert not re.search(r"\bMarkdown\((?!said\b)", source)
 
 
 def test_nodes_come_after_what_they_need():

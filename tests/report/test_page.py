@@ -214,6 +214,19 @@ def test_every_embedded_figure_and_table_is_referred_to():
     assert set(preview.numbers(text)) <= referred
 
 
+def test_three_figures_and_five_tables_are_in_sight_and_the_rest_is_folded():
+    text = (paths.REPORT / "index.qmd").read_text()
+    assert text.count("<details>") == text.count("</details>") == text.count("</summary>")
+    in_sight = [*preview.numbers(re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL))]
+    assert sorted(label[:3] for label in in_sight) == ["fig"] * 3 + ["tbl"] * 5
+
+
+@pytest.mark.parametrize(("notebook", "label"), embeds())
+def test_a_caption_has_forty_words_at_most(notebook, label):
+    options = preview.labelled_cells(paths.NOTEBOOKS / notebook)[label].options
+    assert len(options[f"{label[:3]}-cap"].split()) <= 40
+
+
 def test_quarto_is_asked_for_what_its_users_expect():
     config = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text())
     html, typst = config["format"]["html"], config["format"]["typst"]

@@ -257,7 +257,9 @@ def test_a_page_of_few_students_shows_the_table_of_more():
 
 
 def test_the_problems_with_the_most_calculations_are_told_of(said):
-    wanted = "Of those with 2, the best distilled student solves 25.2 % and the fine-tuned one 15.2 %."
+    wanted = (
+        "Of the problems with 2 calculations, the best distilled student solves 25.2 % and the fine-tuned one 15.2 %."
+    )
     assert said()["longest"] == wanted
     assert "not set beside" in said(fine_tuned=None)["longest"]
 

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
@@ -242,6 +243,49 @@ def test_what_is_trained_beside_a_student_goes_on_from_a_checkpoint_and_stays_th
     plain = run.placed(run.build / "plain")
     distill.train(plain)
     assert weights_of(plain).keys() == weights_of(whole).keys()
+
+
+def test_the_advice_says_what_the_tables_say():
+    kd = {
+        "row": "none",
+        "title": "KD, no prompt",
+        "accuracy": 0.4,
+        "cpu_seconds": 100.0,
+        "active": 10,
+        "teacher_accuracy": 0.6,
+    }
+    kd |= {"n": 400, "seeds": 1}
+    tuned = kd | {
+        "row": "fine-tuned",
+        "title": "Fine-tuned",
+        "accuracy": 0.7,
+        "teacher_accuracy": np.nan,
+        "source": np.nan,
+    }
+    ends = {"control_low": 1.0, "control_high": 9.0, "kd_points": 3.0, "kd_low": -2.0, "kd_high": 8.0}
+    okd = (
+        kd
+        | ends
+        | {"row": "okd", "title": "OKD", "source": "1", "accuracy": 0.43, "cpu_seconds": 250.0, "control_points": 5.0}
+    )
+    cut = tuned | ends | {"row": "moebert", "title": "MoE *BERT*", "source": "2", "accuracy": 0.72, "active": 6}
+    cut |= {"control_points": -4.0, "control_low": -9.0}
+    control = okd | {"row": "okd-frozen", "title": "OKD: frozen", "source": np.nan}
+    gains = pd.DataFrame({"lacks": ["students an arm: 1 of 3 needed", ""]})
+    said = " ".join(figures.advice(pd.DataFrame([tuned, kd, okd, control, cut]), gains).split())
+    assert "scores 70.0 % for 100 CPU seconds, plain distillation (KD) 40.0 % for 100" in said
+    assert "Of 2 methods 1 scores more: MoE &#42;BERT&#42;." in said
+    assert "OKD scores most, 43.0 % (+3.0 points, -2.0 to 8.0 over KD), for 2.5 times the CPU time of KD" in said
+    assert "MoE &#42;BERT&#42; reads a token with 60 % of the parameters and scores 72.0 %" in said
+    assert (
+        "of 2 methods, 1 gains over it by an interval that excludes 0: OKD (+5.0 points, 1.0 to 9.0), and 1 scores less"
+        in said
+    )
+    assert "400 problems and one student an arm; a verdict takes more (students an arm: 1 of 3 needed)" in said
+    none = " ".join(figures.advice(pd.DataFrame([tuned, kd]), gains[1:]).split())
+    assert "None of 0 methods scores more." in none
+    assert "With a teacher alone" not in none
+    assert none.endswith("400 problems and one student an arm.")
 
 
 def test_the_notebook_runs_to_its_end(run, monkeypatch):

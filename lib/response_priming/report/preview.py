@@ -160,7 +160,8 @@ def raw(content: str) -> str:
 
 
 def _bared(markdown: str) -> str:
-    return markdown.removeprefix(_FENCES[0]).removesuffix(_FENCES[1])
+    """The HTML of `raw`; empty where it is no such."""
+    return markdown.removeprefix(_FENCES[0]).removesuffix(_FENCES[1]) if markdown.startswith(_FENCES[0]) else ""
 
 
 def _content(cell: Cell, where: str) -> str:
@@ -256,7 +257,7 @@ def notebook_for_pandoc(notebook: Path) -> str:
         alt = _options(cell).get("fig-alt", "Figure of the cell above; its title and axes say what it shows")
         for output in cell.get("outputs", []):
             if shown := image(output, alt) or _bared(output.data.get("text/markdown", "")):
-                output.data = {"text/html": shown}
+                output.data = {"text/html": shown}  # what is Markdown indeed, pandoc reads as such
     return str(nbformat.writes(content))
 
 

@@ -13,9 +13,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "relevance": ["explain"],
         "two_runs": ["accuracies", "origins", "read_run"],
         "figures": [
-            "accuracies_figure", "describe", "history_figure", "ladder_figure", "related_figure", "shown_accuracies",
-            "shown_checks", "shown_claims", "shown_findings", "shown_ladder", "shown_parameters", "shown_trials",
-            "surface_figure",
+            "accuracies_figure", "advice", "describe", "history_figure", "ladder_figure", "related_figure",
+            "shown_accuracies", "shown_checks", "shown_claims", "shown_findings", "shown_ladder", "shown_parameters",
+            "shown_trials", "surface_figure",
         ],
     },
 )  # fmt: skip

@@ -116,6 +116,29 @@ def related_figure(table: pd.DataFrame) -> Figure:
     return drawn
 
 
+def advice(table: pd.DataFrame, gains: pd.DataFrame) -> str:
+    """What somebody who has to choose can act on, in Markdown, of the two tables of `related.compare`."""
+    made = table.dropna(subset="accuracy").astype({"n": int})
+    rows = {row["row"]: row for row in made.to_dict("records")}
+    methods = made[made["source"].notna()].sort_values("accuracy", ascending=False, kind="stable").to_dict("records")
+    tuned, kd = rows[arms.FINE_TUNED], next(rows[arm] for arm in rows if arms.is_primed(arm) or arm == arms.UNPRIMED)
+    controlled = [row for row in methods if not np.isnan(row.get("control_points", np.nan))]
+    values = {
+        "tuned": tuned,
+        "kd": kd,
+        "methods": methods,
+        "ahead": [row for row in methods if row["accuracy"] > tuned["accuracy"]],
+        # What learns from solutions has no teacher whose responses could be right.
+        "taught": [row for row in methods if not np.isnan(row["teacher_accuracy"])],
+        "smaller": [row for row in methods if row["active"] < kd["active"]],
+        "controlled": controlled,
+        "adds": [row for row in controlled if row["control_low"] > 0],
+        "behind": [row for row in controlled if row["control_points"] < 0],
+        "lacks": "; ".join(dict.fromkeys(gains["lacks"][gains["lacks"] != ""])),
+    }
+    return style.words("related.md.jinja", values).strip()
+
+
 # --- the doctor ---
 
 

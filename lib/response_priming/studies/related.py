@@ -81,10 +81,10 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     `row`; `of`, the method of a control; `title`; `source`, arXiv id; `fidelity` (see `methods.base.Method`); those of
     `scoring.summary`; the gain in points over the first control, `control_points` with `control_low` and
     `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`); `mechanism`, numbers
-    before and after training and those of what it prepared, in words; `leaks`, problems of the test that it met there;
-    `teacher_accuracy`, of the responses to train problems that it learns from, by the same rule; and costs, means of
-    the seeds: `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`, `cpu_seconds` and
-    `peak_mib` of its making, `active` (parameters).
+    before and after training and those of what it prepared, in words, one a line; `leaks`, problems of the test that
+    it met there; `teacher_accuracy`, of the responses to train problems that it learns from, by the same rule; and
+    costs, means of the seeds: `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`,
+    `cpu_seconds` and `peak_mib` of its making, `active` (parameters).
 
     The second has a row a comparison, with the columns of `compare.tables.gains`: paired, and corrected for all here.
     """
@@ -188,7 +188,7 @@ def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.D
     for one in own:
         spent.update({key: round(tokens / len(own)) for key, tokens in one["spent"].items()})
     prepared = [noted[folder] for folder in training.folders[0].reads if folder in noted]
-    row["mechanism"] = "; ".join([*_in_words([one["mechanism"] for one in own]), *_numbers(prepared)])
+    row["mechanism"] = "\n".join([*_in_words([one["mechanism"] for one in own]), *_numbers(prepared)])
     row |= {"leaks": sum(found["leaks"] for found in prepared)} if prepared else {}
     row |= {key: spent[key] for key in ("teacher_generated", "teacher_read", "student_generated")}
     row |= {"steps": training.train_steps if folders else 0, "cpu_seconds": float(np.mean(seconds))}
