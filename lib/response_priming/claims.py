@@ -93,7 +93,8 @@ def gain_claims(gains: pd.DataFrame, claimed: float) -> dict[str, Found]:
         ends = style.interval(100 * main[0]["relative_low"], 100 * main[0]["relative_high"])
         reached = verdict != SUPPORTED or main[0]["relative_high"] >= claimed
         priming = words, verdict
-        relative = f"{words}; relative: {main[0]['relative']:+.1%} ({ends} %)", verdict if reached else UNSUPPORTED
+        share = 100 * main[0]["relative"]
+        relative = f"{words}; relative: {share:+.1f} % ({ends} %)", verdict if reached else UNSUPPORTED
     over_tuned = gains[(gains["baseline"] == arms.FINE_TUNED) & gains["arm"].map(arms.is_primed)]
     return {
         "priming": priming,

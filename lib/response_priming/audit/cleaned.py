@@ -81,7 +81,7 @@ def borne_out(counts: Counts, facts: Mapping[str, Any]) -> dict[str, tuple[str, 
     return {
         "priming": gain(arms.UNPRIMED, *primed),
         "relative-gain": (
-            f"{text}; relative: {relative['relative']:+.1%}",
+            f"{text}; relative: {100 * relative['relative']:+.1f} %",
             holds and relative["relative_high"] >= facts["relative_gain"],
         ),
         "order": ("; ".join(map(arms.title, order)), order == printed),
