@@ -206,6 +206,28 @@ def power(
         typer.echo("{:8,}  {:8}  {:8.1f}  {:8.1f}  {}".format(*row))
 
 
+@app.command()
+def cost(
+    profile: ProfileName,
+    gpu: Annotated[
+        str, typer.Option(help="Kind of GPU, as h100; default: this machine, or what the profile needs.")
+    ] = "",
+    price: Annotated[float, typer.Option(help="Of an hour of one GPU, in any currency.", min=0)] = 0.0,
+) -> None:
+    """What a profile takes, before anything runs: tokens, memory, GPUs, bytes, hours and money.
+
+    `read` and `written` are tokens; `beside` the weights is the cache of keys and values, or what training keeps; GPUs
+    are given by the profile, and needed of that kind. Hours: from a well-used machine to a badly used one.
+    """
+    from response_priming.cli import cost
+
+    found = cost.estimate(params.load(profile), gpu or None)
+    for line in cost.shown(found, price):
+        typer.echo(line)
+    if found.change:
+        raise InputError(f"profile {profile}: does not fit {found.on}; the smallest change that does: {found.change}")
+
+
 @app.command("report")
 def report_(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
