@@ -12,10 +12,13 @@ from typing import Any
 
 import yaml
 
-from response_priming import artifacts, attention, notebooks, params, paths, style
+from response_priming import artifacts, attention, notebooks, params, paths, progress, style
 from response_priming.errors import InputError
-from response_priming.report import downloads, preview, variables
+from response_priming.report import citation, downloads, formats, preview, variables
 from response_priming.report.check import check_sources
+
+LOG = "quarto.log"
+WARNING = re.compile(r"^\W*WARN(?:ING)?\b", re.MULTILINE)  # as Quarto, its filters and pandoc begin one
 
 
 def stage(profile: params.Profile) -> Path:
@@ -37,12 +40,13 @@ def stage(profile: params.Profile) -> Path:
         (folder / "_lead.md").write_text(preview.raw(variables.lead_figure(profile)), encoding="utf-8")
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
         (folder / "_doctor.md").write_text(variables.diagnosis(profile), encoding="utf-8")
-        (folder / "_citation.md").write_text(variables.bibtex(profile), encoding="utf-8")
         (folder / "_settled.md").write_text(variables.settled_table(profile), encoding="utf-8")
         downloads.write(profile.build, folder)
         texts = variables.sentences(profile)
+        cited = citation.metadata(profile, texts)
+        (folder / "_citation.md").write_text(citation.bibtex(cited), encoding="utf-8")
         _write_yaml(folder / "_variables.yml", texts)
-        _write_yaml(folder / "_quarto.yml", _quarto_config(profile))
+        _write_yaml(folder / "_quarto.yml", _quarto_config(profile, cited))
         check_sources(folder, folder, texts)
 
     return artifacts.made(profile.build / "report", _recipe(profile), write)
@@ -53,10 +57,15 @@ def render(profile: params.Profile) -> Path:
     folder = stage(profile)
 
     def write(site: Path) -> None:
+        texts = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
+        cited, titles = citation.metadata(profile, texts), notebook_titles(profile)
         if command := variables.quarto():
             _run_quarto(command, folder, site)
         else:
-            preview.write(folder, site, notebook_titles(profile))
+            preview.write(folder, site, cited)
+        there = {stem for stem in titles if (site / f"{stem}-preview.html").exists()}
+        preview.write_notebooks(folder, site, {stem: title for stem, title in titles.items() if stem not in there})
+        formats.write(folder, site, cited)
         analysis = attention.read(profile.build / "attention")
         (site / "explorer.html").write_text(attention.html(analysis), encoding="utf-8")
 
@@ -78,14 +87,23 @@ def sourced(text: str, titles: Mapping[str, str]) -> str:
 
 
 def _run_quarto(command: str, folder: Path, site: Path) -> None:
-    output = folder / "_site.partial"
+    """Render by Quarto; what it says goes to quarto.log beside the sources, and its warnings are counted.
+
+    Raises:
+        InputError: it failed, or wrote no page.
+    """
+    output, log = folder / "_site.partial", folder / LOG
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir()
     arguments = [command, "render", str(folder), "--output-dir", output.name]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    with log.open("wb") as file:
+        done = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, check=False)
+    said = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
     if done.returncode or not (output / "index.html").exists():
-        message = (done.stderr.strip() or "no index.html").splitlines()[-1]
-        raise InputError(f"{folder}: quarto render failed: {message}")
+        message = (said.strip() if done.returncode else "") or "no index.html"
+        raise InputError(f"{folder}: quarto render failed: {message.splitlines()[-1]}")
+    if warned := len(WARNING.findall(said)):
+        progress.say(f"{paths.shown(log)}: Quarto warned of {warned} thing{'s' if warned > 1 else ''}")
     output.replace(site)
 
 
@@ -113,16 +131,24 @@ def _notebooks(profile: params.Profile) -> list[Path]:
     return executed
 
 
-def _quarto_config(profile: params.Profile) -> dict[str, Any]:
-    """report/_quarto.yml with the profile's notebooks, which Quarto gives a page each, and how to cite the page."""
+def _quarto_config(profile: params.Profile, cited: dict[str, Any]) -> dict[str, Any]:
+    """report/_quarto.yml with the notebooks that Quarto gives a page each, and how to cite the page.
+
+    These are the embedded ones: a page takes Quarto seconds, and the others' are written without it.
+    """
     config: dict[str, Any] = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text(encoding="utf-8"))
+    text = (paths.REPORT / "index.qmd").read_text(encoding="utf-8")
+    codes = [code["value"] for code in preview.SHORTCODE.finditer(text) if code["name"] == "embed"]
+    embedded = {target.partition(".ipynb")[0] for target in codes}
     # Quarto reads a title as Markdown in one place and as text in another; these characters are the same in both.
     titles = {stem: re.sub(r"[^\w ,.:;()-]|_", "", title) for stem, title in notebook_titles(profile).items()}
     config["manuscript"]["notebooks"] = [
         {"notebook": f"{stem}.ipynb", "title": title, "order": place}
         for place, (stem, title) in enumerate(titles.items())
+        if stem in embedded
     ]
-    return config | variables.metadata(profile)
+    links = {key: cited[key] for key in cited if key == "code-links"}  # which Quarto takes from the manuscript
+    return config | {"manuscript": config["manuscript"] | links} | {key: cited[key] for key in cited if key not in links}
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from nbformat import v4
 
 from response_priming import paths
 from response_priming.errors import InputError
-from response_priming.report import lead
+from response_priming.report import citation, lead
 from response_priming.report.downloads import FOLDER
 
 SHORTCODE = re.compile(r"\{\{<\s*(?P<name>\w+)\s+(?P<value>\S+)\s*>\}\}")
@@ -110,13 +110,14 @@ def numbers(text: str) -> dict[str, str]:
     }
 
 
-def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
+def expand(text: str, folder: Path, variables: dict[str, str], *, drawn: bool = True) -> str:
     """The manuscript as plain pandoc Markdown.
 
     Args:
         text: of index.qmd.
         folder: where the executed notebooks and the other staged files are.
         variables: values of the `var` shortcodes.
+        drawn: figures are SVG where there is one; else PNG, which every word processor shows.
 
     Raises:
         InputError: an embedded cell has no figure or table among its outputs.
@@ -139,7 +140,7 @@ def expand(text: str, folder: Path, variables: dict[str, str]) -> str:
         notebook, _, label = match["value"].partition("#")
         cell = labelled_cells(folder / notebook)[label]
         caption = REFERENCE.sub(refer, cell.options[f"{label[:3]}-cap"])
-        return figure(label, _content(cell, f"{notebook}#{label}"), f"{named[label]}: {caption}")
+        return figure(label, _content(cell, f"{notebook}#{label}", drawn=drawn), f"{named[label]}: {caption}")
 
     text = TABLE_CAPTION.sub(lambda match: f": {named[match['label']]}: {match['caption']} {{#{match['label']}}}", text)
     # Shortcodes last: what they bring in is not the manuscript's syntax.
@@ -164,10 +165,10 @@ def _bared(markdown: str) -> str:
     return markdown.removeprefix(_FENCES[0]).removesuffix(_FENCES[1]) if markdown.startswith(_FENCES[0]) else ""
 
 
-def _content(cell: Cell, where: str) -> str:
+def _content(cell: Cell, where: str, *, drawn: bool) -> str:
     """The cell's figure as an `<img>`, or its table inside a box that scrolls sideways."""
     for output in cell.outputs:
-        if "fig-cap" in cell.options and (picture := image(output, cell.options["fig-alt"])):
+        if "fig-cap" in cell.options and (picture := image(output, cell.options["fig-alt"], drawn=drawn)):
             return picture
         if "tbl-cap" in cell.options and (shown := table(output.get("data", {}).get("text/markdown", ""))):
             return shown
@@ -180,12 +181,13 @@ def table(content: str) -> str | None:
     return f'<div class="scroll" tabindex="0">{found[0]}</div>' if found else None
 
 
-def image(output: Any, alt: str) -> str | None:
-    """The output's picture as an `<img>` that carries its data, SVG rather than PNG; None where it has none."""
+def image(output: Any, alt: str, *, drawn: bool = True) -> str | None:
+    """The output's picture as an `<img>` that carries its data, SVG rather than PNG if `drawn`; None where it has none."""
     data = output.get("data", {})
-    if svg := data.get("image/svg+xml"):
+    png = _img("png", data["image/png"].replace("\n", ""), alt) if "image/png" in data else None
+    if (svg := data.get("image/svg+xml")) and (drawn or not png):
         return _img("svg+xml", base64.b64encode(svg.encode()).decode(), alt)
-    return _img("png", data["image/png"].replace("\n", ""), alt) if "image/png" in data else None
+    return png
 
 
 def _img(kind: str, encoded: str, alt: str) -> str:
@@ -215,14 +217,14 @@ def contents(text: str) -> str:
     return raw("\n".join(['<details class="contents"><summary>Contents</summary><ul>', *rows, "</ul></details>"]))
 
 
-def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
-    """Render the staged manuscript and a page for each notebook; every page carries all that it shows. Beside them are
-    what they offer to download: the notebooks, and the results. All have the addresses that Quarto gives them.
+def write(folder: Path, site: Path, cited: Mapping[str, Any]) -> None:
+    """Render the staged manuscript, which carries all that it shows, into index.html of an empty folder; beside it are
+    the results.
 
     Args:
         folder: staged sources (see `report.stage`).
-        site: an empty folder for index.html, and of each notebook STEM-preview.html and STEM.out.ipynb.
-        titles: of the notebooks, by stem.
+        site: has the addresses that Quarto gives it.
+        cited: as of `citation.metadata`.
     """
     variables = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
     text = expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables)
@@ -233,11 +235,20 @@ def write(folder: Path, site: Path, titles: dict[str, str]) -> None:
         "--toc-depth=2",
         "--number-sections",
         "--variable=toc-title:Contents",
+        f"--variable=header-includes:{citation.head(cited)}",
+        f"--metadata=date:{cited['date']}",
+        *(f"--metadata=author:{html.escape(author['name']['literal'])}" for author in cited["author"]),
+        *(f"--metadata=keywords:{keyword}" for keyword in cited["keywords"]),
     )
     pandoc(text, "markdown", folder, site / "index.html", *options, scripts=lead.digest())
+    shutil.copytree(folder / FOLDER, site / FOLDER)
+
+
+def write_notebooks(folder: Path, site: Path, titles: Mapping[str, str]) -> None:
+    """Render a page for each notebook of `titles`, by stem: STEM-preview.html, with STEM.out.ipynb to download. These
+    are the addresses that Quarto gives them."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # pandoc is a process of its own
         list(pool.map(lambda stem: _write_notebook(folder, site, stem, titles[stem]), titles))
-    shutil.copytree(folder / FOLDER, site / FOLDER)
 
 
 def _write_notebook(folder: Path, site: Path, stem: str, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Variables of the manuscript: what `{{< var KEY >}}` may name in index.qmd, and how the page is cited.
+"""Variables of the manuscript: what `{{< var KEY >}}` may name in index.qmd.
 
 The words are in report/variables.yml.jinja. Here are the numbers for them: results as the stages wrote them, settings,
 and where they come from.
@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -205,35 +204,3 @@ def made(profile: params.Profile) -> dict[str, Any]:
     manifest = artifacts.read(profile.build / "comparison")
     commit, day = (manifest["git_commit"] or "unknown")[:12], manifest["date"].partition(" ")[0]
     return manifest | {"commit": commit, "day": day}
-
-
-def metadata(profile: params.Profile) -> dict[str, Any]:
-    """What Quarto makes its title block and its citation from."""
-    about, manifest = _about(), made(profile)
-    # Literal: it is no person's name, and must not be split into a given and a family name.
-    authors = [{"name": {"literal": author["name"]}} for author in about["authors"]]
-    note = f"Profile {profile.name}, commit {manifest['commit']}"
-    citation = {"type": about["type"], "version": about["version"], "note": note}
-    return {"author": authors, "date": manifest["day"], "citation": citation}
-
-
-def bibtex(profile: params.Profile) -> str:
-    """The page as a BibTeX entry that names profile and commit, a code block in Markdown."""
-    about, cited = _about(), metadata(profile)
-    fields = {
-        "title": f"{{{about['title']}}}",
-        "author": " and ".join(f"{{{author['name']}}}" for author in about["authors"]),
-        "year": cited["date"][:4],
-        "version": about["version"],
-        "note": cited["citation"]["note"],
-    }
-    lines = "".join(
-        textwrap.fill(f"  {key:7} = {{{value}}},", 76, subsequent_indent=" " * 14) + "\n"
-        for key, value in fields.items()
-    )
-    return f"```\n@software{{responsepriming,\n{lines}}}\n```\n"
-
-
-def _about() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    return content
