@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import os
 import queue
 import re
@@ -6,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import tiny
@@ -498,7 +500,7 @@ def test_a_counter_that_is_gone_at_the_end_loses_nothing(rapl, tmp_path):
     rapl(first=0, second=0)
     watch = artifacts.Stopwatch()
     (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
-    assert watch.seconds().keys() == {"wall_seconds", "cpu_seconds"}
+    assert watch.seconds().keys() == {"wall_seconds", "cpu_seconds", "peak_mib"}
 
 
 def test_joules_add_up_over_runs_and_are_not_said_where_an_earlier_one_did_not_count(rapl):
@@ -512,7 +514,7 @@ def test_joules_add_up_over_runs_and_are_not_said_where_an_earlier_one_did_not_c
 @pytest.mark.usefixtures("rapl")
 def test_without_a_counter_that_can_be_read_there_are_no_joules(tmp_path, monkeypatch):
     (tmp_path / "intel-rapl:1" / "energy_uj").unlink()  # as one that root alone may read
-    assert artifacts.Stopwatch().seconds().keys() == {"wall_seconds", "cpu_seconds"}
+    assert artifacts.Stopwatch().seconds().keys() == {"wall_seconds", "cpu_seconds", "peak_mib"}
     monkeypatch.setattr(stopwatch, "RAPL", tmp_path / "nowhere")
     assert "joules" not in artifacts.Stopwatch().seconds()
 
@@ -521,6 +523,26 @@ def test_seconds_of_processors_are_those_of_ended_children_too():
     watch = artifacts.Stopwatch()
     subprocess.run([sys.executable, "-c", "sum(range(20_000_000))"], check=True)
     assert watch.seconds()["cpu_seconds"] >= 0.1
+
+
+def test_the_peak_is_that_of_the_process_or_of_an_earlier_one():
+    own = artifacts.Stopwatch().seconds()["peak_mib"]
+    assert 10 < own < 2**20
+    assert artifacts.Stopwatch({"peak_mib": 2.0**20}).seconds()["peak_mib"] == 2**20
+
+
+def test_seconds_of_gpus_are_those_of_the_gpus_that_hold_something(monkeypatch):
+    assert "gpu_seconds" not in artifacts.Stopwatch().seconds()
+    held = [2**30, 0, 2**31]
+    cuda = types.SimpleNamespace(
+        device_count=lambda: 3, is_initialized=lambda: True, max_memory_allocated=lambda place: held[place]
+    )
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=cuda))
+    clock = itertools.count(100.0, 5.0)
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: next(clock))
+    took = artifacts.Stopwatch({"wall_seconds": 60.0, "gpu_seconds": 7.0}).seconds()
+    assert took["gpu_seconds"] == 7 + 2 * 10
+    assert took["gpu_peak_mib"] == 2**11
 
 
 def test_a_manifest_names_the_hardware(tmp_path):

@@ -5,14 +5,16 @@ import itertools
 import json
 import re
 import shutil
-import subprocess
+import zipfile
 from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import numpy as np
 import pandas as pd
+import pypandoc
 import pytest
 import yaml
 from nbformat import v4
@@ -21,7 +23,7 @@ from response_priming import arms, artifacts, params, paths
 from response_priming.attention.results import EVERY
 from response_priming.audit import discrepancies, recount
 from response_priming.errors import InputError
-from response_priming.report import downloads, lead, preview, variables
+from response_priming.report import checklist, citation, downloads, formats, lead, preview, variables
 from response_priming.report import page as report
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
@@ -236,6 +238,17 @@ def test_quarto_is_asked_for_what_its_users_expect():
     assert html["code-fold"] == "show"
     assert all(html[f"{kind}-hover"] for kind in ("citations", "crossrefs", "footnotes"))
     assert typst["citeproc"]
+    # A name among the links keeps Quarto from adding each format under its own: Typst, where a PDF is meant.
+    assert {link.get("text") if isinstance(link, dict) else link for link in html["format-links"]} == {
+        "PDF",
+        "Word",
+        "JATS XML",
+        "html",
+    }
+    assert {link["href"] for link in html["format-links"] if "href" in link} == set(formats.FORMATS)
+    assert typst["filters"] == [{"path": "one-file.lua", "at": "post-render"}]
+    assert 'figure.where(kind: "quarto-float-fig"): set figure(placement: auto)' in typst["include-in-header"]["text"]
+    assert config["manuscript"]["meca-bundle"] is False
     assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*.csv"]
     assert config["execute"] == {"enabled": False}
 
@@ -253,23 +266,65 @@ def test_no_theme_or_style_asks_the_network_for_a_font():
 
 
 @pytest.mark.usefixtures("build")
-def test_stage_lists_the_profiles_notebooks_for_quarto():
+def test_quarto_is_handed_the_embedded_notebooks_alone():
     config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
     entries = config["manuscript"]["notebooks"]
     listed = [entry["notebook"] for entry in sorted(entries, key=lambda entry: entry["order"])]
-    assert listed == [f"{stem}.ipynb" for stem in report.notebook_titles(PROFILE)]
+    embedded = {notebook for notebook, _ in embeds()}
+    assert listed == [f"{stem}.ipynb" for stem in report.notebook_titles(PROFILE) if f"{stem}.ipynb" in embedded]
+    assert set(listed) == embedded
     assert config["project"]["type"] == "manuscript"
 
 
 @pytest.mark.usefixtures("build")
 def test_quarto_and_the_page_cite_the_same_work():
     about = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
-    config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
+    folder, made = report.stage(PROFILE), variables.made(PROFILE)
+    config = yaml.safe_load((folder / "_quarto.yml").read_text())
     assert config["author"] == [{"name": {"literal": author["name"]}} for author in about["authors"]]
-    assert config["date"] == variables.made(PROFILE)["day"]
-    entry = " ".join((report.stage(PROFILE) / "_citation.md").read_text().split())
-    for said in (about["title"], about["authors"][0]["name"], config["date"][:4], config["citation"]["note"]):
+    assert config["date"] == made["day"]
+    cited = config["citation"]
+    assert {key: cited[key] for key in ("type", "title", "version")} == {
+        key: about[key] for key in ("type", "title", "version")
+    }
+    assert cited["note"] == f"Profile laptop, commit {made['commit']}"
+    entry = " ".join((folder / "_citation.md").read_text().split())
+    assert entry.startswith(f"``` @software{{{cited['id']},")
+    for said in (cited["title"], about["authors"][0]["name"], config["date"][:4], cited["version"], cited["note"]):
         assert said in entry
+    assert f"license = {{{about['license']}}}" in entry
+
+
+@pytest.mark.usefixtures("build")
+def test_quartos_metadata_is_that_of_the_citation_file_and_of_the_run():
+    about = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    folder = report.stage(PROFILE)
+    config = yaml.safe_load((folder / "_quarto.yml").read_text())
+    assert config["keywords"] == about["keywords"]
+    assert config["license"]["text"] == about["license"]
+    assert config["copyright"]["statement"] == f"© {config['date'][:4]} {about['authors'][0]['name']}"
+    abstract = config["citation"]["abstract"]
+    assert abstract == unescape(yaml.safe_load((folder / "_variables.yml").read_text())["abstract"])
+    for mark in ("&#", "](", "@", "not run"):
+        assert mark not in abstract
+    assert "18.5\u00a0%" in abstract
+    assert "url" not in config["citation"]  # of an address that no file names
+    assert "code-links" not in config["manuscript"]
+
+
+def test_the_address_of_the_code_and_an_affiliation_are_passed_on_where_a_file_has_them(build, monkeypatch):
+    about = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
+    people = [{"given-names": "Ada", "family-names": "Lovelace", "affiliation": "London"}]
+    about |= {"repository-code": "https://code.example/paper", "authors": people}
+    monkeypatch.setattr(citation, "_about", lambda: about)
+    folder = report.stage(PROFILE)
+    config = yaml.safe_load((folder / "_quarto.yml").read_text())
+    assert config["citation"]["url"] == config["manuscript"]["code-links"][0]["href"] == about["repository-code"]
+    assert config["author"] == [{"name": {"literal": "Ada Lovelace"}, "affiliations": [{"name": "London"}]}]
+    assert f"{{{about['repository-code']}}}" in (folder / "_citation.md").read_text()
+    html = report.render(PROFILE).read_text()
+    assert f'content="{about["repository-code"]}"' in html
+    assert f'href="{about["repository-code"]}"' in html
 
 
 @pytest.mark.usefixtures("build")
@@ -468,7 +523,7 @@ def test_every_notebook_can_be_downloaded_from_the_page_and_from_its_own(page):
 
 def test_every_table_of_results_can_be_downloaded(page):
     files = {file.name for file in (page.parent / downloads.FOLDER).iterdir()}
-    assert len(files) == len([*itertools.chain(*downloads.COPIED.values())]) + 3
+    assert len(files) == len([*itertools.chain(*downloads.COPIED.values())]) + 4
     assert {f"{downloads.FOLDER}/{name}" for name in files} <= set(Page(page.read_text()).links)
 
 
@@ -477,6 +532,89 @@ def test_the_page_says_how_to_cite_it(page):
     assert "How to cite" in text
     assert "@software{" in text
     assert "Profile laptop, commit" in text
+
+
+def test_the_preview_says_to_machines_and_to_readers_what_quarto_says(page):
+    config = yaml.safe_load((page.parent.parent / "_quarto.yml").read_text())
+    tags = dict(re.findall(r'<meta name="([\w.]+)" content="(.*?)"', page.read_text(), re.DOTALL))
+    assert unescape(tags["citation_abstract"]) == config["citation"]["abstract"]
+    assert tags["citation_author"] == tags["author"] == config["author"][0]["name"]["literal"]
+    assert tags["citation_publication_date"] == tags["dcterms.date"] == config["date"]
+    assert tags["citation_title"] == config["citation"]["title"]
+    assert tags["citation_keywords"] == tags["keywords"] == ", ".join(config["keywords"])
+    assert tags["dcterms.license"] == config["license"]["url"]
+    text = " ".join(Page(page.read_text()).text.split())
+    assert f"Keywords: {', '.join(config['keywords'])}. Licence: MIT." in text
+    assert {*formats.FORMATS} <= {*Page(page.read_text()).links}
+
+
+def test_the_page_is_there_for_word_with_its_figures_tables_and_references(page):
+    with zipfile.ZipFile(page.with_name("index.docx")) as file:
+        content = ElementTree.fromstring(file.read("word/document.xml"))
+        links = re.findall(r'Target="([^"]+)"[^>]*External', file.read("word/_rels/document.xml.rels").decode())
+        pictures = [name for name in file.namelist() if name.startswith("word/media/")]
+    word = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+    text = "".join(part.text or "" for part in content.iter(f"{word}t"))
+    figures = [label for _, label in embeds() if label.startswith("fig")]
+    assert len(list(content.iter(f"{word}drawing"))) == len(figures) + 1
+    assert {Path(name).suffix for name in pictures} <= {".png", ".svg"}
+    assert len(list(content.iter(f"{word}tbl"))) >= len(embeds()) - len(figures)
+    for said in ("Does it help to prime the teacher?", "Figure\u00a01: The method", "Enhancing Knowledge Distillation"):
+        assert said in text
+    assert all(link.startswith("http") for link in links)
+
+
+def test_the_page_is_there_as_jats_with_its_metadata_and_references(page):
+    content = ElementTree.fromstring(
+        re.sub(r"<!DOCTYPE.*?>", "", page.with_name("index.xml").read_text(), flags=re.DOTALL)
+    )
+    config = yaml.safe_load((page.parent.parent / "_quarto.yml").read_text())
+    meta = content.find("front/article-meta")
+    assert meta.findtext("title-group/article-title") == "Does it help to prime the teacher?"
+    assert " ".join("".join(meta.find("abstract/p").itertext()).split()) == " ".join(
+        config["citation"]["abstract"].split()
+    )
+    assert [word.text for word in meta.findall("kwd-group/kwd")] == config["keywords"]
+    assert meta.findtext("permissions/license/license-p") == "MIT"
+    entries = re.findall(r"^@\w+\{(\w+),", (paths.REPORT / "references.bib").read_text(), re.MULTILINE)
+    assert {ref.get("id") for ref in content.iter("ref")} == {f"ref-{entry}" for entry in entries}
+    labelled = {part.get("id") for kind in ("fig", "table") for part in content.iter(kind)}
+    assert {label for _, label in embeds()} <= labelled
+    targets = {link.get("{http://www.w3.org/1999/xlink}href") for link in content.iter("ext-link")}
+    assert all(target.startswith("http") for target in targets)
+
+
+def test_in_a_format_that_is_one_file_a_link_to_another_is_text():
+    text = "[a](compare-preview.html#cell-x) [b](results/a.csv) [c](#sec) [d](https://e.org/f) [e](mailto:a@b.org)"
+    options = [f"--lua-filter={paths.REPORT / 'one-file.lua'}"]
+    typst = pypandoc.convert_text(text + "\n\n# S {#sec}", "typst", format="markdown", extra_args=options)
+    assert re.findall(r"#link\((.+?)\)\[(\w)\]", typst) == [
+        ("<sec>", "c"),
+        ('"https://e.org/f"', "d"),
+        ('"mailto:a@b.org"', "e"),
+    ]
+    assert typst.startswith("a b ")
+
+
+def test_in_a_format_that_is_one_file_a_cell_is_no_box_of_its_own():
+    text = "::: {#cell-x .cell}\n:::: {.cell-output .cell-output-display}\nshown\n::::\n:::\n\n::: {.other}\nkept\n:::"
+    options = [f"--lua-filter={paths.REPORT / 'one-file.lua'}"]
+    assert pypandoc.convert_text(text, "typst", format="markdown", extra_args=options).count("#block[") == 1
+
+
+@pytest.mark.usefixtures("build")
+def test_every_answer_of_the_checklist_has_a_sentence_and_a_link_that_leads_somewhere():
+    lines = [line for line in (report.stage(PROFILE) / "_checklist.md").read_text().splitlines() if line[:1].isdigit()]
+    assert len(lines) == 16
+    for line in lines:
+        assert re.fullmatch(
+            r"\d+\. \*\*[\w ]+: (Yes|No|NA)\.\*\* [A-Z0-9].+\]\([^)]+\)\.?( \(Answered by a person\.\))?", line
+        )
+    by_machine = [line for line in lines if "by a person" not in line]
+    assert len(by_machine) >= 0.9 * len(lines)
+    said = (report.stage(PROFILE) / "_checklist.md").read_text()
+    assert f"Of these {len(lines)} answers, {len(by_machine)} were made by machine" in said
+    assert len(checklist.BY_A_PERSON) == len(lines) - len(by_machine)
 
 
 def test_no_page_is_heavy(page):
@@ -503,6 +641,34 @@ def test_rendering_again_changes_nothing_until_a_result_does(build):
     assert "11.5\u00a0points" in report.render(PROFILE).read_text()
 
 
+QUARTO_SAYS = """
+[ "$1 $3" = "render --output-dir" ] || exit 2
+echo "[1/5] compare.ipynb"
+printf '\\033[33mWARN: Unable to resolve crossref @fig-x\\033[39m\\n' >&2
+echo "[WARNING] Citeproc: citation x not found" >&2
+echo "WARNING (/filters/main.lua:123) odd" >&2
+echo "a warning in passing" >&2
+for stem in compare audit; do echo quarto > "$2/$4/$stem-preview.html"; echo '{}' > "$2/$4/$stem.out.ipynb"; done
+echo rendered > "$2/$4/index.html"
+"""
+
+
+def test_what_quarto_says_is_kept_and_its_warnings_are_counted(install_quarto, capsys):
+    build = install_quarto(QUARTO_SAYS)
+    site = report.render(PROFILE).parent
+    log = build / "report" / report.LOG
+    assert "[1/5] compare.ipynb\n" in log.read_text()
+    assert "WARN: Unable to resolve crossref" in log.read_text()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "Quarto warned" in line]
+    assert line == f"{paths.shown(log)}: Quarto warned of 3 things"
+    # What Quarto was not handed is written without it, at the same addresses; what it wrote is as it wrote it.
+    for stem in report.notebook_titles(PROFILE):
+        by_quarto = (site / f"{stem}-preview.html").read_text() == "quarto\n"
+        assert by_quarto == (stem in ("compare", "audit"))
+        assert (site / f"{stem}.out.ipynb").exists()
+    assert all((site / name).exists() for name in formats.FORMATS)
+
+
 def test_quarto_renders_where_it_is_installed(install_quarto):
     build = install_quarto('[ "$1 $3" = "render --output-dir" ] && echo rendered > "$2/$4/index.html"')
     page = report.render(PROFILE)
@@ -514,17 +680,33 @@ def test_quarto_renders_where_it_is_installed(install_quarto):
 
 @pytest.mark.usefixtures("build")
 @pytest.mark.skipif(QUARTO is None, reason="Quarto is not installed")
-def test_quarto_warns_of_nothing_and_numbers_figures_and_tables_as_the_preview_does(monkeypatch):
+def test_quartos_page_has_what_the_preview_has(monkeypatch):
     monkeypatch.setattr(variables, "quarto", lambda: QUARTO)
-    folder = report.stage(PROFILE)
-    done = subprocess.run([QUARTO, "render", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "WARN" not in done.stderr
-    text = (folder / "_site" / "index.html").read_text()
-    links = re.findall(r'<a href="#((?:fig|tbl)-[\w-]+)"[^>]*quarto-xref[^>]*><span>(.*?)</span>', text)
+    site = report.render(PROFILE).parent
+    assert not report.WARNING.findall((site.parent / report.LOG).read_text())
+    text, config = (site / "index.html").read_text(), yaml.safe_load((site.parent / "_quarto.yml").read_text())
+    links = re.findall(r'<a href="#((?:fig|tbl)-[\w-]+)"[^>]*quarto-xref[^>]*>(.*?)</a>', text, re.DOTALL)
     numbered = preview.numbers((paths.REPORT / "index.qmd").read_text())
     assert {label for label, _ in links} == set(numbered)
-    assert all(unescape(shown) == numbered[label] for label, shown in links)
+    assert all(unescape(re.sub("<.*?>", "", shown)) == numbered[label] for label, shown in links)
+    parsed = Page(text)
+    for notebook, label in embeds():
+        assert f"{notebook.removesuffix('.ipynb')}-preview.html#cell-{label}" in parsed.links
+    for stem in report.notebook_titles(PROFILE):
+        assert f"{stem}-preview.html" in parsed.links
+        assert (site / f"{stem}-preview.html").exists()
+    for file in site.glob("*.html"):
+        assert not re.search(r'(?:src|href)="https?://[^"]*\.(?:js|css|woff2?)"', file.read_text())
+    assert 'class="contents"' in text
+    for tag, said in {
+        "citation_title": config["citation"]["title"],
+        "citation_abstract": config["citation"]["abstract"],
+    }.items():
+        assert unescape(re.search(rf'<meta name="{tag}" content="(.*?)"', text, re.DOTALL)[1]) == said
+    assert {"index.pdf", *formats.FORMATS} <= set(parsed.links)
+    assert all((site / name).exists() for name in ("index.pdf", *formats.FORMATS))
+    assert "Typst" not in parsed.text
+    assert "MIT" in text.partition('id="quarto-reuse"')[2]
 
 
 @pytest.mark.parametrize("script", ["echo first >&2; echo ERROR: no such filter >&2; exit 1", "true"])

@@ -1,4 +1,4 @@
-"""What work takes: seconds by the clock and of the processors, and joules where the machine counts them.
+"""What work takes: seconds by the clock, of processors and of GPUs, memory, and joules where the machine counts them.
 
 Energy is that of the processors' packages, by RAPL (Linux, Intel and AMD; as a rule its counter is read by root alone),
 whatever runs on them meanwhile. codecarbon reads the same counter, estimates where there is none, and phones home.
@@ -6,6 +6,8 @@ whatever runs on them meanwhile. codecarbon reads the same counter, estimates wh
 
 import functools
 import os
+import resource
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -22,15 +24,27 @@ class Stopwatch:
 
     def __init__(self, before: Mapping[str, Any] | None = None) -> None:
         before = before or {}
-        self._wall = time.monotonic() - before.get("wall_seconds", 0.0)
+        self._began = time.monotonic()
+        self._wall = self._began - before.get("wall_seconds", 0.0)
+        self._gpus, self._peak = before.get("gpu_seconds", 0.0), before.get("peak_mib", 0.0)
         self._cpu = sum(os.times()[:4]) - before.get("cpu_seconds", 0.0)
         # What an earlier process did not count is not known.
         self._energy = energy() if not before.get("wall_seconds") or "joules" in before else None
         self._joules = self._energy.joules() - before.get("joules", 0.0) if self._energy else 0.0
 
     def seconds(self) -> dict[str, float]:
-        """As a manifest has them; with `joules` where there is a counter."""
+        """As a manifest has them: with `joules` where there is a counter.
+
+        `peak_mib` is the most memory that this process has held so far; where it works on GPUs, `gpu_seconds` are those
+        by the clock, times the GPUs, and `gpu_peak_mib` the most memory on one of them.
+        """
         found = {"wall_seconds": time.monotonic() - self._wall, "cpu_seconds": sum(os.times()[:4]) - self._cpu}
+        found["peak_mib"] = max(self._peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        torch: Any = sys.modules.get("torch")  # whoever uses a GPU has imported it
+        places = range(torch.cuda.device_count()) if torch and torch.cuda.is_initialized() else ()
+        if used := [held for place in places if (held := torch.cuda.max_memory_allocated(place))]:
+            found["gpu_seconds"] = self._gpus + len(used) * (time.monotonic() - self._began)
+            found["gpu_peak_mib"] = max(used) / 2**20
         if self._energy:
             with suppress(OSError):  # no result is lost for want of what it took
                 found["joules"] = self._energy.joules() - self._joules

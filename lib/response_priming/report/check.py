@@ -10,7 +10,8 @@ from response_priming.report.variables import known
 
 # What staging adds to the sources: the manuscript may name these although report/ has none of them.
 GENERATED = frozenset(
-    {"_citation.md", "_contents.md", "_doctor.md", "_lead.md", "_notebooks.md", "_settled.md", "_strategies.md"}
+    f"_{name}.md"
+    for name in ("checklist", "citation", "compute", "contents", "doctor", "lead", "notebooks", "settled", "strategies")
 )
 
 

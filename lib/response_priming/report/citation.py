@@ -27,7 +27,7 @@ def metadata(profile: params.Profile, texts: Mapping[str, str]) -> dict[str, Any
     """
     about, manifest = _about(), made(profile)
     # Literal: it is no person's name, and must not be split into a given and a family name.
-    authors = [
+    authors: list[dict[str, Any]] = [
         {"name": {"literal": author.get("name") or f"{author['given-names']} {author['family-names']}"}}
         | ({"affiliations": [{"name": author["affiliation"]}]} if "affiliation" in author else {})
         for author in about["authors"]

@@ -33,7 +33,7 @@ def write(folder: Path, site: Path, cited: Mapping[str, Any]) -> None:
         "tags": cited["keywords"],
         "copyright": cited["copyright"] | licence,
     }
-    abstracts = {"index.xml": {"abstract": variables["abstract"]}}  # the text has one of its own
+    abstracts = {"index.xml": {"abstract": variables["abstract"] + "\n"}}  # a paragraph; the text of Word has its own
     filters = [f"--lua-filter={folder / name}" for name in ("figures.lua", "one-file.lua")]
     options = ["--standalone", "--sandbox", "--quiet", "--number-sections", *filters, "--citeproc"]
     options += [f"--bibliography={folder / 'references.bib'}"]

@@ -14,7 +14,7 @@ import yaml
 
 from response_priming import artifacts, attention, notebooks, params, paths, progress, style
 from response_priming.errors import InputError
-from response_priming.report import citation, downloads, formats, preview, variables
+from response_priming.report import checklist, citation, compute, downloads, formats, preview, variables
 from response_priming.report.check import check_sources
 
 LOG = "quarto.log"
@@ -42,9 +42,14 @@ def stage(profile: params.Profile) -> Path:
         (folder / "_doctor.md").write_text(variables.diagnosis(profile), encoding="utf-8")
         (folder / "_settled.md").write_text(variables.settled_table(profile), encoding="utf-8")
         downloads.write(profile.build, folder)
+        costs = compute.table(profile)
+        costs.to_csv(folder / downloads.FOLDER / "compute.csv", index=False)
+        hardware = variables.made(profile).get("hardware", [])
+        (folder / "_compute.md").write_text(compute.words(costs, hardware), encoding="utf-8")
         texts = variables.sentences(profile)
         cited = citation.metadata(profile, texts)
         (folder / "_citation.md").write_text(citation.bibtex(cited), encoding="utf-8")
+        (folder / "_checklist.md").write_text(checklist.words(profile, costs, cited), encoding="utf-8")
         _write_yaml(folder / "_variables.yml", texts)
         _write_yaml(folder / "_quarto.yml", _quarto_config(profile, cited))
         check_sources(folder, folder, texts)
@@ -148,7 +153,9 @@ def _quarto_config(profile: params.Profile, cited: dict[str, Any]) -> dict[str, 
         if stem in embedded
     ]
     links = {key: cited[key] for key in cited if key == "code-links"}  # which Quarto takes from the manuscript
-    return config | {"manuscript": config["manuscript"] | links} | {key: cited[key] for key in cited if key not in links}
+    return (
+        config | {"manuscript": config["manuscript"] | links} | {key: cited[key] for key in cited if key not in links}
+    )
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
