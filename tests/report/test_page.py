@@ -312,7 +312,8 @@ def test_quartos_metadata_is_that_of_the_citation_file_and_of_the_run():
     assert "code-links" not in config["manuscript"]
 
 
-def test_the_address_of_the_code_and_an_affiliation_are_passed_on_where_a_file_has_them(build, monkeypatch):
+@pytest.mark.usefixtures("build")
+def test_the_address_of_the_code_and_an_affiliation_are_passed_on_where_a_file_has_them(monkeypatch):
     about = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
     people = [{"given-names": "Ada", "family-names": "Lovelace", "affiliation": "London"}]
     about |= {"repository-code": "https://code.example/paper", "authors": people}
