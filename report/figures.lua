@@ -15,7 +15,7 @@ function Blocks(blocks)
   for _, block in ipairs(blocks) do
     local html = block.t == "RawBlock" and block.format == "html" and block.text or ""
     local id = html:match('^<figure id="([^"]+)"')
-    if id then
+    if id and not html:match("</figure>") then
       figure = { id = id, content = pandoc.Blocks({}), caption = pandoc.Blocks({}) }
     elseif not figure then
       kept:insert(block)

@@ -81,8 +81,7 @@ def head(cited: Mapping[str, Any]) -> str:
 
 
 def block(cited: Mapping[str, Any]) -> str:
-    """Keywords, licence, code and other formats, which pandoc's title block lacks, in Markdown; `cited`: as of
-    `metadata`."""
+    """Keywords, licence, code and other formats, in Markdown, for every renderer; `cited`: as of `metadata`."""
     return _filled("_about.md.jinja", cited)
 
 

@@ -19,7 +19,8 @@ FORMATS = {"index.docx": "docx", "index.xml": "jats_publishing"}  # addresses as
 def write(folder: Path, site: Path, cited: Mapping[str, Any]) -> None:
     """Write the staged manuscript into the site in all of `FORMATS`; `cited`: as of `citation.metadata`.
 
-    What the page folds or loads is not part of them; a link to what does not travel is text (report/one-file.lua).
+    What the page folds is open in them, what it draws by a script is left out, and a link to what does not travel is
+    text (report/one-file.lua).
     """
     variables = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
     text = preview.expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables, drawn=False)

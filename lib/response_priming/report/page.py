@@ -48,7 +48,7 @@ def stage(profile: params.Profile) -> Path:
         (folder / "_compute.md").write_text(compute.words(costs, hardware), encoding="utf-8")
         texts = variables.sentences(profile)
         cited = citation.metadata(profile, texts)
-        (folder / "_citation.md").write_text(citation.bibtex(cited), encoding="utf-8")
+        (folder / "_citation.md").write_text(f"{citation.bibtex(cited)}\n{citation.block(cited)}", encoding="utf-8")
         (folder / "_checklist.md").write_text(checklist.words(profile, costs, cited), encoding="utf-8")
         _write_yaml(folder / "_variables.yml", texts)
         _write_yaml(folder / "_quarto.yml", _quarto_config(profile, cited))

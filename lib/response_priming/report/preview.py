@@ -182,7 +182,7 @@ def table(content: str) -> str | None:
 
 
 def image(output: Any, alt: str, *, drawn: bool = True) -> str | None:
-    """The output's picture as an `<img>` that carries its data, SVG rather than PNG if `drawn`; None where it has none."""
+    """The output's picture as an `<img>` that carries its data, SVG before PNG if `drawn`; None where it has none."""
     data = output.get("data", {})
     png = _img("png", data["image/png"].replace("\n", ""), alt) if "image/png" in data else None
     if (svg := data.get("image/svg+xml")) and (drawn or not png):
