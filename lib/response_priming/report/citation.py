@@ -77,18 +77,18 @@ def bibtex(cited: Mapping[str, Any]) -> str:
 
 def head(cited: Mapping[str, Any]) -> str:
     """The meta tags that Quarto gives a manuscript, for the preview; `cited`: as of `metadata`."""
-    return _filled("meta.html.jinja", cited)
+    return _filled("meta.html.jinja", cited=cited)
 
 
-def block(cited: Mapping[str, Any]) -> str:
+def block(cited: Mapping[str, Any], *, pdf: bool) -> str:
     """Keywords, licence, code and other formats, in Markdown, for every renderer; `cited`: as of `metadata`."""
-    return _filled("_about.md.jinja", cited)
+    return _filled("_about.md.jinja", cited=cited, pdf=pdf)
 
 
-def _filled(file: str, cited: Mapping[str, Any]) -> str:
+def _filled(file: str, **values: Any) -> str:
     folder = jinja2.FileSystemLoader(paths.REPORT)
     words = jinja2.Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return words.get_template(file).render(cited=cited)
+    return words.get_template(file).render(values)
 
 
 def _about() -> dict[str, Any]:
