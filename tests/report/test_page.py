@@ -565,6 +565,16 @@ def test_the_page_is_there_for_word_with_its_figures_tables_and_references(page)
     assert all(link.startswith("http") for link in links)
 
 
+def test_the_same_results_are_the_same_file_for_word(page, tmp_path):
+    folder = page.parent.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "BUILD", folder.parent.parent)
+        texts = yaml.safe_load((folder / "_variables.yml").read_text())
+        formats.write(folder, tmp_path, citation.metadata(PROFILE, texts))
+    for name in formats.FORMATS:
+        assert (tmp_path / name).read_bytes() == page.with_name(name).read_bytes()
+
+
 def test_the_page_is_there_as_jats_with_its_metadata_and_references(page):
     content = ElementTree.fromstring(
         re.sub(r"<!DOCTYPE.*?>", "", page.with_name("index.xml").read_text(), flags=re.DOTALL)

@@ -3,8 +3,11 @@
 Quarto would render every notebook anew for JATS, and the manuscript for either. PDF is Quarto's alone.
 """
 
+import os
+import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +40,14 @@ def write(folder: Path, site: Path, cited: Mapping[str, Any]) -> None:
     abstracts = {"index.xml": {"abstract": variables["abstract"] + "\n"}}  # a paragraph; the text of Word has its own
     filters = [f"--lua-filter={folder / name}" for name in ("figures.lua", "one-file.lua")]
     options = ["--standalone", "--sandbox", "--quiet", "--number-sections", *filters, "--citeproc"]
-    options += [f"--bibliography={folder / 'references.bib'}"]
+    options += [f"--bibliography={folder / 'references.bib'}", "--from=markdown"]
+    # The day of the results, so that the same results are the same file.
+    day = {"SOURCE_DATE_EPOCH": f"{datetime.fromisoformat(cited['date']).replace(tzinfo=UTC).timestamp():.0f}"}
 
     def convert(name: str) -> None:
         head = yaml.safe_dump(about | abstracts.get(name, {}), allow_unicode=True)
-        source = f"---\n{head}---\n{body}"
-        pypandoc.convert_text(source, FORMATS[name], "markdown", outputfile=str(site / name), extra_args=options)
+        command = [pypandoc.get_pandoc_path(), *options, f"--to={FORMATS[name]}", f"--output={site / name}"]
+        subprocess.run(command, input=f"---\n{head}---\n{body}".encode(), env=os.environ | day, check=True)
 
     with ThreadPoolExecutor() as pool:  # pandoc is a process of its own
         list(pool.map(convert, FORMATS))
