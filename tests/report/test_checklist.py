@@ -88,6 +88,8 @@ def test_a_model_that_no_list_has_a_licence_for_is_not_passed_off_as_licensed():
     assert set(checklist.licences(LAPTOP).values()) == {"MIT", "Apache-2.0"}
     other = LAPTOP.model_copy(update={"model": LAPTOP.model.model_copy(update={"student": "someone/unheard-of"})})
     assert checklist.licences(other)["someone/unheard-of"] is None
+    for name in ("paper", "gsm8k-laptop", "laptop-full"):
+        assert None not in checklist.licences(params.load(name)).values()
 
 
 # --- compute ---

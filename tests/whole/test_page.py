@@ -1,5 +1,7 @@
 """The rendered manuscript in a real browser: desktop and phone, light and dark."""
 
+import re
+
 import pytest
 from tests.report.test_page import embeds, page  # noqa: F401
 
@@ -48,6 +50,14 @@ def test_each_figure_and_table_shows_the_way_to_its_cell(opened):
     sources = opened.locator(".source a")
     assert sources.count() == len(embeds())
     assert all(link.is_visible() for link in sources.all())
+
+
+def test_other_formats_and_every_answer_of_the_checklist_can_be_reached(opened):
+    for name in ("index.docx", "index.xml"):
+        assert any(link.is_visible() for link in opened.locator(f"a[href='{name}']").all())
+    answers = opened.locator("li", has_text=re.compile(r"^[\w ]+: (Yes|No|NA)\."))
+    assert answers.count() == 16
+    assert all(answer.locator("a").count() for answer in answers.all())
 
 
 LUMINANCE = """element => {
