@@ -97,8 +97,9 @@ def licences(profile: params.Profile) -> dict[str, str | None]:
     used = [data, *sorted("SmolLM2-135M-Instruct" if name == "embedded" else name for name in models)]
 
     def found(name: str) -> str | None:
-        family = name.rpartition("/")[2].partition("-")[0] if "/" in name else None  # Llama, of meta-llama/Llama-3.1-8B
-        said = listed.get(name) or next((said for what, said in listed.items() if what.split()[0] == family), None)
+        parts = name.rpartition("/")[2].split("-")  # one is the family's name, as Llama in meta-llama/Llama-3.1-8B
+        families = (said for what, said in listed.items() if what[0].isupper() and what.split()[0] in parts)
+        said = listed.get(name) or next(families, None)
         return said and said.partition(" (")[0]
 
     return {name: found(name) for name in used}
