@@ -2,8 +2,8 @@
 
     python benchmarks/explorer.py build/laptop/attention benchmarks/results/explorer.json
 
-The maps are those of a finished attention stage. A load ends when the text above the plots names the head shown, which
-is set together with the plots' data. Chromium is started once; every load is a new page.
+The maps are those of a finished attention stage. A load ends when the text above the tokens names the head shown, which
+is set together with their shades and the maps. Chromium is started once; every load is a new page.
 """
 
 import json
@@ -21,8 +21,9 @@ from response_priming.attention import explorer
 from response_priming.attention import results as attention_results
 
 LOADS = 9
-TIMED = """addEventListener("DOMContentLoaded", () => new MutationObserver(() => { window.shown ??= performance.now() })
-    .observe(document.getElementById("summary"), {childList: true}))"""
+TIMED = """window.shown = new Promise(done => new MutationObserver(() => {
+    if (document.getElementById("summary")?.textContent) done(performance.now())
+}).observe(document, {childList: true, subtree: true}))"""
 
 
 def load_seconds(file: Path) -> list[float]:
@@ -34,7 +35,6 @@ def load_seconds(file: Path) -> list[float]:
             page = browser.new_page()
             page.add_init_script(TIMED)
             page.goto(file.as_uri())
-            page.wait_for_function("window.shown")
             seconds.append(round(page.evaluate("window.shown") / 1000, 3))
             page.close()
         browser.close()
@@ -56,7 +56,7 @@ def main(folder: Path, results: Path) -> None:
         "median_load_seconds": statistics.median(seconds),
         "load_seconds": seconds,
         "machine": provenance.here()["machine"],
-        "versions": {name: version(name) for name in ("bokeh", "playwright")},
+        "versions": {"playwright": version("playwright")},
     }
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

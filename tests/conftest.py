@@ -92,12 +92,12 @@ def visits(new_page):
     requested, errors = [], []
     with contextlib.ExitStack() as pages:
 
-        def visit(file, *, width=1280, scheme="light"):
+        def visit(file, *, width=1280, scheme="light", state=""):
             page = pages.enter_context(new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme))
             page.on("request", lambda request: requested.append(request.url))
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-            page.goto(file.as_uri())
+            page.goto(f"{file.as_uri()}{state}")
             requested.remove(file.as_uri())
             return page
 

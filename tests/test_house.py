@@ -60,12 +60,12 @@ def drawing(file):
     """Whether a module imports what draws."""
     nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {getattr(node, "module", None) or node.names[0].name for node in nodes}
-    return bool({str(name).partition(".")[0] for name in names} & {"matplotlib", "seaborn", "bokeh"})
+    return bool({str(name).partition(".")[0] for name in names} & {"matplotlib", "seaborn"})
 
 
 def test_what_computes_does_not_draw():
     drawn = {file.relative_to(LIB).as_posix() for file in LIB.rglob("*.py") if drawing(file)}
-    assert {name for name in drawn if not name.endswith("/figures.py")} == {"style.py", "attention/explorer.py"}
+    assert {name for name in drawn if not name.endswith("/figures.py")} == {"style.py"}
 
 
 def test_figures_are_imported_by_their_face_alone():

@@ -158,5 +158,6 @@ def test_the_explorer_runs_once_the_notebook_is_trusted(open_notebook, screensho
     changes = half(EXAMPLES[1], "none", 0, 0) - half(EXAMPLES[1], "teacher", 0, 0)
     largest = changes[abs(changes).argmax()]
     frame.get_by_text(f"{arms.title('none')}, layer 0, head 0, test-1: ").wait_for()
-    frame.get_by_text(f"the largest difference is {largest:.2f}, at").wait_for()
+    said = f"{largest:+.2f}".replace("-", "\N{MINUS SIGN}")
+    frame.get_by_text(f"the largest difference is {said}, at").wait_for()
     screenshot(page, "lab-explore")
