@@ -30,7 +30,10 @@ const stored = (arm) => {
 
 const pair = (query, key) => query * (query + 1) / 2 + key
 const weight = (root) => (root / 255) ** 2
-const signed = (number, digits = 3) => (number < 0 ? "−" : "+") + Math.abs(number).toFixed(digits)
+const signed = (number, digits = 3) => {
+  const size = Math.abs(number).toFixed(digits)
+  return Number(size) === 0 ? size : (number < 0 ? "−" : "+") + size
+}
 const marked = (token) => token.replace(/^ +$|[\n\t]/g, (blank) => ({"\n": "↵", "\t": "⇥"})[blank] ?? "␣".repeat(blank.length))
 const named = (token) => `“${marked(text.tokens[token]).trim()}” (${text.places[token]})`
 const boxes = () => [...$("text").querySelectorAll("[role=option]")]
