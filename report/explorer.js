@@ -68,7 +68,7 @@ const choose = (token) => {
     box.style.setProperty("--shade", later ? 0 : compared ? Math.abs(value(key)) / largest : Math.sqrt(value(key)))
   })
   const ranked = [...Array(token + 1).keys()].sort((one, other) => Math.abs(value(other)) - Math.abs(value(one)))
-  const three = ranked.slice(0, 3).map((key) => `${named(key)}: ${said(key)}`)
+  const three = ranked.slice(0, 3).map((key) => `${named(key)}:\u00a0${said(key)}`)
   const attends = compared ? `, compared with ${arms.get(asked.against.value)}, differs most at` : " attends most to"
   $("strongest").textContent = `${named(token)}${attends} ${three.join(", ")}.`
   $("maps").style.setProperty("--row", token / text.tokens.length)

@@ -189,7 +189,7 @@ def test_a_click_chooses_a_token_whose_attention_shades_the_others(page):
     weights = EXAMPLES[0].weights("teacher", 2, 1)[3]
     said = page.get_by_role("status").last.inner_text()
     assert said.startswith("“↵” (3) attends most to ")
-    assert re.findall(r"\((\d)\): ([\d.]+)\b", said) == [
+    assert re.findall(r"\((\d)\):\s([\d.]+)\b", said) == [
         (str(key), f"{weights[key]:.3f}") for key in np.argsort(-weights, kind="stable")[:3]
     ]
 
@@ -203,11 +203,12 @@ def test_the_difference_to_the_compared_arm_is_another_reading(page):
     most = abs(changes[4]).argmax()
     said = page.locator("#strongest").inner_text().replace("\N{MINUS SIGN}", "-")
     assert f"compared with {arms.title('none')}, differs most at" in said
-    assert re.search(r"\((\d)\): ([-+][\d.]+)", said).groups() == (str(most), f"{changes[4, most]:+.3f}")
+    assert re.search(r"\((\d)\):\s([-+][\d.]+)", said).groups() == (str(most), f"{changes[4, most]:+.3f}")
 
 
 def test_arrow_keys_move_the_choice(page):
     option(page, 0).click()
+    looks = "one => [getComputedStyle(one).outlineWidth, getComputedStyle(one).outlineStyle]"
     steps = {"ArrowRight": 1, "ArrowDown": 2, "ArrowLeft": 1, "ArrowUp": 0, "Home": 0, "End": 4}
     for key, expected in steps.items():
         page.keyboard.press(key)
@@ -215,6 +216,7 @@ def test_arrow_keys_move_the_choice(page):
             "all => all.map(one => [one.ariaSelected, one.tabIndex, document.activeElement === one])"
         )
         assert state == [["true", 0, True] if token == expected else ["false", -1, False] for token in range(5)]
+        assert option(page, expected).evaluate(looks) == ["3px", "solid"]
     np.testing.assert_allclose(shades(page), EXAMPLES[0].maps["teacher"][2, 1, 4] / 255, atol=1e-6)
 
 
