@@ -496,13 +496,6 @@ def test_the_head_that_the_text_names_opens_in_the_explorer(page, open_page):
     assert not explorer.locator("#notice").is_visible()
 
 
-def test_quarto_fills_the_address_of_the_explorer(page):
-    """Quarto fills shortcodes in the target of a link; the value must be the same as text and as Markdown."""
-    folder = page.parent.parent
-    assert "](explorer.html#{{< var divergent_state >}})" in (folder / "index.qmd").read_text()
-    assert re.fullmatch(r"[\w=&-]+", yaml.safe_load((folder / "_variables.yml").read_text())["divergent_state"])
-
-
 def test_ids_are_unique(page):
     ids = Page(page.read_text()).ids
     assert len(set(ids)) == len(ids)
