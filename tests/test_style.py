@@ -1,7 +1,7 @@
 import re
 from html import escape, unescape
 from io import StringIO
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import jinja2
 import matplotlib as mpl
@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import text
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
-from response_priming import arms, params, style
+from response_priming import arms, params, paths, style
 
 ARMS = arms.known()
 # Colour blindness in linear RGB (Machado, Oliveira and Fernandes 2009, doi 10.1109/TVCG.2009.113, severity 1.0).
@@ -64,33 +63,46 @@ def test_the_style_makes_figures_reproducible_and_their_text_selectable():
     assert mpl.rcParams["svg.fonttype"] == "none"
 
 
-def test_places_keep_their_order_and_distance_and_stay_above_the_axis():
-    assert style.apart([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
-    assert style.apart([0.1, 0.9], 0.1) == [0.1, 0.9]
-    assert style.apart([0.0, 0.0, 0.0], 0.1) == pytest.approx([0.0, 0.1, 0.2])
+def svg_of(figure):
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg", bbox_inches=None)
+    return drawn.getvalue()
 
 
-def test_names_stand_beside_points_that_the_axes_have_just_been_given():
-    figure = Figure()
-    axes = figure.subplots()
-    axes.plot([0, 1], [40, 60])
-    style.name_points(axes, {"none": (1.0, 60.0)}, gap=0.1)
-    (name,) = axes.texts
-    assert 0.9 < name.get_position()[1] < 1
+def test_text_is_nine_points_high_where_a_phone_shows_a_figure_340_pixels_wide():
+    style.apply_style()
+    figure, (upper, lower) = style.panels(3, 2)
+    table = pd.DataFrame({"x": [0.5], "low": [0.4], "high": [0.6], "title": ["a student with a rather long title"]})
+    style.dots(upper, table, [{}], value="x")
+    lower.set(title="title", xlabel="label")
+    figure.supxlabel("below")
+    figure.supylabel("left")
+    figure.suptitle("above")
+    style.arms_legend(figure, ARMS)
+    drawn = svg_of(figure)
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', drawn)[1])
+    sizes = {float(size) for size in re.findall(r"font(?:-size)?: (?:\w+ )?([\d.]+)px", drawn)}
+    assert sizes
+    assert min(sizes) * 340 / width >= 12
 
 
-def test_names_beside_equal_points_do_not_overlap_and_have_their_arms_colours():
-    figure = Figure(layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    style.name_points(axes, dict.fromkeys(ARMS[:4], (0.5, 0.5)), gap=0.1)
-    figure.canvas.draw()
-    places = sorted(name.get_position()[1] for name in axes.texts)
-    height = max(Text.get_window_extent(name).height for name in axes.texts)
-    assert all(high - low >= height / axes.bbox.height for low, high in pairwise(places))
-    assert {name.get_text(): name.get_color() for name in axes.texts} == {
-        arms.title(arm): style.color(arm) for arm in ARMS[:4]
-    }
+@pytest.mark.parametrize("file", [*paths.NOTEBOOKS.glob("*.ipynb"), *paths.ROOT.glob("lib/**/figures.py")], ids=str)
+def test_no_figure_has_a_size_of_its_own(file):
+    assert not re.findall(r"fontsize|labelsize|figsize|set_size_inches|text\.size", file.read_text())
+
+
+def test_a_legend_stands_above_the_panels_which_keep_their_height():
+    style.apply_style()
+    (figure, axes), (plain, alone) = style.panels(3), style.panels(3)
+    style.arms_legend(figure, ARMS)
+    figure.draw_without_rendering()
+    plain.draw_without_rendering()
+    inches = (axes.get_window_extent().height / figure.dpi, alone.get_window_extent().height / plain.dpi)
+    assert inches[0] == pytest.approx(inches[1], abs=0.15)
+    legend = figure.legends[0].get_window_extent()
+    assert axes.get_window_extent().y1 <= legend.y0
+    assert legend.x1 <= figure.bbox.x1
+    assert [name.get_text().replace("\n", " ") for name in figure.legends[0].get_texts()] == list(map(arms.title, ARMS))
 
 
 def test_a_printed_table_aligns_numbers_right_and_words_left():
@@ -140,10 +152,8 @@ def test_dollars_in_a_title_are_dollars_in_a_figure(title, monkeypatch):
     axes.legend()
     style.dots(axes, pd.DataFrame({"x": [0.5], "low": [0.4], "high": [0.6], "title": [title]}), [{}], value="x")
     axes.set(title=title, xlabel=title)
-    style.name_points(axes, {"none": (0.5, 0.5)}, gap=0.1)
-    drawn = StringIO()
-    figure.savefig(drawn, format="svg")
-    assert len(re.findall(f">{re.escape(escape(title, quote=False))}<", drawn.getvalue())) == 5
+    style.arms_legend(figure, ["none"])
+    assert len(re.findall(f">{re.escape(escape(title, quote=False))}<", svg_of(figure))) == 5
 
 
 @given(text())

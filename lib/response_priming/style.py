@@ -6,6 +6,7 @@ Markdown, and neither lets it be markup.
 
 import functools
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -16,6 +17,7 @@ import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from pandas.io.formats.style import Styler
 
@@ -25,6 +27,12 @@ from response_priming import arms, paths
 # distinct markers, so that no figure relies on colour alone. Nine and ten: 90 arms differ in at least one of the two.
 _PALETTE = [*(sns.color_palette("colorblind")[place] for place in (0, 1, 2, 3, 4, 5, 9, 7)), (0.25, 0.25, 0.25)]
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
+
+# Of every figure: its width in inches, and the size of all text in it in points. Where a phone shows the figure 340 CSS
+# pixels wide, the text is at least nine points high, that is 12 pixels; elsewhere it is shown at its own width.
+WIDTH, TEXT = 5.0, 13
+_TEXTS = ["font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"]
+_TEXTS += ["legend.title_fontsize", "figure.labelsize", "figure.titlesize"]
 
 # Of a table: column -> heading, and format (None: words); an interval's ends, `LOW..HIGH` -> heading, and scale.
 Columns = dict[str, tuple[str, Any]]
@@ -36,10 +44,9 @@ def apply_style() -> None:
     sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
     mpl.rcParams.update(
         {
-            "figure.dpi": 110,
-            "savefig.bbox": "tight",
-            "font.size": 10,
-            "axes.titlesize": 11,
+            "figure.dpi": 160,
+            "figure.figsize": (WIDTH, 3.2),
+            "figure.constrained_layout.use": True,
             "axes.titlelocation": "left",
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -47,8 +54,10 @@ def apply_style() -> None:
             "svg.fonttype": "none",
             "svg.hashsalt": "response-priming",
         }
+        | dict.fromkeys(_TEXTS, TEXT)
     )
-    set_matplotlib_formats("svg", "png", metadata={"Date": None})
+    # Not cut to what is drawn, which would change the width.
+    set_matplotlib_formats("svg", "png", bbox_inches=None, metadata={"Date": None})
     if shell := get_ipython():
         plain = shell.display_formatter.formatters["text/plain"]  # else where in memory the table was
         plain.for_type(Styler, lambda table, printer, _: printer.text(table.to_string()))
@@ -71,13 +80,23 @@ def _place(arm: str) -> int:
     return known.index(arm) if arm in known else len(known)
 
 
-def panels(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """A figure of a size in inches, and its axes as `Figure.subplots` gives them.
+def panels(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """A figure of a height in inches and the width of all, and its axes as `Figure.subplots` gives them, if any.
 
     It is not made by pyplot, which would show it a second time in a notebook.
     """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, **options)
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options) if rows else None
+
+
+def wrapped(title: str, width: int = 19) -> str:
+    """A title in lines of at most so many characters, where its words allow that."""
+    return textwrap.fill(title, width, break_long_words=False)
+
+
+def row_height(titles: Iterable[str]) -> float:
+    """The height in inches of a row of `dots` that are named by these titles."""
+    return 0.2 * max((wrapped(title).count("\n") for title in titles), default=0) + 0.36
 
 
 def dots(axes: Any, table: pd.DataFrame, looks: Any, *, value: str, low: str = "low", high: str = "high") -> None:
@@ -90,43 +109,27 @@ def dots(axes: Any, table: pd.DataFrame, looks: Any, *, value: str, low: str = "
     for y, (row, look) in enumerate(zip(table.to_dict("records"), looks, strict=True)):
         x, left, right = (100 * row[key] for key in (value, low, high))
         axes.errorbar(x, y, xerr=[[max(x - left, 0)], [max(right - x, 0)]], capsize=3, **look)
-    axes.set_yticks(range(len(table)), labels=list(table["title"]))
-    axes.set_ylim(len(table) - 0.5, -0.5)
+    name_rows(axes, table["title"])
 
 
-def name_points(axes: Any, points: Mapping[str, tuple[float, float]], *, gap: float) -> None:
-    """Name the arms at the right of the axes instead of in a legend, each joined to its point.
-
-    Args:
-        points: of each arm, e.g. the end of its line, in data coordinates; the axes' limits must be final.
-        gap: least distance of two names, as a share of the axes' height; less where many names would not fit.
-    """
-    ranked, (bottom, top) = sorted(points, key=lambda arm: points[arm][1]), axes.get_ylim()
-    heights = [(points[arm][1] - bottom) / (top - bottom) for arm in ranked]
-    places = apart(heights, min(gap, 1.1 / max(1, len(ranked))))
-    for arm, place in zip(ranked, places, strict=True):
-        axes.annotate(
-            arms.title(arm),
-            points[arm],
-            (1.06, place),
-            textcoords="axes fraction",
-            color=color(arm),
-            fontsize=8,
-            va="center",
-            # To the middle of the name's left side.
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 0, "shrinkB": 0, "linewidth": 0.6}
-            | {"color": color(arm)},
-        )
+def name_rows(axes: Any, titles: Iterable[str]) -> None:
+    """Rows at 0, 1, ... from the top, named at the left."""
+    names = [wrapped(title) for title in titles]
+    axes.set_yticks(range(len(names)), labels=names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def apart(wanted: list[float], gap: float) -> list[float]:
-    """Ascending places at least `gap` apart, near those wanted, around the same middle; not below 0 if they fit."""
-    places: list[float] = []
-    for place in wanted:
-        places.append(max(place, places[-1] + gap) if places else place)
-    shift = sum(places) / len(places) - sum(wanted) / len(wanted) if places else 0.0
-    shift = min(shift, places[0]) if places and places[-1] - places[0] <= 1 else shift
-    return [place - shift for place in places]
+def legend(figure: Figure, marks: Mapping[str, Any]) -> None:
+    """Name what is drawn, a title a mark, above the panels. The figure grows by it, so that they keep their height."""
+    look: dict[str, Any] = {"loc": "outside upper left", "ncols": 2, "columnspacing": 1}
+    drawn = figure.legend(marks.values(), map(wrapped, marks), frameon=False, borderaxespad=0, **look)
+    figure.set_figheight(figure.get_figheight() + drawn.get_window_extent().height / figure.dpi)
+
+
+def arms_legend(figure: Figure, names: Iterable[str]) -> None:
+    """Name the arms or strategies that are drawn, above the panels."""
+    looks = {arms.title(arm): {"color": color(arm), "marker": marker(arm)} for arm in names}
+    legend(figure, {title: Line2D([], [], **look) for title, look in looks.items()})
 
 
 @functools.cache

@@ -326,9 +326,19 @@ def test_accuracy_figure_takes_arms_that_are_always_or_never_right(monkeypatch):
 
 def test_loss_figure_shows_soft_loss_of_taught_arms_only(found):
     hard, soft = figures.loss_figure(found).axes
-    assert len(hard.lines) == len(PROFILE.trained)
-    assert len(soft.lines) == len(PROFILE.strategies)
-    assert {text.get_text() for text in soft.texts} == set(map(arms.title, PROFILE.strategies))
+    shown = [[label.get_text() for label in axes.get_yticklabels()] for axes in (hard, soft)]
+    assert shown == [list(map(arms.title, PROFILE.trained)), list(map(arms.title, PROFILE.strategies))]
+
+
+def test_losses_are_those_of_the_first_and_of_the_last_tenth_of_the_steps(found):
+    rows = [{"arm": "none", "seed": seed, "step": step} for seed in (0, 1) for step in range(1, 21)]
+    losses = pd.DataFrame(rows).assign(soft=np.nan)
+    losses["hard"] = 10 * losses["seed"] + losses["step"]
+    (axes,) = figures.loss_figure(replace(found, losses=losses)).axes
+    before, after = axes.lines[0].get_xdata()
+    assert (before, after) == (6.5, 24.5)
+    ends = next(one.get_segments()[0] for one in axes.collections)
+    assert ends[:, 0].tolist() == [19.5, 29.5]
 
 
 def test_published_results_are_of_arms_that_a_profile_may_name():

@@ -1,4 +1,3 @@
-import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -75,16 +74,17 @@ def test_samples_stand_side_by_side_with_their_verdict(answered):
 
 
 def test_lengths_have_a_line_a_strategy_and_the_budget(answered):
-    axes = plt.figure().gca()
-    figures.plot_lengths(answered, 4)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["Plain", "Sure"]
-    assert axes.get_legend().get_title().get_text() == "n = 2 each"
+    figure = figures.lengths_figure(answered, 4)
+    (axes,) = figure.axes
+    named = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert named == [arms.title("none"), arms.title("confidence")]
+    assert axes.get_ylabel() == "Share, n = 2 each"
     assert [4, 4] in [list(line.get_xdata()) for line in axes.lines]
 
 
 def test_certainty_shows_means_and_what_was_published(answered):
-    _, axes = plt.subplots(1, 2)
-    figures.plot_certainty(answered, list(axes))
+    figure = figures.certainty_figure(answered)
+    axes = figure.axes
     points = {round(float(x), 4) for line in axes[0].lines for x in line.get_xdata()}
     assert {0.6, 0.85, 0.573, 0.5205} <= points
-    assert [text.get_text() for text in axes[0].texts] == ["published"] * 2
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["Plain", "Sure"]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import CenteredNorm, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pandas.io.formats.style import Styler
 
 from response_priming import arms, stats, style
@@ -38,39 +39,35 @@ def shown_tests(tests: pd.DataFrame) -> Styler:
 
 
 def layers_figure(metrics: pd.DataFrame, arms: list[str], names: Iterable[str] = PAPER) -> Figure:
-    """Numbers across layers: a row a number, a column a region, a line an arm named at its right end.
+    """Numbers across layers: a row a number, a column a region, a line an arm.
 
     Lines are means over heads, seeds and then prompts; bands are 95 % t-intervals over prompts. `arms` is the
     profile's list, for their order; arms that `metrics` lacks are left out.
     """
-    names = list(names)
+    names, known = list(names), set(metrics["arm"])
     regions = list(dict.fromkeys(metrics["region"]))
     lines = metrics.groupby(["region", "arm", "prompt", "layer"])[names].mean()
     rows, columns = len(names), len(regions)
-    size = 3.6 * columns + 0.4, 1.8 * rows + 0.5
-    figure, grid = style.panels(*size, rows, columns, squeeze=False, sharex=True, sharey="row")
+    figure, grid = style.panels(1.6 * rows + 0.6, rows, columns, squeeze=False, sharex=True, sharey="row")
     for (row, column), axes in np.ndenumerate(grid):
         name, region = names[row], regions[column]
-        ends = {}
         for place, arm in enumerate(arms):
-            known = lines[name].dropna()
-            if (region, arm) in known.index:
-                values = known.loc[(region, arm)].unstack("prompt")
+            there = lines[name].dropna()
+            if (region, arm) in there.index:
+                values = there.loc[(region, arm)].unstack("prompt")
                 look: dict[str, Any] = {"color": style.color(arm)}
                 bands = np.array([stats.t_interval(row) for row in values.to_numpy()])
-                line: dict[str, Any] = {"marker": style.marker(arm), "markersize": 3, "linewidth": 1.1}
+                line: dict[str, Any] = {"marker": style.marker(arm), "markersize": 4, "linewidth": 1.1}
                 line["markevery"] = (0.2 * place / len(arms), 0.2)  # beside those of other arms, not upon them
                 axes.plot(values.index, values.mean(axis=1), **line, **look)
                 axes.fill_between(values.index, *bands.T, alpha=0.15, linewidth=0, **look)
-                ends[arm] = (float(values.index[-1]), float(values.mean(axis=1).iloc[-1]))
-        axes.set_title(REGION_TITLES[region] if row == 0 else "", fontsize=10)
-        label = EVERY[name].replace(" the ", "\nthe ")
-        axes.set_ylabel(label if column == 0 else "", fontsize=9)
-        axes.tick_params(labelsize=8, labelleft=True)
-        if column == columns - 1:
-            style.name_points(axes, ends, gap=0.13)
-    for axes in grid[-1]:
-        axes.set_xlabel(f"Layer (n = {metrics['prompt'].nunique()} prompts)", fontsize=9)
+        axes.locator_params(nbins=4)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_title(style.wrapped(EVERY[name], 24) if column == 0 else "")
+    for axes, region in zip(grid[-1], regions, strict=True):
+        axes.set_xlabel(REGION_TITLES[region])
+    figure.supxlabel(f"Layer (n = {metrics['prompt'].nunique()} prompts)")
+    style.arms_legend(figure, [arm for arm in arms if arm in known])
     return figure
 
 
@@ -97,7 +94,7 @@ def shown_pair(names: list[str]) -> tuple[str, str]:
 
 
 def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], tokens: int) -> Figure:
-    """One text's maps of two students and their difference: a row a head, tokens named at the sides.
+    """One text's maps of two students, and below them their difference, its tokens named; a block for each head.
 
     `tokens` of the text are shown, the first one and the last ones. Maps share a square-root colour scale; each
     difference has its own, symmetric around zero.
@@ -106,39 +103,39 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
     # Line breaks and spaces are made visible.
     labels = [repr(example.tokens[place])[1:-1].replace(" ", "\u00b7") for place in kept]
     solution = sum(place < example.solution for place in kept)
-    figure, grid = style.panels(8, 3.1 * len(heads) + 0.5, len(heads), 3, squeeze=False, sharex=True, sharey=True)
     future = np.triu(np.ones((len(kept), len(kept)), dtype=bool), k=1)
-    for row, (layer, head) in zip(grid, heads, strict=True):
+    figure, _ = style.panels((4 + 0.18 * len(kept)) * len(heads), rows=0)
+    for part, (layer, head) in zip(np.atleast_1d(figure.subfigures(len(heads))), heads, strict=True):
+        row = part.subplot_mosaic("ab;dd", height_ratios=(1.6, 0.18 * len(kept)))
         old, new = (example.weights(arm, layer, head)[np.ix_(kept, kept)] for arm in pair)
         scale = PowerNorm(0.5, vmin=0, vmax=max(1e-6, float(max(old.max(), new.max()))))
-        panels = (old, scale, "viridis"), (new, scale, "viridis"), (new - old, CenteredNorm(), "RdBu_r")
-        images = [
-            axes.imshow(np.where(future, np.nan, weights), norm=norm, cmap=colors, interpolation="nearest")
-            for axes, (weights, norm, colors) in zip(row, panels, strict=True)
-        ]
-        row[0].set_ylabel(f"Layer {layer}, head {head}", fontsize=9)
-        for axes in row:
+        panels = ("a", old, scale, "viridis"), ("b", new, scale, "viridis"), ("d", new - old, CenteredNorm(), "RdBu_r")
+        for name, weights, norm, colors in panels:
+            axes = row[name]
+            axes.imshow(
+                np.where(future, np.nan, weights), norm=norm, cmap=colors, interpolation="nearest", aspect="auto"
+            )
             axes.axhline(solution - 0.5, color="grey", linewidth=0.5, linestyle=":")
             if kept[1:2] != [1]:
                 axes.axvline(0.5, color="white", linewidth=2)  # what is left out of the text
                 axes.axhline(0.5, color="white", linewidth=2)
-            axes.set_yticks(range(len(labels)), labels, fontsize=6, parse_math=False)
-            axes.set_xticks(range(len(labels)), labels, fontsize=6, rotation=90, parse_math=False)
+            axes.set(xticks=[], yticks=[])
             axes.grid(visible=False)
-        for image, where, name in ((images[1], row[:2], "weight"), (images[2], row[2:], "difference")):
-            bar = figure.colorbar(image, ax=list(where), shrink=0.6, aspect=30, location="top", pad=0.02)
-            bar.set_label(name, size=7, labelpad=2)
-            bar.ax.tick_params(labelsize=6)
-    names = [arms.title(arm) for arm in pair]
-    for axes, title in zip(grid[-1], (*names, f"{names[1]} minus {names[0]}"), strict=True):
-        axes.set_xlabel(title, fontsize=8)
+        for title, name in zip(map(arms.title, pair), "ab", strict=True):
+            row[name].set_xlabel(style.wrapped(title))
+        row["d"].set_yticks(range(len(labels)), labels, parse_math=False)
+        row["d"].set_xlabel("The second minus the first")
+        for name, where, label in (("b", "ab", f"Layer {layer}, head {head}: weight"), ("d", "d", "Difference")):
+            bar = part.colorbar(row[name].images[0], ax=[row[one] for one in where], location="top", aspect=30)
+            bar.set_label(label)
+            bar.ax.locator_params(nbins=4)
     return figure
 
 
 def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
     """The most divergent heads, most first: variance across arms over each region, and where known across seeds."""
     top = divergent.head(heads)
-    figure, axes = style.panels(7, 0.9 + 0.24 * len(top))
+    figure, axes = style.panels(0.8 + 0.27 * len(top))
     places = np.arange(len(top))
     axes.barh(places, top["variance"], color="0.85", label="Whole text")
     for name, (marker, color) in REGION_MARKERS.items():
@@ -146,12 +143,14 @@ def ranking_figure(divergent: pd.DataFrame, heads: int = 15) -> Figure:
             axes.plot(top[name], places, marker, markersize=5, color=color, label=REGION_TITLES[name])
     if top["seeds"].notna().any():
         axes.plot(top["seeds"], places, "|", markersize=11, markeredgewidth=2, color="#0072b2", label="Between seeds")
-    names = [f"layer {layer}, head {head}" for layer, head in zip(top["layer"], top["head"], strict=True)]
-    axes.set_yticks(places, names, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel("Variance of a weight across arms, mean over positions", fontsize=9)
-    axes.tick_params(axis="x", labelsize=8)
-    figure.legend(fontsize=8, loc="outside upper right", ncols=4, frameon=False)
+    style.name_rows(
+        axes, [f"layer {layer}, head {head}" for layer, head in zip(top["layer"], top["head"], strict=True)]
+    )
+    axes.locator_params(axis="x", nbins=4)
+    axes.ticklabel_format(axis="x", scilimits=(-3, 3), useMathText=False)
+    figure.supxlabel("Variance of a weight across arms,\nmean over positions")
+    handles, named = axes.get_legend_handles_labels()
+    style.legend(figure, dict(zip(named, handles, strict=True)))
     return figure
 
 
@@ -159,24 +158,21 @@ def accuracy_figure(changes: pd.DataFrame, names: Iterable[str] = PAPER) -> Figu
     """How far each student's most divergent heads are from the first arm's, against its accuracy.
 
     `changes`: `differences.with_accuracy`. A panel a number; x is the mean over heads of the change's absolute
-    value; a point a student, named where it is an arm's first.
+    value; a point a student.
     """
     names = list(names)
     moved = changes.assign(**{name: changes[name].abs() for name in names})
     moved = moved.groupby(["arm", "seed", "accuracy"], sort=False)[names].mean().reset_index()
-    figure, grid = style.panels(7, 2.6 * ((len(names) + 1) // 2), (len(names) + 1) // 2, 2, squeeze=False, sharey=True)
-    for place, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
-        first = {}
+    rows = (len(names) + 1) // 2
+    figure, grid = style.panels(2.3 * rows + 0.3, rows, 2, squeeze=False, sharey=True)
+    for axes, name in zip(grid.flat, names, strict=False):
         for arm, points in moved.groupby("arm", sort=False):
-            x, y = points[name].to_numpy(), 100 * points["accuracy"].to_numpy()
-            axes.plot(x, y, style.marker(str(arm)), color=style.color(str(arm)), markersize=6)
-            first[str(arm)] = (float(x[0]), float(y[0]))
+            look = {"color": style.color(str(arm)), "marker": style.marker(str(arm)), "linestyle": "none"}
+            axes.plot(points[name], 100 * points["accuracy"], markersize=7, **look)
         axes.margins(x=0.1, y=0.15)
-        axes.locator_params(axis="x", nbins=4)
-        axes.set_xlabel(f"Change of: {EVERY[name][0].lower()}{EVERY[name][1:]}", fontsize=8)
-        axes.set_ylabel("" if place % 2 else "Accuracy (%)", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.autoscale_view()
-        if place % 2 or name == names[-1]:  # accuracy, the height of a point, is the same in every panel
-            style.name_points(axes, first, gap=0.11)
+        axes.locator_params(axis="x", nbins=2)
+        axes.set_title(style.wrapped(EVERY[name]))
+    figure.supxlabel("Mean absolute change from the first arm")
+    figure.supylabel("Accuracy (%)")
+    style.arms_legend(figure, moved["arm"].unique())
     return figure

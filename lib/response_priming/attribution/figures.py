@@ -1,8 +1,5 @@
 """The figures and the printed table of attribution. Intervals are over problems."""
 
-from typing import cast
-
-import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
@@ -38,7 +35,7 @@ def _mean(values: pd.Series) -> str:
 def shares_figure(result: Attributions, strategies: list[str]) -> Figure:
     """Share of attribution per region, a panel a method and a bar a strategy, with 95 % t-interval over problems; white
     diamonds are the region's share of the prompt's tokens."""
-    figure, panels = plt.subplots(len(METHODS), 1, figsize=(8, 2 * len(METHODS)), sharex=True, layout="constrained")
+    figure, panels = style.panels(1.7 * len(METHODS) + 0.5, len(METHODS), sharex=True)
     parts = shares(result.tokens)
     palette = [style.color(strategy) for strategy in strategies]
     drawn_as = {"data": parts, "x": "region", "order": REGIONS, "hue": "strategy", "hue_order": strategies}
@@ -48,26 +45,26 @@ def shares_figure(result: Attributions, strategies: list[str]) -> Figure:
         marks = {"errorbar": None, "linestyle": "none", "marker": "D", "markersize": 5, "markeredgecolor": "black"}
         white, dodge = ["white"] * len(strategies), 0.8 - 0.8 / len(strategies)  # the centres of the bars
         sns.pointplot(y="tokens", ax=axes, palette=white, dodge=dodge, legend=False, **drawn_as, **marks)
-        axes.set(xlabel="", ylabel=f"Share, n = {parts['problem'].nunique()}", ylim=(0, 1), title=TITLES[method])
+        axes.set(xlabel="", ylabel="", ylim=(0, 1), title=TITLES[method])
+    panels[-1].set_xticks(range(len(REGIONS)), [style.wrapped(region, 9) for region in REGIONS])
+    figure.supylabel(f"Share of attribution, n = {parts['problem'].nunique()}")
     handles, _ = panels[0].get_legend_handles_labels()
-    panels[0].legend(handles[: len(strategies)], [arms.title(strategy) for strategy in strategies], title=None)
+    panels[0].get_legend().remove()
+    style.legend(figure, dict(zip(map(arms.title, strategies), handles, strict=False)))
     return figure
 
 
 def deletion_figure(result: Attributions, strategies: list[str]) -> Figure:
     """Deletion curves, a panel a strategy: log-probability of the response against the share of tokens replaced, in
     the order of each method and in random order; bands are 95 % t-intervals over problems."""
-    titles = {strategy: arms.title(strategy) for strategy in strategies}
-    orders = list(TITLES.values())
-    grid = sns.relplot(
-        result.deletion.replace({"strategy": titles, "order": TITLES}), x="fraction", y="logprob", kind="line",
-        hue="order", style="order", hue_order=orders, style_order=orders,
-        markers=True, errorbar=stats.t_interval, col="strategy", col_order=list(titles.values()), col_wrap=2,
-        height=2.6, aspect=1.5, err_kws={"alpha": 0.15},
-    )  # fmt: skip
-    count = result.deletion["problem"].nunique()
-    grid.set_titles("{col_name}").set_axis_labels(
-        "Share of the prompt replaced", f"Log-probability a token\nn = {count}"
-    )
-    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, title=None)
-    return cast("Figure", grid.figure)
+    figure, panels = style.panels(2.1 * len(strategies) + 0.4, len(strategies), squeeze=False, sharex=True, sharey=True)
+    look = {"hue": "order", "style": "order", "hue_order": [*TITLES], "style_order": [*TITLES], "markers": True}
+    for axes, strategy in zip(panels[:, 0], strategies, strict=True):
+        curves = result.deletion[result.deletion["strategy"] == strategy]
+        sns.lineplot(curves, x="fraction", y="logprob", errorbar=stats.t_interval, ax=axes, **look)
+        axes.set(title=arms.title(strategy), xlabel="Share of the prompt replaced", ylabel="")
+        handles, _ = axes.get_legend_handles_labels()
+        axes.get_legend().remove()
+    figure.supylabel(f"Log-probability a token, n = {result.deletion['problem'].nunique()}")
+    style.legend(figure, dict(zip(TITLES.values(), handles, strict=True)))
+    return figure

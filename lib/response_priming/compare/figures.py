@@ -2,11 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from pandas.io.formats.style import Styler
 
-from response_priming import style
+from response_priming import arms, style
 
 if TYPE_CHECKING:
     from response_priming.compare.comparison import Comparison
@@ -28,31 +30,41 @@ def shown(found: "Comparison", name: str) -> Styler:
 def accuracy_figure(found: "Comparison") -> Figure:
     """Accuracy of every arm with its interval."""
     table = found.accuracy
-    figure, axes = style.panels(7, 0.8 + 0.55 * len(table))
+    figure, axes = style.panels(0.8 + style.row_height(table["title"]) * len(table))
     looks: Any = [{"color": style.color(arm), "marker": style.marker(arm), "markersize": 7} for arm in table["arm"]]
     style.dots(axes, table, looks, value="accuracy")
     for y, x in enumerate(100 * table["accuracy"]):
-        axes.annotate(f"{x:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center", fontsize="small")
-    label = f"Accuracy on {table['n'].iloc[0]} test problems (%), rule {found.variables['rule']}"
-    axes.set(xlim=(0, 100), xlabel=label)
+        axes.annotate(f"{x:.1f}", (x, y), (0, 7), textcoords="offset points", ha="center")
+    axes.set(xlim=(0, 100))
+    figure.supxlabel(f"Accuracy on {table['n'].iloc[0]} test problems (%),\nrule {found.variables['rule']}")
     return figure
 
 
 def loss_figure(found: "Comparison") -> Figure:
-    """Hard and soft loss of every trained arm by optimiser step: means over seeds, and bands from the lowest to the
-    highest of them; a panel is left out where no arm has that loss."""
+    """How far the hard and the soft loss of every trained arm fell: means over seeds of the first tenth of the steps,
+    hollow, and of the last, with a bar from the lowest to the highest seed; no panel where no arm has that loss."""
     names = [name for name in ("hard", "soft") if found.losses[name].notna().any()] or ["hard"]
-    figure, panels = style.panels(7, 2.7 * len(names) + 0.3, len(names), squeeze=False, sharex=True)
-    for axes, name in zip(panels[:, 0], names, strict=True):
-        steps = found.losses.dropna(subset=name).groupby(["arm", "step"], sort=False)[name].agg(["mean", "min", "max"])
-        ends = {}
-        for arm, curve in steps.groupby("arm", sort=False):
-            curve = curve.droplevel("arm")
-            look: dict[str, Any] = {"color": style.color(str(arm))}
-            axes.fill_between(curve.index, curve["min"], curve["max"], alpha=0.15, linewidth=0, **look)
-            axes.plot(curve["mean"], marker=style.marker(str(arm)), markersize=4, markevery=0.1, **look)
-            ends[str(arm)] = (float(curve.index[-1]), float(curve["mean"].iloc[-1]))
-        axes.set(title=f"{name.capitalize()} loss", ylabel="Nats per response token")
-        style.name_points(axes, ends, gap=0.1)
-    figure.axes[-1].set_xlabel("Optimiser step")
+    drawn = {name: found.losses.dropna(subset=name) for name in names}
+    rows = [len(losses["arm"].unique()) for losses in drawn.values()]
+    pitch, shared = style.row_height(map(arms.title, found.losses["arm"].unique())), {"squeeze": False, "sharex": True}
+    shape: dict[str, Any] = {"gridspec_kw": {"height_ratios": [max(1, count) for count in rows]}}
+    figure, panels = style.panels(1.0 + 0.4 * len(names) + pitch * sum(rows), len(names), **shared, **shape)
+    for axes, (name, losses) in zip(panels[:, 0], drawn.items(), strict=True):
+        tenth = np.ceil(losses["step"].max() / 10) if len(losses) else 0
+        first, last = losses["step"] <= tenth, losses["step"] > losses["step"].max() - tenth
+        before = losses[first].groupby("arm")[name].mean()
+        seeds = losses[last].groupby(["arm", "seed"])[name].mean().groupby("arm")
+        names_of = list(losses["arm"].unique())
+        for y, arm in enumerate(names_of):
+            low, mean, high = (seeds.agg(one)[arm] for one in ("min", "mean", "max"))
+            look: dict[str, Any] = {"color": style.color(arm), "marker": style.marker(arm), "markersize": 7}
+            axes.plot([before[arm], mean], [y, y], color=look["color"], linewidth=1)
+            axes.plot(before[arm], y, markerfacecolor="white", **look)
+            axes.errorbar(mean, y, xerr=[[mean - low], [high - mean]], capsize=3, **look)
+        style.name_rows(axes, map(arms.title, names_of))
+        axes.set(title=f"{name.capitalize()} loss", xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+    figure.supxlabel("Nats per response token, in the first (hollow)\nand the last (filled) tenth of the steps")
     return figure

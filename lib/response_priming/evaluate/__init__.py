@@ -16,6 +16,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "answers": ["answer", "answers_to"],
         "calculations": ["calculations_table"],
         "calibration": ["calibration_table", "separation"],
-        "figures": ["browse", "confidence_figure", "reliability_figure"],
+        "figures": ["browse", "confidence_figure", "lengths_figure", "reliability_figure"],
     },
 )

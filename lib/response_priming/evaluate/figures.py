@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -54,27 +55,32 @@ def browse(answers: pd.DataFrame, rule: str) -> ipywidgets.Widget:
 
 
 def reliability_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
-    """Accuracy against confidence, a panel an arm: on the diagonal, a student knows how often it is right."""
-    names, columns = list(scores), min(len(scores), 3)
-    rows, shared = math.ceil(len(names) / 3), {"sharex": True, "sharey": True}
-    figure, panels = style.panels(2.6 * columns + 0.6, 2.7 * rows, rows, columns, squeeze=False, **shared)
+    """Accuracy, and confidence as a dotted line, of each tenth of the answers by confidence, a panel an arm. What lies
+    between the two is overconfidence; where accuracy rises to the right, the student knows which answers are right."""
+    names, columns = list(scores), min(len(scores), 2)
+    rows, shared = math.ceil(len(names) / 2), {"sharex": True, "sharey": True}
+    lines = max(style.wrapped(arms.title(arm)).count("\n") for arm in names)
+    figure, panels = style.panels((1.6 + 0.2 * lines) * rows + 1, rows, columns, squeeze=False, **shared)
     for axes, arm in zip(panels.flat, names, strict=False):
         found = reliability(scores[arm], rule)
+        place = np.arange(1, len(found) + 1)
         errors = [100 * (found["accuracy"] - found["low"]), 100 * (found["high"] - found["accuracy"])]
         look: dict[str, Any] = {"color": style.color(arm), "marker": style.marker(arm)}
-        axes.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
-        axes.errorbar(100 * found["confidence"], 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
-        axes.set(title=arms.title(arm), xlim=(0, 100), ylim=(0, 100))
+        axes.plot(place, 100 * found["confidence"], color="0.3", linestyle=":")
+        axes.errorbar(place, 100 * found["accuracy"], yerr=errors, capsize=2, markersize=4, **look)
+        axes.set(title=style.wrapped(arms.title(arm)), ylim=(-3, 103), yticks=(0, 50, 100))
+        axes.set_xticks(place[[0, -1]])
     for axes in panels.flat[len(names) :]:
         axes.remove()
-    figure.supxlabel("Confidence: geometric mean of the tokens' probabilities (%)", fontsize="medium")
-    figure.supylabel("Accuracy (%)", fontsize="medium")
+    figure.supxlabel("Tenths of the answers, the most confident last;\ndotted: their confidence (%)")
+    figure.supylabel("Accuracy (%)")
     return figure
 
 
 def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
     """Mean log-probability of right and of wrong answers of every arm, as boxes."""
-    figure, axes = style.panels(7, 0.9 + 0.6 * len(scores))
+    titles = [arms.title(arm) for arm in scores]
+    figure, axes = style.panels(0.8 + max(0.7, style.row_height(titles)) * len(scores))
     for y, answers in enumerate(scores.values()):
         right = answers[f"{rule}-correct"].to_numpy(bool)
         for kind, rows, offset, hatch in zip(KINDS, (right, ~right), (-0.18, 0.18), ("", "///"), strict=True):
@@ -84,7 +90,16 @@ def confidence_figure(scores: Mapping[str, pd.DataFrame], rule: str) -> Figure:
             axes.boxplot(
                 values, orientation="horizontal", positions=[y + offset], widths=0.3, manage_ticks=False, **look
             )
-    axes.set_yticks(range(len(scores)), labels=[arms.title(arm) for arm in scores])
-    axes.set(ylim=(len(scores) - 0.5, -0.5), xlabel="Mean log-probability of a response's tokens (nats)")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+    style.name_rows(axes, titles)
+    figure.supxlabel("Mean log-probability of a response's tokens\n(nats)")
+    handles, kinds = axes.get_legend_handles_labels()
+    style.legend(figure, dict(zip(kinds, handles, strict=True)))
+    return figure
+
+
+def lengths_figure(answers: pd.DataFrame, budget: int, arm: str) -> Figure:
+    """How many answers of an arm are how long, up to its budget of tokens."""
+    figure, axes = style.panels(2.6)
+    axes.hist(answers["tokens"], bins=range(1, budget + 2), color=style.color(arm))
+    axes.set(xlabel="Response length (tokens)", ylabel="Responses", xlim=(0, budget + 1))
     return figure

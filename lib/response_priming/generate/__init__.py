@@ -14,6 +14,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "teacher": ["check_tokens", "prompting", "respond", "select"],
         "store": ["GIVEN", "KEPT", "SIGNAL", "Answered", "dataset", "read", "shard_name", "write_shard"],
         "prompt_signals": ["most_likely", "score"],
-        "figures": ["graded", "plot_certainty", "plot_lengths", "samples", "table"],
+        "figures": ["certainty_figure", "graded", "lengths_figure", "samples", "table"],
     },
 )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from response_priming import arms, artifacts, params, problems, scoring, style
 from response_priming.generate.store import read
@@ -63,30 +63,31 @@ def samples(answered: pd.DataFrame, rule: str, *, count: int = 3) -> pd.DataFram
     return wide.head(count)
 
 
-def plot_lengths(answered: pd.DataFrame, budget: int) -> Axes:
+def lengths_figure(answered: pd.DataFrame, budget: int) -> Figure:
     """The share of responses up to each length, a line a strategy, and the budget."""
-    axes: Axes = sns.ecdfplot(answered, x="tokens", hue="title", palette=_palette(answered))
+    figure, axes = style.panels(2.6)
+    for strategy, rows in answered.groupby("strategy", sort=False):
+        axes.ecdf(rows["tokens"], color=style.color(str(strategy)))
     axes.axvline(budget, color="0.5", linestyle="--", linewidth=1)
-    axes.set(xlabel="Response length (tokens); dashed: the budget", ylabel="Share of responses", xlim=(0, None))
-    sns.move_legend(axes, "best", title=f"n = {answered['problem_id'].nunique()} each")
-    return axes
+    axes.set(ylabel=f"Share, n = {answered['problem_id'].nunique()} each", xlim=(0, None))
+    figure.supxlabel("Response length (tokens); dashed: the budget")
+    style.arms_legend(figure, answered["strategy"].unique())
+    return figure
 
 
-def plot_certainty(answered: pd.DataFrame, axes: list[Axes]) -> None:
+def certainty_figure(answered: pd.DataFrame) -> Figure:
     """Mean confidence and entropy of every strategy with 95 % bootstrap intervals; hollow: the published confidence."""
-    look = {"hue": "title", "palette": _palette(answered), "linestyle": "none"}
+    order = dict(answered[["strategy", "title"]].drop_duplicates().to_numpy())
+    figure, axes = style.panels(0.8 + style.row_height(order.values()) * len(order), 1, 2, sharey=True)
+    look = {"hue": "strategy", "palette": {name: style.color(name) for name in order}, "linestyle": "none"}
     for axis, (measure, label) in zip(axes, MEASURES.items(), strict=True):
-        sns.pointplot(answered, x=measure, y="title", errorbar=("ci", 95), seed=0, ax=axis, **look)
-        axis.set(xlabel=f"{label}, n = {answered['problem_id'].nunique()}", ylabel="")
-        axis.margins(y=0.3)
-    order = list(answered["strategy"].unique())
+        sns.pointplot(answered, x=measure, y="strategy", errorbar=("ci", 95), seed=0, ax=axis, legend=False, **look)
+        axis.set(xlabel=label, ylabel="")
+        axis.margins(x=0.15)
+        axis.locator_params(axis="x", nbins=3)
+        style.name_rows(axis, order.values())
     for strategy, value in arms.published()["teacher_confidence"].items():
         if strategy in order:
-            point = value, order.index(strategy)
-            axes[0].plot(*point, "o", markerfacecolor="none", color="0.2")
-            axes[0].annotate("published", point, (0, 6), textcoords="offset points", ha="center")
-
-
-def _palette(answered: pd.DataFrame) -> dict[str, tuple[float, float, float]]:
-    pairs = answered[["strategy", "title"]].drop_duplicates().itertuples(index=False)
-    return {str(title): style.color(str(strategy)) for strategy, title in pairs}
+            axes[0].plot(value, list(order).index(strategy), "o", markerfacecolor="none", color="0.2")
+    figure.supxlabel(f"n = {answered['problem_id'].nunique()} problems; hollow: published")
+    return figure

@@ -24,7 +24,7 @@ DONE, PRUNED = sns.color_palette("colorblind")[0], "0.5"
 
 def history_figure(study: optuna.Study) -> Figure:
     """Accuracy of every trial in the order they ran, with its 95 % Wilson interval, and the best so far."""
-    table, (figure, axes) = trials(study), style.panels(7, 3.2)
+    table, (figure, axes) = trials(study), style.panels(3.2)
     done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
     asked = done["n"].to_numpy(float)
     low, high = proportion_confint(done["accuracy"] * asked, asked, method="wilson")
@@ -34,7 +34,7 @@ def history_figure(study: optuna.Study) -> Figure:
     axes.plot(pruned["trial"], np.full(len(pruned), 2.0), "x", color=PRUNED)
     if len(pruned):
         label = (pruned["trial"].iloc[-1], 2.0)
-        axes.annotate("pruned", label, (6, 3), textcoords="offset points", color=PRUNED, fontsize="small")
+        axes.annotate("pruned", label, (6, 3), textcoords="offset points", color=PRUNED)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="Trial", ylabel=_accuracy_label(done), ylim=(0, 100))
     return figure
@@ -43,7 +43,7 @@ def history_figure(study: optuna.Study) -> Figure:
 def surface_figure(study: optuna.Study) -> Figure:
     """Accuracy over alpha and temperature, interpolated between the trials that ran to their end (see `history_figure`
     for how sure each is); crosses are pruned trials."""
-    table, (figure, axes) = trials(study), style.panels(6, 4)
+    table, (figure, axes) = trials(study), style.panels(4)
     done, pruned = table.dropna(subset="accuracy"), table[table["accuracy"].isna()]
     x, y, color = done["alpha"], done["kd_temperature"], 100 * done["accuracy"]
     between = Normalize(color.min(), color.max())
@@ -74,12 +74,12 @@ def _accuracy_label(done: pd.DataFrame) -> str:
 
 def ladder_figure(table: pd.DataFrame) -> Figure:
     """Accuracy and share of finished answers of every rung, the undistilled student at the top."""
-    drawn, panels = style.panels(9, 0.9 + 0.36 * len(table), 1, 2, sharey=True)
+    drawn, panels = style.panels(0.8 + style.row_height(table["title"]) * len(table), 1, 2, sharey=True)
     for axes, name, color in zip(panels, ("accuracy", "finished"), ("C0", "C1"), strict=True):
         looks = [{"color": color, "marker": "o"}] * len(table)
         style.dots(axes, table, looks, value=name, low=f"{name}_low", high=f"{name}_high")
         axes.plot(100 * table[name], range(len(table)), color="0.8", zorder=0)
-        axes.set(xlim=(-2, 102), xlabel=f"{name.capitalize()} (%)")
+        axes.set(xlim=(-5, 105), xticks=(0, 50, 100), xlabel=f"{name.capitalize()} (%)")
     return drawn
 
 
@@ -94,7 +94,7 @@ def shown_ladder(table: pd.DataFrame) -> Styler:
 def related_figure(table: pd.DataFrame) -> Figure:
     """Accuracy against the CPU seconds of a student's making, with 95 % intervals; a control, hollow, is joined to its
     method, and the arms that all are compared with are grey."""
-    drawn, axes = style.panels(8, 4.5)
+    drawn, axes = style.panels(3.6)
     made = table.dropna(subset="accuracy")
     places = made.assign(y=100 * made["accuracy"]).set_index("row")[["cpu_seconds", "y"]]
     methods, markers = list(made.loc[made["source"].notna(), "row"]), iter("sD^v")
@@ -112,7 +112,8 @@ def related_figure(table: pd.DataFrame) -> Figure:
         axes.errorbar(x, y, yerr=ends, linestyle="none", capsize=3, **look)
     axes.set(xlabel="CPU seconds of a student's making", ylabel="Accuracy (%)")
     axes.set_xlim(left=0)
-    axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
+    handles, named = axes.get_legend_handles_labels()
+    style.legend(drawn, dict(zip(named, handles, strict=True)))
     return drawn
 
 
@@ -208,17 +209,19 @@ def accuracies_figure(found: pd.DataFrame) -> Figure:
     sides = {side: {side: "accuracy", f"{side}_low": "low", f"{side}_high": "high"} for side in "ab"}
     rows = [found[["arm", "title", *names]].rename(columns=names).assign(side=side) for side, names in sides.items()]
     table = pd.concat(rows).dropna().sort_index(kind="stable")
-    label = table["side"].str.upper() + (100 * table["accuracy"]).map(" {:.1f}".format)
-    first = ~table["arm"].duplicated()
-    table["title"] = table["title"].where(first, "") + "   " + label
     looks: list[dict[str, Any]] = [
         {"color": style.color(arm), "marker": style.marker(arm), "markersize": 7}
         | ({"markerfacecolor": "white"} if side == "b" else {})
         for arm, side in zip(table["arm"], table["side"], strict=True)
     ]
-    figure, axes = style.panels(7, 0.8 + 0.35 * len(table))
+    # Each arm's own row or rows, named at its first one.
+    table["title"] = table["title"].where(~table["arm"].duplicated(), "")
+    figure, axes = style.panels(0.8 + max(0.45, style.row_height(table["title"]) * 0.6) * len(table))
     style.dots(axes, table, looks, value="accuracy")
-    axes.set(xlim=(0, 100), xlabel="Accuracy on test problems (%)")
+    for y, (side, share) in enumerate(zip(table["side"].str.upper(), 100 * table["accuracy"], strict=True)):
+        axes.annotate(f"{side} {share:.1f}", (share, y), (0, 7), textcoords="offset points", ha="center")
+    axes.set(xlim=(0, 100))
+    figure.supxlabel("Accuracy on test problems (%)")
     return figure
 
 
