@@ -53,7 +53,7 @@ def test_lines_are_named_above_the_panels():
 
 def test_other_numbers_can_be_drawn_and_arms_that_lack_are_left_out():
     figure = drawn.layers_figure(some_metrics(["none"]), ARMS, ["sink"])
-    assert figure.axes[0].get_title(loc="left").replace("\n", " ") == EVERY["sink"]
+    assert figure.axes[0].get_title().replace("\n", " ") == EVERY["sink"]
     assert named(figure) == [arms.title("none")]
     assert len(figure.axes[0].lines) == 1
 

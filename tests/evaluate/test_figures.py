@@ -56,7 +56,7 @@ def test_an_unknown_rule_is_named():
 
 def test_reliability_figure_has_a_panel_for_each_arm():
     figure = figures.reliability_figure(scores(), RULE)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [arms.title(arm) for arm in scores()]
+    assert [axes.get_title() for axes in figure.axes] == [arms.title(arm) for arm in scores()]
     confidence, accuracy = (line.get_ydata() for line in figure.axes[0].lines[:2])
     assert len(confidence) == len(accuracy)
     figure.savefig(StringIO(), format="svg")

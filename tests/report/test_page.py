@@ -61,10 +61,12 @@ def embeds():
 def finish_run(root):
     """A finished `laptop` run below `root`: executed notebooks, and the stage folders that the prose reads."""
     exploratory = labelled("fig-x", data={"image/png": PNG})
-    exploratory.source = "plot()"
+    exploratory.source = '#| fig-alt: "Bars."\nplot()'
+    defaults, injected = v4.new_code_cell("seed = 0\nn = 2"), v4.new_code_cell("seed = 1\nn = 2")
+    defaults.metadata["tags"], injected.metadata["tags"] = ["parameters"], ["injected-parameters"]
     for stem in report.notebook_titles(PROFILE):
         cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
-        write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", exploratory, *cells)
+        write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", defaults, injected, exploratory, *cells)
     write_comparison(root / "laptop" / "comparison")
     write_results(root / "laptop" / "audit", variables=released())
     write_results(root / "laptop" / "claims", claims=pd.DataFrame({"verdict": ["supported", "not supported"]}))
@@ -367,6 +369,42 @@ def test_a_staged_table_is_nothing_but_a_table_whose_cells_say_how_they_are_alig
         "n": True,
         "200": True,
     }
+
+
+@pytest.mark.usefixtures("build")
+def test_both_cells_of_parameters_are_folded_for_quarto():
+    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4)
+    for cell in staged.cells[1:3]:
+        assert cell.source.startswith('#| code-fold: true\n#| code-summary: "Parameters: ')
+        assert cell.source.endswith("n = 2")
+
+
+def test_both_cells_of_parameters_are_folded_in_the_preview(page):
+    html = (page.parent / "distill-none-preview.html").read_text()
+    folded = re.findall(r"<details>\s*<summary>(.*?)</summary>(.*?)</details>", html, re.DOTALL)
+    assert [summary for summary, _ in folded] == ["Parameters: their defaults", "Parameters: those of this run"]
+    assert all("seed" in code and "#|" not in code for _, code in folded)
+    assert "plot()" in html
+
+
+# A cell whose last statement shows a figure.
+SHOWS = re.compile(r"^(?:\w+\.\w*figure|axes\.set)\(", re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda file: file.stem)
+def test_every_cell_that_shows_a_figure_says_what_it_shows(file):
+    for cell in nbformat.read(file, as_version=4).cells:
+        if cell.cell_type == "code" and SHOWS.search(cell.source):
+            alt = re.search(r'^#\| fig-alt: "(.+)"$', cell.source, re.MULTILINE)
+            assert alt, cell.id
+            assert len(alt[1].split()) > 8, cell.id
+
+
+def test_the_drawing_of_the_method_can_be_read_on_a_phone():
+    drawn = (paths.REPORT / "pipeline.svg").read_text()
+    width = float(re.search(r'viewBox="0 0 (\d+) ', drawn)[1])
+    assert min(float(size) for size in re.findall(r"font(?:-size)?: ([\d.]+)px", drawn)) * 340 / width >= 12
+    assert "#fff" not in drawn
 
 
 def test_a_missing_notebook_is_named(build):

@@ -85,12 +85,30 @@ def test_what_is_wider_than_its_box_has_a_bar(opened):
     assert all(box == ["auto", "8px"] for box in boxes)
 
 
-def test_it_has_no_serious_barrier(opened):
+def barriers(opened):
+    """All that axe finds, of every impact."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
     found = axe.Axe().run(opened).response["violations"]
-    barriers = {
-        rule["id"]: [node["target"] for node in rule["nodes"]][:3]
-        for rule in found
-        if rule["impact"] in ("serious", "critical")
-    }
-    assert barriers == {}
+    return {rule["id"]: [node["target"] for node in rule["nodes"]][:3] for rule in found}
+
+
+def test_it_has_no_barrier(opened):
+    assert barriers(opened) == {}
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_notebooks_page_fits_and_has_no_barrier(page, open_page, width, scheme):  # noqa: F811
+    opened = open_page(page.parent / "compare-preview.html", width=width, scheme=scheme)
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    link = opened.locator("a[href$='.out.ipynb']").first.bounding_box()
+    assert 0 <= link["x"] <= link["x"] + link["width"] <= width
+    assert barriers(opened) == {}
+
+
+def test_figures_stand_on_the_ground_of_the_page(opened):
+    picture = opened.locator("figure img").first
+    picture.scroll_into_view_if_needed()
+    box = picture.bounding_box()
+    corner = {"x": box["x"], "y": max(0, box["y"]), "width": 1, "height": 1}
+    beside = corner | {"x": 1}
+    assert opened.screenshot(clip=corner) == opened.screenshot(clip=beside)

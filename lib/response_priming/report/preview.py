@@ -48,16 +48,21 @@ _OPTIONS = (
     "--mathml",
     "--syntax-highlighting=pygments",
     "--metadata=document-css=false",
+    "--variable=include-before:<main>",
+    "--variable=include-after:</main>",
 )
 # A state of a bar, from the start of its line to the next one's; a cursor that moves up; what is overwritten by blanks.
 _TABLE = re.compile(r"<table.*</table>", re.DOTALL)
 _FENCES = "```{=html}\n", "\n```"  # of raw HTML in Markdown
 _EXPLORER = "<div><iframe srcdoc="
+_OPTION = re.compile(r"^#\|.*\n?", re.MULTILINE)
+# Cells that are folded, by their tag: a notebook begins with the same parameters twice.
+_FOLDED = {"parameters": "Parameters: their defaults", "injected-parameters": "Parameters: those of this run"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 # What an output's HTML may be made of; anything else is shown as the text that it is.
 SANITIZER = SanitizeHTML(
     tags=["table", "caption", "thead", "tbody", "tr", "th", "td", "br", "p", "pre", "div"],
-    attributes=["class", "scope", "colspan", "rowspan", "style", "data-label"],
+    attributes=["class", "scope", "colspan", "rowspan", "style", "data-label", "tabindex"],
     styles=["text-align"],
 )
 
@@ -178,7 +183,7 @@ def _content(cell: Cell, where: str, *, drawn: bool) -> str:
 def table(content: str) -> str | None:
     """The table in some HTML, inside a box that scrolls sideways; None where it has none."""
     found = _TABLE.search(content)
-    return f'<div class="scroll" tabindex="0">{found[0]}</div>' if found else None
+    return f'<div class="scroll">{found[0]}</div>' if found else None
 
 
 def image(output: Any, alt: str, *, drawn: bool = True) -> str | None:
@@ -262,13 +267,17 @@ def _write_notebook(folder: Path, site: Path, stem: str, title: str) -> None:
 
 def notebook_for_pandoc(notebook: Path) -> str:
     """The notebook with its figures and tables as HTML: pandoc would prefer the PNG, knows no alternative text, and
-    reads no raw HTML in Markdown."""
-    content = _read(notebook)
+    reads no raw HTML in Markdown. Nor does it know the cells' options: folded code is in a box that opens."""
+    content, cells = _read(notebook), []
     for cell in content.cells:
-        alt = _options(cell).get("fig-alt", "Figure of the cell above; its title and axes say what it shows")
+        options, cell.source = _options(cell), _OPTION.sub("", cell.source)
+        folded = [f"<details><summary>{options['code-summary']}</summary>", "</details>"] if "code-fold" in options else []
+        marks = [v4.new_raw_cell(mark, metadata={"raw_mimetype": "text/html"}) for mark in folded]
+        cells += [*marks[:1], cell, *marks[1:]]
         for output in cell.get("outputs", []):
-            if shown := image(output, alt) or _bared(output.data.get("text/markdown", "")):
+            if shown := image(output, options.get("fig-alt", "")) or _bared(output.data.get("text/markdown", "")):
                 output.data = {"text/html": shown}  # what is Markdown indeed, pandoc reads as such
+    content.cells = cells
     return str(nbformat.writes(content))
 
 
@@ -287,8 +296,6 @@ def pandoc(text: str, source: str, folder: Path, target: Path, *options: str, sc
     head = words.get_template("head.html.jinja").render(scripts=scripts)
     arguments = [*_OPTIONS, f"--variable=header-includes:{head}", "--metadata=lang:en", *options]
     page = pypandoc.convert_text(text, "html5", format=source, extra_args=arguments)
-    # A formula wider than a phone scrolls, so the keyboard must be able to reach it.
-    page = page.replace('<math display="block"', '<math tabindex="0" display="block"')
     target.write_text(page, encoding="utf-8")
 
 
@@ -304,8 +311,9 @@ def static_copy(notebook: Path, target: Path) -> None:
         for key in ("widgets", "papermill", "execution"):
             place.metadata.pop(key, None)
     for cell in content.cells:
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.id = "injected-parameters"  # papermill draws one at random
+        for tag in {*_FOLDED} & {*cell.metadata.get("tags", [])}:
+            cell.id = tag  # papermill draws one at random
+            cell.source = f'#| code-fold: true\n#| code-summary: "{_FOLDED[tag]}"\n{cell.source}'
         if label := _options(cell).get("label"):
             cell.id = f"cell-{label}"
         for output in cell.get("outputs", []):
@@ -366,5 +374,6 @@ def _bare(table: str, styled: str) -> str:
         cell["style"] = f"text-align: {aligned}"
         if cell.name == "td" and (found := [headings[place] for place in cell.get("class", []) if place in headings]):
             cell["data-label"] = found[0]
+    shown.table["tabindex"] = "0"  # so that the keyboard scrolls the box around it
     shown.table["class"] = ["table", "table-sm", "numbers" if right else "prose"]
     return re.sub(r">[^<>]+</td>", lambda cell: cell[0].replace("\n", "<br>"), str(shown))
