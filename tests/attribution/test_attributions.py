@@ -158,7 +158,7 @@ def test_figures_and_table_show_every_strategy(run):
     shown = figures.table(result, run.strategies)
     assert len(shown) == len(run.strategies)
     axes = figures.shares_figure(result, run.strategies).axes[-1]
-    assert [label.get_text() for label in axes.get_xticklabels()] == list(attributions.REGIONS)
+    assert [label.get_text().replace("\n", " ") for label in axes.get_xticklabels()] == list(attributions.REGIONS)
     assert len(figures.deletion_figure(result, run.strategies).axes) == len(run.strategies)
 
 

@@ -39,7 +39,7 @@ def test_the_history_has_every_trial_its_interval_and_the_best_so_far(study):
     assert pruned.get_xdata().tolist() == [4]
     low, high = axes.collections[0].get_segments()[0][:, 1]
     assert (low, high) == pytest.approx((15.0, 85.0), abs=0.1)  # Wilson's of two of four
-    assert axes.get_ylabel() == "Accuracy on 4 validation problems (%)"
+    assert axes.get_ylabel() == "Accuracy on 4\nvalidation problems (%)"
 
 
 def test_the_surface_shows_where_every_trial_was(study):

@@ -109,7 +109,8 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
         row = part.subplot_mosaic("ab;dd", height_ratios=(1.6, 0.18 * len(kept)))
         old, new = (example.weights(arm, layer, head)[np.ix_(kept, kept)] for arm in pair)
         scale = PowerNorm(0.5, vmin=0, vmax=max(1e-6, float(max(old.max(), new.max()))))
-        panels = ("a", old, scale, "viridis"), ("b", new, scale, "viridis"), ("d", new - old, CenteredNorm(), "RdBu_r")
+        # From white, which is the ground of every page.
+        panels = ("a", old, scale, "Blues"), ("b", new, scale, "Blues"), ("d", new - old, CenteredNorm(), "RdBu_r")
         for name, weights, norm, colors in panels:
             axes = row[name]
             axes.imshow(

@@ -271,7 +271,9 @@ def notebook_for_pandoc(notebook: Path) -> str:
     content, cells = _read(notebook), []
     for cell in content.cells:
         options, cell.source = _options(cell), _OPTION.sub("", cell.source)
-        folded = [f"<details><summary>{options['code-summary']}</summary>", "</details>"] if "code-fold" in options else []
+        folded = (
+            [f"<details><summary>{options['code-summary']}</summary>", "</details>"] if "code-fold" in options else []
+        )
         marks = [v4.new_raw_cell(mark, metadata={"raw_mimetype": "text/html"}) for mark in folded]
         cells += [*marks[:1], cell, *marks[1:]]
         for output in cell.get("outputs", []):
@@ -372,6 +374,7 @@ def _bare(table: str, styled: str) -> str:
     for cell in shown.find_all(["th", "td"]):
         aligned = "right" if {*right} & {*cell.get("class", [])} else "left"
         cell["style"] = f"text-align: {aligned}"
+        cell.name = "th" if cell.name == "th" and cell.text.strip() else "td"  # a heading says something
         if cell.name == "td" and (found := [headings[place] for place in cell.get("class", []) if place in headings]):
             cell["data-label"] = found[0]
     shown.table["tabindex"] = "0"  # so that the keyboard scrolls the box around it

@@ -66,7 +66,7 @@ def shown_trials(study: optuna.Study) -> Styler:
 
 
 def _accuracy_label(done: pd.DataFrame) -> str:
-    return f"Accuracy on {int(done['n'].max()) if len(done) else 0} validation problems (%)"
+    return f"Accuracy on {int(done['n'].max()) if len(done) else 0}\nvalidation problems (%)"
 
 
 # --- the ladders ---
