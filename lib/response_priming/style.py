@@ -31,8 +31,6 @@ _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<", ">", "h")
 # Of every figure: its width in inches, and the size of all text in it in points. Where a phone shows the figure 340 CSS
 # pixels wide, the text is at least nine points high, that is 12 pixels; elsewhere it is shown at its own width.
 WIDTH, TEXT = 5.0, 13
-_TEXTS = ["font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "legend.fontsize"]
-_TEXTS += ["legend.title_fontsize", "figure.labelsize", "figure.titlesize"]
 
 # Of a table: column -> heading, and format (None: words); an interval's ends, `LOW..HIGH` -> heading, and scale.
 Columns = dict[str, tuple[str, Any]]
@@ -41,7 +39,9 @@ Columns = dict[str, tuple[str, Any]]
 def apply_style() -> None:
     """Set fonts, sizes and colours, and make notebooks keep both SVG and PNG of each figure; `$` is a dollar sign, in
     figures and in the data frames that a notebook shows as they are."""
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind")
+    texts = ["font.size", "axes.titlesize", "axes.labelsize", "xtick.labelsize", "ytick.labelsize", "figure.labelsize"]
+    sizes = dict.fromkeys([*texts, "figure.titlesize", "legend.fontsize", "legend.title_fontsize"], TEXT)
+    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", rc=sizes)
     mpl.rcParams.update(
         {
             "figure.dpi": 160,
@@ -54,7 +54,6 @@ def apply_style() -> None:
             "svg.fonttype": "none",
             "svg.hashsalt": "response-priming",
         }
-        | dict.fromkeys(_TEXTS, TEXT)
     )
     # Not cut to what is drawn, which would change the width.
     set_matplotlib_formats("svg", "png", bbox_inches=None, metadata={"Date": None})
@@ -128,8 +127,7 @@ def legend(figure: Figure, marks: Mapping[str, Any]) -> None:
 
 def arms_legend(figure: Figure, names: Iterable[str]) -> None:
     """Name the arms or strategies that are drawn, above the panels."""
-    looks = {arms.title(arm): {"color": color(arm), "marker": marker(arm)} for arm in names}
-    legend(figure, {title: Line2D([], [], **look) for title, look in looks.items()})
+    legend(figure, {arms.title(arm): Line2D([], [], color=color(arm), marker=marker(arm)) for arm in names})
 
 
 @functools.cache

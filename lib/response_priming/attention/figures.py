@@ -105,7 +105,8 @@ def heatmaps_figure(example: Example, heads: list[Head], pair: tuple[str, str], 
     solution = sum(place < example.solution for place in kept)
     future = np.triu(np.ones((len(kept), len(kept)), dtype=bool), k=1)
     figure, _ = style.panels((4 + 0.18 * len(kept)) * len(heads), rows=0)
-    for part, (layer, head) in zip(np.atleast_1d(figure.subfigures(len(heads))), heads, strict=True):
+    parts: Any = figure.subfigures(len(heads), squeeze=False)
+    for part, (layer, head) in zip(parts[:, 0], heads, strict=True):
         row = part.subplot_mosaic("ab;dd", height_ratios=(1.6, 0.18 * len(kept)))
         old, new = (example.weights(arm, layer, head)[np.ix_(kept, kept)] for arm in pair)
         scale = PowerNorm(0.5, vmin=0, vmax=max(1e-6, float(max(old.max(), new.max()))))
