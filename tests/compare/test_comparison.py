@@ -310,7 +310,7 @@ def test_responses_are_shown_as_text_not_markup(found):
 
 def test_accuracy_figure_has_arms_in_order(found):
     (axes,) = figures.accuracy_figure(found).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == list(found.accuracy["title"])
+    assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == list(found.accuracy["title"])
     assert [text.get_text() for text in axes.texts] == [f"{100 * one:.1f}" for one in found.accuracy["accuracy"]]
     assert axes.yaxis_inverted()
 

@@ -15,7 +15,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from response_priming import params, paths
+from response_priming import params, paths, style
 from response_priming.attention import explorer, results
 from response_priming.audit import findings
 from response_priming.distill import training
@@ -122,9 +122,12 @@ def execute(stage, run):
         if source.startswith("# The defaults of profile"):
             shell.push(run.model_dump())
         elif label:
-            drawn = [done.result] if isinstance(done.result, Figure) else map(plt.figure, plt.get_fignums())
+            drawn = [done.result] if isinstance(done.result, Figure) else [*map(plt.figure, plt.get_fignums())]
+            texts = [text for figure in drawn for text in figure.findobj(Text) if text.get_text()]
+            assert all(figure.get_figwidth() == style.WIDTH for figure in drawn)
+            assert all(text.get_fontsize() >= style.TEXT for text in texts), "a phone could not show it legibly"
             table = unescape(done.result.to_html()) if hasattr(done.result, "to_html") else ""
-            found[label] = [table, *(text.get_text() for figure in drawn for text in figure.findobj(Text))]
+            found[label] = [table, *(text.get_text() for text in texts)]
         plt.close("all")
     return found
 

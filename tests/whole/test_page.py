@@ -102,6 +102,11 @@ def test_a_notebooks_page_fits_and_has_no_barrier(page, open_page, width, scheme
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     link = opened.locator("a[href$='.out.ipynb']").first.bounding_box()
     assert 0 <= link["x"] <= link["x"] + link["width"] <= width
+    opened.locator("summary", has_text="Parameters: those of this run").scroll_into_view_if_needed()
+    code = opened.locator("pre", has_text="seed = 1")
+    assert not code.is_visible()
+    opened.locator("summary", has_text="Parameters: those of this run").click()
+    assert code.is_visible()
     assert barriers(opened) == {}
 
 

@@ -268,18 +268,16 @@ def _write_notebook(folder: Path, site: Path, stem: str, title: str) -> None:
 def notebook_for_pandoc(notebook: Path) -> str:
     """The notebook with its figures and tables as HTML: pandoc would prefer the PNG, knows no alternative text, and
     reads no raw HTML in Markdown. Nor does it know the cells' options: folded code is in a box that opens."""
-    content, cells = _read(notebook), []
-    for cell in content.cells:
+    content = _read(notebook)
+    for place, cell in enumerate(content.cells):
         options, cell.source = _options(cell), _OPTION.sub("", cell.source)
-        folded = (
-            [f"<details><summary>{options['code-summary']}</summary>", "</details>"] if "code-fold" in options else []
-        )
-        marks = [v4.new_raw_cell(mark, metadata={"raw_mimetype": "text/html"}) for mark in folded]
-        cells += [*marks[:1], cell, *marks[1:]]
+        if "code-fold" in options:
+            code = f"<pre><code>{html.escape(cell.source)}</code></pre>"
+            folded = f"<details><summary>{options['code-summary']}</summary>{code}</details>"
+            content.cells[place] = v4.new_raw_cell(folded, id=cell.id, metadata={"raw_mimetype": "text/html"})
         for output in cell.get("outputs", []):
             if shown := image(output, options.get("fig-alt", "")) or _bared(output.data.get("text/markdown", "")):
                 output.data = {"text/html": shown}  # what is Markdown indeed, pandoc reads as such
-    content.cells = cells
     return str(nbformat.writes(content))
 
 
