@@ -101,7 +101,7 @@ $(PAGE): | $(NB)/claims.ipynb
 
 ladder: $(NB)/ladder.ipynb ## what each deviation of the released code costs (20 to 40 minutes on two cores)
 	@echo "The ladder: $(abspath $<); make paper gives it a page"
-related: $(NB)/related.ipynb ## related methods, each beside its control; by default PROFILE=related-laptop (three CPU hours)
+related: $(NB)/related.ipynb ## related methods, each beside its control; by default PROFILE=related-laptop (two and a half CPU hours)
 	@echo "The related methods: $(abspath $<); make paper PROFILE=$(PROFILE) gives it a page"
 search: $(NB)/search.ipynb ## search for training values on the validation split; a killed search continues
 	@echo "The search: $(abspath $<); make paper gives it a page"
