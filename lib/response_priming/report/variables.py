@@ -4,6 +4,7 @@ The words are in report/variables.yml.jinja. Here are the numbers for them: resu
 and where they come from.
 """
 
+import functools
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ import yaml
 from response_priming import arms, artifacts, attention, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
 from response_priming.evaluate.verdicts import PRIMARY, on, on_primary
-from response_priming.report import lead
+from response_priming.report import lead, origins
 
 TEMPLATE = "variables.yml.jinja"
 TABLES = ("accuracy", "gains", "teacher", "lengths", "leakage", "rules", "calibration")  # of the comparison
@@ -37,7 +38,8 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
         InputError: the template is not one, or names what is not there.
     """
     try:
-        return dict(yaml.load(style.words(TEMPLATE, values), yaml.BaseLoader))
+        linked = functools.partial(origins.linked, known=values["origins"])
+        return dict(yaml.load(style.words(TEMPLATE, values, origin=linked), yaml.BaseLoader))
     except (jinja2.TemplateError, yaml.YAMLError) as error:
         raise InputError(f"{paths.REPORT / TEMPLATE}: {' '.join(str(error).split())}") from None
 
@@ -72,7 +74,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     )
     longest = lengths["calculations"].max()
     by_rule = {rule: table.set_index("arm")["accuracy"] for rule, table in rules.groupby("rule", sort=False)}
-    return {
+    found = {
         **settings(profile),
         **headline(accuracy, gains, teacher),
         "compared": compared,
@@ -89,6 +91,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         "made": made(profile),
         "renderer": renderer,
     }
+    return found | {"origins": origins.origins(profile, found)}
 
 
 def settings(profile: params.Profile) -> dict[str, Any]:
