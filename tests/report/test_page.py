@@ -23,7 +23,7 @@ from response_priming import arms, artifacts, params, paths
 from response_priming.attention.results import EVERY
 from response_priming.audit import discrepancies, recount
 from response_priming.errors import InputError
-from response_priming.report import checklist, citation, downloads, formats, lead, preview, variables
+from response_priming.report import checklist, citation, downloads, formats, lead, origins, preview, variables
 from response_priming.report import page as report
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
@@ -65,7 +65,9 @@ def finish_run(root):
     defaults, injected = v4.new_code_cell("seed = 0\nn = 2"), v4.new_code_cell("seed = 1\nn = 2")
     defaults.metadata["tags"], injected.metadata["tags"] = ["parameters"], ["injected-parameters"]
     for stem in report.notebook_titles(PROFILE):
-        cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
+        shown = [label for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
+        named = [cell.removeprefix("cell-") for notebook, cell in origins.CELLS.values() if notebook == stem]
+        cells = [labelled(label) for label in dict.fromkeys(shown + named) if label[:3] in ("fig", "tbl")]
         write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", defaults, injected, exploratory, *cells)
     write_comparison(root / "laptop" / "comparison")
     write_results(root / "laptop" / "audit", variables=released())
@@ -251,7 +253,7 @@ def test_quarto_is_asked_for_what_its_users_expect():
     assert typst["filters"] == [{"path": "one-file.lua", "at": "post-render"}]
     assert 'figure.where(kind: "quarto-float-fig"): set figure(placement: auto)' in typst["include-in-header"]["text"]
     assert config["manuscript"]["meca-bundle"] is False
-    assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*.csv"]
+    assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*"]
     assert config["execute"] == {"enabled": False}
 
 

@@ -13,7 +13,7 @@ from response_priming.artifacts import manifests
 from response_priming.attention import differences
 from response_priming.attention.results import EVERY
 from response_priming.params import sections
-from response_priming.report import preview, variables
+from response_priming.report import origins, preview, variables
 
 PROFILE = params.load("laptop")
 
@@ -30,8 +30,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def said(finished):
-    """The texts of that run, with other values."""
-    return lambda **changes: variables.texts(finished | changes)
+    """The texts of that run, with other values, as they are read."""
+    return lambda **changes: {key: origins.bare(text) for key, text in variables.texts(finished | changes).items()}
 
 
 def test_every_key_has_a_text(said):

@@ -55,7 +55,9 @@ def check_sources(report_dir: Path, notebooks_dir: Path, texts: Mapping[str, str
     for reference in REFERENCE.finditer("\n".join([text, *captions])):
         if reference["key"] not in targets:
             raise InputError(f"{page}: @{reference['key']} is neither an embedded label nor a key of references.bib")
-    wanted = {(link["file"], link["anchor"]): key for key, said in (texts or {}).items() for link in LINK.finditer(said)}
+    wanted = {
+        (link["file"], link["anchor"]): key for key, said in (texts or {}).items() for link in LINK.finditer(said)
+    }
     there = {file: _anchors(notebooks_dir, file) for file, _ in wanted}
     for (file, anchor), key in wanted.items():
         if anchor not in there[file]:

@@ -4,17 +4,26 @@ A link is HTML, so that the number alone is left in every other format. Its card
 sheets show while it is hovered or focused.
 """
 
+import contextlib
+import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections.abc import Collection, Iterable, Mapping
 from html import escape
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from response_priming import artifacts, audit, params
+from response_priming import arms, artifacts, audit, notebooks, params
+from response_priming.errors import InputError
+from response_priming.extraction import RULES
 from response_priming.report.downloads import FACTS, FOLDER
 
 _NUMBER = r"[+-]?\d(?:[\d.,]*\d)?"
 # What is said as one number: `p < 0.001`, `4.2 to 14.8 points`, `1 of 3`; `95 % interval` is none.
-SAID = re.compile(rf"(?:\bp (?:[=<] )?)?(?<![\w.,]){_NUMBER}(?! %[ -]interval)(?: %)?(?: (?:to|of) {_NUMBER})*(?: (?:%|points?|tokens|students?))?")
+SAID = re.compile(
+    rf"(?:\bp (?:[=<] )?)?(?<![\w.,]){_NUMBER}(?! %[ -]interval)(?: %)?"
+    rf"(?: (?:to|of) {_NUMBER})*(?: (?:%|points?|tokens|students?))?"
+)
 LINK = re.compile(r'<a class="(?:number|parameter)" href="(?P<file>[^"#]+)#?(?P<anchor>[^"]*)"[^>]*>')
 
 # The notebook and the cell that show what a file of results holds.
@@ -24,6 +33,8 @@ CELLS = {
     "lengths": ("compare", "cell-tbl-lengths"),
     "teacher": ("compare", "cell-tbl-teacher"),
     "leakage": ("compare", "cell-tbl-leakage"),
+    "rules": ("compare", "cell-tbl-rules"),
+    "calibration": ("compare", "cell-tbl-calibration"),
     "attention-layers": ("attention-visualize", "cell-tbl-attention"),
     "attention-tests": ("attention-visualize", "cell-tbl-attention-test"),
     "attention-heads": ("attention-visualize", "cell-fig-attention-ranking"),
@@ -35,7 +46,15 @@ CELLS = {
     "audit-cleaned": ("audit", "cleaned"),
     "claims": ("claims", "cell-tbl-claims"),
 }
-_STAGES = {"compare": "comparison", "attention-visualize": "attention"}  # folders, where they are not the notebook's name
+_BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
+_CHOICES: dict[str, Collection[str]] = {"divergence": params.DIVERGENCES, "rule": RULES}  # what a schema does not say
+Tried = Mapping[str, list[str]]  # parameter, without its section -> what each change of it gained, in words
+NONE_TRIED: Tried = MappingProxyType({})
+
+_STAGES = {
+    "compare": "comparison",
+    "attention-visualize": "attention",
+}  # folders, where they are not the notebook's name
 
 
 class Origin(NamedTuple):
@@ -62,7 +81,7 @@ def origins(profile: params.Profile, values: Mapping[str, Any]) -> dict[str, Ori
         commit = artifacts.read(profile.build / _STAGES.get(stem, stem))["git_commit"] or "unknown"
         place = f"{FOLDER}/{name}.csv; {stem}.ipynb, {cell.removeprefix('cell-')}; commit {commit[:12]}"
         counted, rule, size = kinds[stem]
-        rule = "each rule" if name == "audit-rules" else rule and f"rule {rule}"
+        rule = "each rule" if name.endswith("rules") else rule and f"rule {rule}"
         found[name] = Origin(f"{stem}-preview.html#{cell}", place, counted, rule, size)
     return found
 
@@ -74,9 +93,48 @@ def linked(text: object, name: str, row: Mapping[str, Any] | None = None, *, kno
     size = [f"n = {of['n']:,} {origin.counted}"] if "n" in of else []
     if "seeds" in of:
         size += [f"{of['seeds']} seed{'s' if of['seeds'] > 1 else ''}", *filter(None, [origin.rule])]
-    card = escape("; ".join(filter(None, [", ".join(size), origin.place])))
-    opened = f'<a class="number" href="{origin.address}" aria-description="{card}">'
+    opened = _opened("number", origin.address, [", ".join(size), origin.place])
     return SAID.sub(lambda said: f"{opened}{said[0]}</a>", str(text))
+
+
+def parameter(value: object, name: str, *, profile: params.Profile, tried: Tried) -> str:
+    """A parameter's value, in the page's words, as a link to the notebook that was given it; its card says what it is,
+    what is allowed, the command that runs another value, and what was gained where that was done."""
+    section, _, key = name.rpartition(".")
+    of: Any = getattr(profile, section) if section else profile
+    form = type(of).model_json_schema()["properties"][key]
+    others = _CHOICES.get(key) or form.get("enum", ())
+    allowed = ", ".join(others) or " ".join(f"{word} {form[end]:,}" for end, word in _BOUNDS.items() if end in form)
+    said = [f"{name}: {form['description']}", *([f"allowed: {allowed}"] if allowed else [])]
+    if key == "rule":
+        said.append("the results by every rule are in tbl-rules")
+    elif other := _another(profile, name, getattr(of, key), others):
+        said.append(f"change it: make explore PROFILE={profile.name} SET={shlex.quote(f'{name}={other}')}")
+    said += [f"with {change}" for change in tried.get(key, ())]
+    given = [node for node in notebooks.nodes(profile) if key in type(node.run).model_fields]
+    shown = min(given, key=lambda node: (key in node.run.idle, node.item != arms.UNPRIMED))
+    address = f"{shown.name}-preview.html#injected-parameters"
+    return f"{_opened('parameter', address, said)}{value}</a>"
+
+
+def _another(profile: params.Profile, name: str, value: Any, others: Iterable[str]) -> str | None:
+    """A value that the parameter may have instead, as it is written; None where none of those thought of is allowed."""
+    several = [[0, 1, 2], [0]] if isinstance(value, list) else []
+    scaled = (
+        [2 * value, value + 1] if isinstance(value, int) else [value / 2, value / 4] if isinstance(value, float) else []
+    )
+    for other in [*several, *scaled, *others]:
+        with contextlib.suppress(InputError):
+            if other != value:
+                profile.changed(name, other)
+                return other if isinstance(other, str) else json.dumps(other)
+    return None
+
+
+def _opened(kind: str, address: str, said: Iterable[str]) -> str:
+    """The beginning of a link with its card; without what YAML would take for its own."""
+    card = escape("; ".join(filter(None, said))).replace(": ", "&#58; ").replace(" #", " &#35;")
+    return f'<a class="{kind}" href="{address}" aria-description="{card}">'
 
 
 def bare(text: str) -> str:

@@ -38,15 +38,23 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
         InputError: the template is not one, or names what is not there.
     """
     try:
-        linked = functools.partial(origins.linked, known=values["origins"])
-        return dict(yaml.load(style.words(TEMPLATE, values, origin=linked), yaml.BaseLoader))
+        filters = {
+            "origin": functools.partial(origins.linked, known=values["origins"]),
+            "parameter": functools.partial(origins.parameter, profile=values["profile"], tried=values["tried"]),
+        }
+        return dict(yaml.load(style.words(TEMPLATE, values, **filters), yaml.BaseLoader))
     except (jinja2.TemplateError, yaml.YAMLError) as error:
         raise InputError(f"{paths.REPORT / TEMPLATE}: {' '.join(str(error).split())}") from None
 
 
-def sentences(profile: params.Profile) -> dict[str, str]:
-    """The value of every key, of a profile whose stages have all run; `InputError` as of `texts`."""
-    return {key: style.bound(text) for key, text in texts(values(profile, renderer=renderer())).items()}
+def sentences(profile: params.Profile, tried: origins.Tried = origins.NONE_TRIED) -> dict[str, str]:
+    """The value of every key, of a profile whose stages have all run; `InputError` as of `texts`.
+
+    Args:
+        tried: see `report.render`.
+    """
+    found = values(profile, renderer=renderer()) | {"tried": tried}
+    return {key: style.bound(text) for key, text in texts(found).items()}
 
 
 def renderer() -> str:
@@ -91,7 +99,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         "made": made(profile),
         "renderer": renderer,
     }
-    return found | {"origins": origins.origins(profile, found)}
+    return found | {"origins": origins.origins(profile, found), "tried": origins.NONE_TRIED}
 
 
 def settings(profile: params.Profile) -> dict[str, Any]:
