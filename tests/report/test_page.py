@@ -17,6 +17,7 @@ import pandas as pd
 import pypandoc
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from nbformat import v4
 
 from response_priming import arms, artifacts, params, paths
@@ -25,6 +26,7 @@ from response_priming.audit import discrepancies, recount
 from response_priming.errors import InputError
 from response_priming.report import checklist, citation, downloads, formats, lead, origins, preview, variables
 from response_priming.report import page as report
+from response_priming.report.check import check_sources
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -345,9 +347,9 @@ def test_staged_notebooks_hold_neither_widgets_nor_progress_bars(build):
     widget = v4.new_output("display_data", data={WIDGET: {"model_id": "x"}, "text/plain": "HBox()"})
     said = v4.new_output("stream", name="stdout", text="accuracy: 50% | 32 of 64\n")
     write_notebook(
-        build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("train()", outputs=[*bars, widget, said])
+        build / "notebooks" / "distill-teacher.ipynb", v4.new_code_cell("train()", outputs=[*bars, widget, said])
     )
-    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4)
+    staged = nbformat.read(report.stage(PROFILE) / "distill-teacher.ipynb", as_version=4)
     (kept,) = staged.cells[1].outputs
     assert kept.data["text/markdown"] == "```{=html}\n" + f"<pre>{said.text}</pre>" + "\n```"
 
@@ -359,8 +361,8 @@ def test_a_staged_table_is_nothing_but_a_table_whose_cells_say_how_they_are_alig
         .set_table_styles([{"selector": ".col1", "props": "text-align: right"}])
     )
     output = v4.new_output("display_data", data={"text/html": styled.to_html()})
-    write_notebook(build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("table", outputs=[output]))
-    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4).cells[1].outputs[0]
+    write_notebook(build / "notebooks" / "distill-teacher.ipynb", v4.new_code_cell("table", outputs=[output]))
+    staged = nbformat.read(report.stage(PROFILE) / "distill-teacher.ipynb", as_version=4).cells[1].outputs[0]
     html = staged.data["text/markdown"]
     assert html.startswith("```{=html}\n<table")
     assert html.endswith("</table>\n```")
@@ -811,3 +813,40 @@ def test_a_folder_whose_name_has_a_colon_renders(tmp_path):
     options = ("--citeproc", f"--bibliography={folder / 'references.bib'}")
     preview.pandoc("As shown before [@goyal2024].", "markdown", folder, folder / "page.html", *options)
     assert "Enhancing Knowledge Distillation" in (folder / "page.html").read_text()
+
+
+# --- where its numbers are from ---
+
+# Sections without results; what is beside a number of theirs is no link.
+WITHOUT = {
+    "the-question", "method", "threats-to-validity", "related-methods", "how-to-reproduce-this-page", "how-to-cite",
+    "notebooks", "references",
+}  # fmt: skip
+# What looks like a number of a result and is none: references to figures, tables and publications, and their own.
+APART = "a[href^='#'], .citation, code"
+
+
+def test_every_number_in_the_sections_with_results_leads_to_its_origin(page):
+    html, section, linked, left = BeautifulSoup(page.read_text(), "html.parser"), "", [], []
+    for other in html.select(f"figure, table, nav, details.contents, {APART}"):
+        other.decompose()
+    for element in html.select("h1[id], p, li, summary"):
+        section = element["id"] if element.name == "h1" else section
+        if element.name != "h1" and section not in WITHOUT:
+            linked += [link.extract().text for link in element.select("a.number, a.parameter")]
+            left += re.findall(r"[^.]*(?<![A-Za-z\d])\d.*", element.text.replace("95\u00a0% interval", ""))
+    assert left == []
+    assert len([text for text in linked if re.search(r"\d", text)]) > 50
+
+
+def test_a_number_from_a_cell_that_is_not_there_is_named(build):
+    notebook = build / "notebooks" / "compare.ipynb"
+    notebook.write_text(notebook.read_text().replace("tbl-calibration", "tbl-other"))
+    folder = build.parent / "sources"
+    shutil.copytree(paths.REPORT, folder)
+    preview.static_copy(notebook, folder / "compare.ipynb")
+    known = {"a": origins.Origin("compare-preview.html#cell-tbl-calibration", "a file")}
+    texts = dict.fromkeys(variables.known(), "") | {"p": origins.linked("7", "a", known=known)}
+    (folder / "index.qmd").write_text("{{< var p >}}")
+    with pytest.raises(InputError, match=r"'p' has a number from compare-preview.html#cell-tbl-calibration, which is"):
+        check_sources(folder, folder, texts)

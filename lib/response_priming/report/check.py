@@ -55,9 +55,8 @@ def check_sources(report_dir: Path, notebooks_dir: Path, texts: Mapping[str, str
     for reference in REFERENCE.finditer("\n".join([text, *captions])):
         if reference["key"] not in targets:
             raise InputError(f"{page}: @{reference['key']} is neither an embedded label nor a key of references.bib")
-    wanted = {
-        (link["file"], link["anchor"]): key for key, said in (texts or {}).items() for link in LINK.finditer(said)
-    }
+    said = {**(texts or {}), **{file.name: file.read_text(encoding="utf-8") for file in report_dir.glob("_*.md")}}
+    wanted = {(link["file"], link["anchor"]): key for key in said for link in LINK.finditer(said[key])}
     there = {file: _anchors(notebooks_dir, file) for file, _ in wanted}
     for (file, anchor), key in wanted.items():
         if anchor not in there[file]:

@@ -18,7 +18,7 @@ from response_priming.errors import InputError
 from response_priming.extraction import RULES
 from response_priming.report.downloads import FACTS, FOLDER
 
-_NUMBER = r"[+-]?\d(?:[\d.,]*\d)?"
+_NUMBER = r"[+-]?(?>\d(?:[\d.,]*\d)?)"
 # What is said as one number: `p < 0.001`, `4.2 to 14.8 points`, `1 of 3`; `95 % interval` is none.
 SAID = re.compile(
     rf"(?:\bp (?:[=<] )?)?(?<![\w.,]){_NUMBER}(?! %[ -]interval)(?: %)?"

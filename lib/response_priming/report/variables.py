@@ -195,7 +195,10 @@ def diagnosis(profile: params.Profile) -> str:
         values["findings"] = found.reset_index().to_dict("records")
         values["students"] = len(checks[checks["arm"] != ""].drop_duplicates(["arm", "seed"]))
         values["rungs"] = rungs.to_dict("records")
-    return style.words("_doctor.md.jinja", values)
+    commit = ((artifacts.manifest(folder) or {}).get("git_commit") or "unknown")[:12]
+    known = {name: origins.Origin(f"doctor-preview.html#cell-tbl-{name}", f"doctor.ipynb, tbl-{name}; commit {commit}")
+             for name in ("checks", "rungs")}  # fmt: skip
+    return style.words("_doctor.md.jinja", values, origin=functools.partial(origins.linked, known=known))
 
 
 def lead_figure(profile: params.Profile) -> str:
