@@ -32,6 +32,7 @@ SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x=
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 CELL = "```\n@none {{< 1"  # what a response may hold: none of it is the manuscript's syntax
 TABLE = f"<div><style>td {{}}</style><table><tbody><tr><td>{escape(CELL)}</td></tr></tbody></table></div>"
+GIVEN = v4.new_code_cell("seed = 0", metadata={"tags": ["injected-parameters"]})  # papermill's
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROFILE = params.load("laptop")
 QUARTO = variables.quarto()
