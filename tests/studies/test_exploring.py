@@ -1,8 +1,10 @@
 """One parameter changed, on a tiny model: what is made anew, and what it says beside the profile's own."""
 
 import pytest
+from typer.testing import CliRunner
 
 from response_priming import compare, distill, evaluate, generate, params, paths
+from response_priming.cli import app
 from response_priming.errors import InputError
 from response_priming.studies import exploring, read_run
 
@@ -48,6 +50,14 @@ def test_what_a_change_reaches_is_made_anew_and_compared(profile):
     found = exploring.tried(profile)
     assert {name: len(said) for name, said in found.items()} == {name.split(".")[1]: 1 for name, _ in ways}
     assert found["train_steps"][0].startswith("2 (KD, no prompt): +0.0 points (")
+
+
+def test_the_command_says_what_the_change_gains(profile, monkeypatch):
+    monkeypatch.setattr(params, "load", lambda _: profile)
+    for setting in ("distill.alpha=0.25", "distill.optimizer=sgd"):
+        done = CliRunner().invoke(app, ["explore", setting])
+        assert done.exit_code == 0, done.output
+        assert f"KD, no prompt: 0.0 %, with {setting} 0.0 %: +0.0 points, 95 % interval 0.0 to 0.0" in done.output
 
 
 def test_an_untrained_arm_and_more_seeds_are_explored(profile):

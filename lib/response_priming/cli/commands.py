@@ -249,7 +249,7 @@ def explore(
     arm: Annotated[str, typer.Option(help="An arm of the profile; default: none, or its first trained one.")] = "",
 ) -> None:
     """Make one arm of a finished run again with one parameter changed, in explored/, and say what the change gains."""
-    from response_priming import studies
+    from response_priming import studies, style
 
     loaded, (parameter, _, text) = params.load(profile), setting.partition("=")
     try:
@@ -264,8 +264,8 @@ def explore(
             folder = studies.explore(loaded, changed, arm or default)
         line.done(paths.shown(folder))
     for row in studies.accuracies(baseline, studies.read_run(str(folder))).dropna(subset=["points"]).to_dict("records"):
-        points = f"{row['points']:+.1f} points, 95 % interval {row['low']:.1f} to {row['high']:.1f}"
-        typer.echo(f"{row['title']}: {row['a']:.1%}, with {setting} {row['b']:.1%}: {points}")
+        points = f"{row['points']:+.1f} points, 95 % interval {style.interval(row['low'], row['high'])}"
+        typer.echo(f"{row['title']}: {style.percent(row['a'])}, with {setting} {style.percent(row['b'])}: {points}")
 
 
 @app.command()

@@ -137,6 +137,22 @@ def _opened(kind: str, address: str, said: Iterable[str]) -> str:
     return f'<a class="{kind}" href="{address}" aria-description="{card}">'
 
 
+def folded(page: str, texts: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """The manuscript and its texts with those in the summary line of a fold once more, as `KEY_folded`: their numbers
+    keep the card but are no links, since a control holds no other one; its fold has the way to the cell."""
+    more = dict[str, str]()
+
+    def still(shortcode: re.Match[str]) -> str:
+        if (key := shortcode["key"]) not in texts:
+            return shortcode[0]
+        opened = re.sub(r'<a (class="\w+") href="[^"]*"', r"<span \1", texts[key])
+        more[f"{key}_folded"] = opened.replace("</a>", "</span>")
+        return f"{{{{< var {key}_folded >}}}}"
+
+    shortcode = re.compile(r"\{\{< var (?P<key>\w+) >\}\}")
+    return re.sub(r"<summary>.*</summary>", lambda line: shortcode.sub(still, line[0]), page), texts | more
+
+
 def bare(text: str) -> str:
     """A text of the page without its links, as words and numbers are compared."""
-    return re.sub(r"</?a\b[^>]*>", "", text)
+    return re.sub(r"</?(?:a|span)\b[^>]*>", "", text)

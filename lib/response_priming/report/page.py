@@ -14,7 +14,7 @@ import yaml
 
 from response_priming import artifacts, attention, notebooks, params, paths, progress, style
 from response_priming.errors import InputError
-from response_priming.report import checklist, citation, compute, downloads, formats, preview, variables
+from response_priming.report import checklist, citation, compute, downloads, formats, origins, preview, variables
 from response_priming.report.check import check_sources
 from response_priming.report.origins import NONE_TRIED, Tried
 
@@ -35,7 +35,8 @@ def stage(profile: params.Profile, tried: Tried = NONE_TRIED) -> Path:
             preview.static_copy(notebook, folder / notebook.name)
         titles = {stem: style.verbatim(title) for stem, title in notebook_titles(profile).items()}
         index = folder / "index.qmd"
-        index.write_text(sourced(index.read_text(encoding="utf-8"), titles), encoding="utf-8")
+        text, texts = origins.folded(index.read_text(encoding="utf-8"), variables.sentences(profile, tried))
+        index.write_text(sourced(text, titles), encoding="utf-8")
         (folder / "_contents.md").write_text(preview.contents(index.read_text(encoding="utf-8")), encoding="utf-8")
         (folder / "_notebooks.md").write_text(preview.notebooks_list(titles), encoding="utf-8")
         (folder / "_lead.md").write_text(preview.raw(variables.lead_figure(profile)), encoding="utf-8")
@@ -47,7 +48,6 @@ def stage(profile: params.Profile, tried: Tried = NONE_TRIED) -> Path:
         costs.to_csv(folder / downloads.FOLDER / "compute.csv", index=False)
         hardware = variables.made(profile).get("hardware", [])
         (folder / "_compute.md").write_text(compute.words(costs, hardware), encoding="utf-8")
-        texts = variables.sentences(profile, tried)
         cited = citation.metadata(profile, texts)
         about = citation.block(cited, pdf=variables.quarto() is not None)
         (folder / "_citation.md").write_text(f"{citation.bibtex(cited)}\n{about}", encoding="utf-8")
