@@ -839,6 +839,14 @@ def test_every_number_in_the_sections_with_results_leads_to_its_origin(page):
     assert len([text for text in linked if re.search(r"\d", text)]) > 50
 
 
+@pytest.mark.usefixtures("build")
+def test_what_was_tried_is_on_the_page_that_is_made_next():
+    assert "points" not in (report.stage(PROFILE) / "_variables.yml").read_text().partition("train_steps:")[2][:400]
+    tried = {"train_steps": ["80 (KD, no prompt): +3.5 points (-1.0 to 8.0)"]}
+    values = yaml.safe_load((report.stage(PROFILE, tried) / "_variables.yml").read_text())
+    assert "+3.5\u00a0points (-1.0 to 8.0)" in values["train_steps"]
+
+
 def test_a_number_from_a_cell_that_is_not_there_is_named(build):
     notebook = build / "notebooks" / "compare.ipynb"
     notebook.write_text(notebook.read_text().replace("tbl-calibration", "tbl-other"))

@@ -46,15 +46,11 @@ CELLS = {
     "audit-cleaned": ("audit", "cleaned"),
     "claims": ("claims", "cell-tbl-claims"),
 }
+_FOLDERS = {"compare": "comparison", "attention-visualize": "attention"}  # where they have not the notebook's name
 _BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
 _CHOICES: dict[str, Collection[str]] = {"divergence": params.DIVERGENCES, "rule": RULES}  # what a schema does not say
 Tried = Mapping[str, list[str]]  # parameter, without its section -> what each change of it gained, in words
 NONE_TRIED: Tried = MappingProxyType({})
-
-_STAGES = {
-    "compare": "comparison",
-    "attention-visualize": "attention",
-}  # folders, where they are not the notebook's name
 
 
 class Origin(NamedTuple):
@@ -78,7 +74,7 @@ def origins(profile: params.Profile, values: Mapping[str, Any]) -> dict[str, Ori
     }
     found = {"facts": Origin(f"{FOLDER}/{FACTS}", f"read in the released study; {FOLDER}/{FACTS}")}
     for name, (stem, cell) in CELLS.items():
-        commit = artifacts.read(profile.build / _STAGES.get(stem, stem))["git_commit"] or "unknown"
+        commit = artifacts.read(profile.build / _FOLDERS.get(stem, stem))["git_commit"] or "unknown"
         place = f"{FOLDER}/{name}.csv; {stem}.ipynb, {cell.removeprefix('cell-')}; commit {commit[:12]}"
         counted, rule, size = kinds[stem]
         rule = "each rule" if name.endswith("rules") else rule and f"rule {rule}"
@@ -119,11 +115,10 @@ def parameter(value: object, name: str, *, profile: params.Profile, tried: Tried
 
 def _another(profile: params.Profile, name: str, value: Any, others: Iterable[str]) -> str | None:
     """A value that the parameter may have instead, as it is written; None where none of those thought of is allowed."""
-    several = [[0, 1, 2], [0]] if isinstance(value, list) else []
-    scaled = (
-        [2 * value, value + 1] if isinstance(value, int) else [value / 2, value / 4] if isinstance(value, float) else []
-    )
-    for other in [*several, *scaled, *others]:
+    thought: dict[type, list[Any]] = {list: [[0, 1, 2], [0]]}
+    if isinstance(value, int | float):
+        thought = {int: [2 * value, value + 1], float: [value / 2, value / 4]}
+    for other in [*thought.get(type(value), ()), *others]:
         with contextlib.suppress(InputError):
             if other != value:
                 profile.changed(name, other)
