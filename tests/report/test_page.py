@@ -572,7 +572,7 @@ def test_every_notebook_can_be_downloaded_from_the_page_and_from_its_own(page):
 
 def test_every_table_of_results_can_be_downloaded(page):
     files = {file.name for file in (page.parent / downloads.FOLDER).iterdir()}
-    assert len(files) == len([*itertools.chain(*downloads.COPIED.values())]) + 4
+    assert len(files) == len([*itertools.chain(*downloads.COPIED.values())]) + 5
     assert {f"{downloads.FOLDER}/{name}" for name in files} <= set(Page(page.read_text()).links)
 
 
@@ -819,8 +819,8 @@ def test_a_folder_whose_name_has_a_colon_renders(tmp_path):
 
 # Sections without results; what is beside a number of theirs is no link.
 WITHOUT = {
-    "the-question", "method", "threats-to-validity", "related-methods", "how-to-reproduce-this-page", "how-to-cite",
-    "notebooks", "references",
+    "the-question", "method", "threats-to-validity", "related-methods", "how-to-reproduce-this-page",
+    "reproducibility-checklist", "how-to-cite", "notebooks", "references",
 }  # fmt: skip
 # What looks like a number of a result and is none: references to figures, tables and publications, and their own.
 APART = "a[href^='#'], .citation, code"

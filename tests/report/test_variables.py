@@ -379,7 +379,7 @@ def result_keys():
     """The variables that the sections of the manuscript with results name."""
     text = (paths.REPORT / "index.qmd").read_text()
     sections = dict(re.findall(r"^# ([^\n{]+?)(?: \{[^\n]*)?\n(.*?)(?=^# |\Z)", text, re.MULTILINE | re.DOTALL))
-    others = ("The question", "Method", "Threats", "How to", "Notebooks", "References")
+    others = ("The question", "Method", "Threats", "How to", "Reproducibility", "Notebooks", "References")
     shown = "\n".join(text for title, text in sections.items() if not title.startswith(others))
     return {match["value"] for match in preview.SHORTCODE.finditer(shown) if match["name"] == "var"}
 
