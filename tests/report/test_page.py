@@ -310,7 +310,7 @@ def test_quartos_metadata_is_that_of_the_citation_file_and_of_the_run():
     assert config["license"]["text"] == about["license"]
     assert config["copyright"]["statement"] == f"© {config['date'][:4]} {about['authors'][0]['name']}"
     abstract = config["citation"]["abstract"]
-    assert abstract == unescape(yaml.safe_load((folder / "_variables.yml").read_text())["abstract"])
+    assert abstract == unescape(origins.bare(yaml.safe_load((folder / "_variables.yml").read_text())["abstract"]))
     for mark in ("&#", "](", "@", "not run"):
         assert mark not in abstract
     assert "18.5\u00a0%" in abstract
@@ -817,9 +817,9 @@ def test_a_folder_whose_name_has_a_colon_renders(tmp_path):
 
 # --- where its numbers are from ---
 
-# Sections without results; what is beside a number of theirs is no link.
+# The title block and sections without results; what is beside a number of theirs is no link.
 WITHOUT = {
-    "the-question", "method", "threats-to-validity", "related-methods", "how-to-reproduce-this-page",
+    "", "the-question", "method", "threats-to-validity", "related-methods", "how-to-reproduce-this-page",
     "reproducibility-checklist", "how-to-cite", "notebooks", "references",
 }  # fmt: skip
 # What looks like a number of a result and is none: references to figures, tables and publications, and their own.
