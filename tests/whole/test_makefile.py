@@ -130,7 +130,7 @@ def test_an_explored_parameter_is_compared_and_told_of_on_the_page(project):
     assert re.search(r"KD, Teacher: .* %, with distill.train_steps=3 .* %: [-+].* points, 95 % interval", done.stdout)
     assert project.stale() == {"report"}
     assert project.make("paper").returncode == 0
-    card = r'class="parameter"[^>]*aria-description="distill.train_steps[^"]*; with 3 \(KD, Teacher\)[^"]* points'
+    card = r'class="parameter"[^>]*aria-description="distill.train_steps[^"]*; with 3 \(KD, Teacher\)&#58; [^"]*points'
     assert re.search(card, (project.build / "report" / "_site" / "index.html").read_text())
     assert project.stale() == set()
 
