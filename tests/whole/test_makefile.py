@@ -133,6 +133,7 @@ def test_an_explored_parameter_is_compared_and_told_of_on_the_page(project):
     card = r'class="parameter"[^>]*aria-description="distill.train_steps[^"]*; with 3 \(KD, Teacher\)&#58; [^"]*points'
     assert re.search(card, (project.build / "report" / "_site" / "index.html").read_text())
     assert project.stale() == set()
+    assert project.run("verify", "tiny").returncode == 0
 
 
 def test_second_make_paper_runs_nothing(project):

@@ -74,5 +74,5 @@ def _derived_anew(profile: "params.Profile") -> Iterator[str]:
         return
     there = yaml.safe_load((staged / "_variables.yml").read_text(encoding="utf-8"))
     for name, text in texts.items():
-        if there.get(name) != text:
-            yield f"{paths.shown(staged)}: {name} = {bare(there.get(name, ''))!r}, computed anew {bare(text)!r}"
+        if (before := bare(there.get(name, ""))) != bare(text):
+            yield f"{paths.shown(staged)}: {name} = {before!r}, computed anew {bare(text)!r}"
