@@ -46,7 +46,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help paper view doctor ladder related search attribution compare reproduce cost plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper view doctor ladder related search attribution compare explore reproduce cost plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -77,6 +77,9 @@ doctor: $(NB)/doctor.ipynb ## is each student what it should be, and why does it
 
 compare: $(SETUP) ## two runs side by side: A=laptop B=single-gpu; instead of a profile, a run's folder
 	@$(BIN)/response-priming compare-runs "$(A)" "$(B)"
+
+explore: $(SETUP) ## one arm of a finished run with one parameter changed: SET=distill.alpha=0.7 [ARM=teacher]
+	@$(BIN)/response-priming explore "$(SET)" --profile $(PROFILE) --arm "$(ARM)"
 
 # The record's profile is made in a folder of its own, so that nothing is taken from what is compared.
 reproduce: $(SETUP) ## make a finished run again by its record and compare every number of the page: FROM=build/laptop

@@ -286,6 +286,7 @@ def page_content(profile: params.Profile) -> dict[str, Any]:
     sources = [paths.ROOT / "CITATION.cff", *(file for file in sorted(paths.REPORT.rglob("*")) if file.is_file())]
     executed = [node for node in nodes(profile) if node.executed.exists()] + executed_extras(profile)
     manifests = [folder.path / artifacts.FILE for node in executed for folder in node.run.folders]
+    manifests += sorted(profile.build.glob(f"explored/*/scores/*/seed-*/{artifacts.FILE}"))
     return {
         "parameters": profile.model_dump(),
         "code": provenance.code_digests("report.page"),

@@ -7,7 +7,7 @@ Markdown, and neither lets it be markup.
 import functools
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -235,19 +235,19 @@ def seeds(row: Any) -> str:
     return f"{'one student' if row['seeds'] == 1 else str(row['seeds']) + ' students'} an arm"
 
 
-def words(file: str, values: Mapping[str, Any]) -> str:
-    """A template of report/, filled."""
-    return filled((paths.REPORT / file).read_text(encoding="utf-8"), values)
+def words(file: str, values: Mapping[str, Any], **filters: Callable[..., str]) -> str:
+    """A template of report/, filled; `filters`: of its own, beside those of all."""
+    return filled((paths.REPORT / file).read_text(encoding="utf-8"), values, **filters)
 
 
-def filled(template: str, values: Mapping[str, Any]) -> str:
-    """Words, a Jinja template, with these values in it; its filters are the formats above, `verbatim`, `title` and
-    `number`.
+def filled(template: str, values: Mapping[str, Any], **filters: Callable[..., str]) -> str:
+    """Words, a Jinja template, with these values in it; its filters are the formats above, `verbatim`, `title`,
+    `number`, and those given.
 
     Raises:
         jinja2.TemplateError: it is not in Jinja's syntax, or names what is not among the values.
     """
     words = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     words.filters |= {form.__name__: form for form in (percent, interval, span, p_value, seeds, verbatim, arms.title)}
-    words.filters["number"] = format
+    words.filters |= {"number": format, **filters}
     return words.from_string(template).render(values)

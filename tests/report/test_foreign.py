@@ -9,7 +9,7 @@ from html import unescape
 import pandas as pd
 import pytest
 from nbformat import v4
-from tests.report.test_page import PROFILE, Page, finish_run, labelled, write_notebook
+from tests.report.test_page import GIVEN, PROFILE, Page, finish_run, labelled, write_notebook
 
 from response_priming import arms, paths, report, scoring, style
 from response_priming.compare import figures as compare_figures
@@ -115,7 +115,7 @@ def site(patch, outputs):  # noqa: ARG001 - the run is a fixture's
             labels = re.findall(r'label: "([\w-]+)"', json.dumps(found).replace("\\", ""))
             data = shown[0].data
             cells = [labelled(name, data=data if name == "tbl-samples" else None) for name in labels if name != "fig-x"]
-        write_notebook(folder / f"{stem}.ipynb", *cells)
+        write_notebook(folder / f"{stem}.ipynb", *cells, GIVEN)
     index = report.render(PROFILE)
     return {"index": index} | {file.stem.removesuffix("-preview"): file for file in index.parent.glob("*-preview.html")}
 

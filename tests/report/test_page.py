@@ -17,19 +17,22 @@ import pandas as pd
 import pypandoc
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 from nbformat import v4
 
 from response_priming import arms, artifacts, params, paths
 from response_priming.attention.results import EVERY
 from response_priming.audit import discrepancies, recount
 from response_priming.errors import InputError
-from response_priming.report import checklist, citation, downloads, formats, lead, preview, variables
+from response_priming.report import checklist, citation, downloads, formats, lead, origins, preview, variables
 from response_priming.report import page as report
+from response_priming.report.check import check_sources
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="120"><text x="9" y="60">bars</text></svg>'
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 CELL = "```\n@none {{< 1"  # what a response may hold: none of it is the manuscript's syntax
 TABLE = f"<div><style>td {{}}</style><table><tbody><tr><td>{escape(CELL)}</td></tr></tbody></table></div>"
+GIVEN = v4.new_code_cell("seed = 1\nn = 2", metadata={"tags": ["injected-parameters"]})  # papermill's
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PROFILE = params.load("laptop")
 QUARTO = variables.quarto()
@@ -62,11 +65,12 @@ def finish_run(root):
     """A finished `laptop` run below `root`: executed notebooks, and the stage folders that the prose reads."""
     exploratory = labelled("fig-x", data={"image/png": PNG})
     exploratory.source = '#| fig-alt: "Bars."\nplot()'
-    defaults, injected = v4.new_code_cell("seed = 0\nn = 2"), v4.new_code_cell("seed = 1\nn = 2")
-    defaults.metadata["tags"], injected.metadata["tags"] = ["parameters"], ["injected-parameters"]
+    defaults = v4.new_code_cell("seed = 0\nn = 2", metadata={"tags": ["parameters"]})
     for stem in report.notebook_titles(PROFILE):
-        cells = [labelled(label) for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
-        write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", defaults, injected, exploratory, *cells)
+        shown = [label for notebook, label in embeds() if notebook == f"{stem}.ipynb"]
+        named = [cell.removeprefix("cell-") for notebook, cell in origins.CELLS.values() if notebook == stem]
+        cells = [labelled(label) for label in dict.fromkeys(shown + named) if label[:3] in ("fig", "tbl")]
+        write_notebook(root / "laptop" / "notebooks" / f"{stem}.ipynb", defaults, GIVEN, exploratory, *cells)
     write_comparison(root / "laptop" / "comparison")
     write_results(root / "laptop" / "audit", variables=released())
     write_results(root / "laptop" / "claims", claims=pd.DataFrame({"verdict": ["supported", "not supported"]}))
@@ -251,7 +255,7 @@ def test_quarto_is_asked_for_what_its_users_expect():
     assert typst["filters"] == [{"path": "one-file.lua", "at": "post-render"}]
     assert 'figure.where(kind: "quarto-float-fig"): set figure(placement: auto)' in typst["include-in-header"]["text"]
     assert config["manuscript"]["meca-bundle"] is False
-    assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*.csv"]
+    assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*"]
     assert config["execute"] == {"enabled": False}
 
 
@@ -306,7 +310,7 @@ def test_quartos_metadata_is_that_of_the_citation_file_and_of_the_run():
     assert config["license"]["text"] == about["license"]
     assert config["copyright"]["statement"] == f"© {config['date'][:4]} {about['authors'][0]['name']}"
     abstract = config["citation"]["abstract"]
-    assert abstract == unescape(yaml.safe_load((folder / "_variables.yml").read_text())["abstract"])
+    assert abstract == unescape(origins.bare(yaml.safe_load((folder / "_variables.yml").read_text())["abstract"]))
     for mark in ("&#", "](", "@", "not run"):
         assert mark not in abstract
     assert "18.5\u00a0%" in abstract
@@ -333,7 +337,7 @@ def test_the_address_of_the_code_and_an_affiliation_are_passed_on_where_a_file_h
 @pytest.mark.usefixtures("build")
 def test_stage_writes_every_variable_as_text():
     values = yaml.safe_load((report.stage(PROFILE) / "_variables.yml").read_text())
-    assert list(values) == variables.known()
+    assert [key for key in values if not key.endswith("_folded")] == variables.known()
     assert all(isinstance(value, str) and value for value in values.values())
 
 
@@ -343,9 +347,9 @@ def test_staged_notebooks_hold_neither_widgets_nor_progress_bars(build):
     widget = v4.new_output("display_data", data={WIDGET: {"model_id": "x"}, "text/plain": "HBox()"})
     said = v4.new_output("stream", name="stdout", text="accuracy: 50% | 32 of 64\n")
     write_notebook(
-        build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("train()", outputs=[*bars, widget, said])
+        build / "notebooks" / "distill-teacher.ipynb", v4.new_code_cell("train()", outputs=[*bars, widget, said])
     )
-    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4)
+    staged = nbformat.read(report.stage(PROFILE) / "distill-teacher.ipynb", as_version=4)
     (kept,) = staged.cells[1].outputs
     assert kept.data["text/markdown"] == "```{=html}\n" + f"<pre>{said.text}</pre>" + "\n```"
 
@@ -357,8 +361,8 @@ def test_a_staged_table_is_nothing_but_a_table_whose_cells_say_how_they_are_alig
         .set_table_styles([{"selector": ".col1", "props": "text-align: right"}])
     )
     output = v4.new_output("display_data", data={"text/html": styled.to_html()})
-    write_notebook(build / "notebooks" / "distill-none.ipynb", v4.new_code_cell("table", outputs=[output]))
-    staged = nbformat.read(report.stage(PROFILE) / "distill-none.ipynb", as_version=4).cells[1].outputs[0]
+    write_notebook(build / "notebooks" / "distill-teacher.ipynb", v4.new_code_cell("table", outputs=[output]))
+    staged = nbformat.read(report.stage(PROFILE) / "distill-teacher.ipynb", as_version=4).cells[1].outputs[0]
     html = staged.data["text/markdown"]
     assert html.startswith("```{=html}\n<table")
     assert html.endswith("</table>\n```")
@@ -568,7 +572,7 @@ def test_every_notebook_can_be_downloaded_from_the_page_and_from_its_own(page):
 
 def test_every_table_of_results_can_be_downloaded(page):
     files = {file.name for file in (page.parent / downloads.FOLDER).iterdir()}
-    assert len(files) == len([*itertools.chain(*downloads.COPIED.values())]) + 4
+    assert len(files) == len([*itertools.chain(*downloads.COPIED.values())]) + 5
     assert {f"{downloads.FOLDER}/{name}" for name in files} <= set(Page(page.read_text()).links)
 
 
@@ -809,3 +813,48 @@ def test_a_folder_whose_name_has_a_colon_renders(tmp_path):
     options = ("--citeproc", f"--bibliography={folder / 'references.bib'}")
     preview.pandoc("As shown before [@goyal2024].", "markdown", folder, folder / "page.html", *options)
     assert "Enhancing Knowledge Distillation" in (folder / "page.html").read_text()
+
+
+# --- where its numbers are from ---
+
+# The title block and sections without results; what is beside a number of theirs is no link.
+WITHOUT = {
+    "", "the-question", "method", "threats-to-validity", "related-methods", "how-to-reproduce-this-page",
+    "reproducibility-checklist", "how-to-cite", "notebooks", "references",
+}  # fmt: skip
+# What looks like a number of a result and is none: references to figures, tables and publications, and their own.
+APART = "a[href^='#'], .citation, code"
+
+
+def test_every_number_in_the_sections_with_results_leads_to_its_origin(page):
+    html, section, linked, left = BeautifulSoup(page.read_text(), "html.parser"), "", [], []
+    for other in html.select(f"figure, table, nav, details.contents, {APART}"):
+        other.decompose()
+    for element in html.select("h1[id], p, li, summary"):
+        section = element["id"] if element.name == "h1" else section
+        if element.name != "h1" and section not in WITHOUT:
+            linked += [link.extract().text for link in element.select("a.number, a.parameter, summary span.number")]
+            left += re.findall(r"[^.]*(?<![A-Za-z\d])\d.*", element.text.replace("95\u00a0% interval", ""))
+    assert left == []
+    assert len([text for text in linked if re.search(r"\d", text)]) > 50
+
+
+@pytest.mark.usefixtures("build")
+def test_what_was_tried_is_on_the_page_that_is_made_next():
+    assert "points" not in (report.stage(PROFILE) / "_variables.yml").read_text().partition("train_steps:")[2][:400]
+    tried = {"train_steps": ["80 (KD, no prompt): +3.5 points (-1.0 to 8.0)"]}
+    values = yaml.safe_load((report.stage(PROFILE, tried) / "_variables.yml").read_text())
+    assert "+3.5\u00a0points (-1.0 to 8.0)" in values["train_steps"]
+
+
+def test_a_number_from_a_cell_that_is_not_there_is_named(build):
+    notebook = build / "notebooks" / "compare.ipynb"
+    notebook.write_text(notebook.read_text().replace("tbl-calibration", "tbl-other"))
+    folder = build.parent / "sources"
+    shutil.copytree(paths.REPORT, folder)
+    preview.static_copy(notebook, folder / "compare.ipynb")
+    known = {"a": origins.Origin("compare-preview.html#cell-tbl-calibration", "a file")}
+    texts = dict.fromkeys(variables.known(), "") | {"p": origins.linked("7", "a", known=known)}
+    (folder / "index.qmd").write_text("{{< var p >}}")
+    with pytest.raises(InputError, match=r"'p' has a number from compare-preview.html#cell-tbl-calibration, which is"):
+        check_sources(folder, folder, texts)

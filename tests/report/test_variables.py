@@ -1,5 +1,8 @@
 """The variables of the manuscript: every sentence of their template, by the numbers that decide which one it is."""
 
+import json
+import re
+import shlex
 from html import unescape
 
 import numpy as np
@@ -13,7 +16,7 @@ from response_priming.artifacts import manifests
 from response_priming.attention import differences
 from response_priming.attention.results import EVERY
 from response_priming.params import sections
-from response_priming.report import preview, variables
+from response_priming.report import origins, preview, variables
 
 PROFILE = params.load("laptop")
 
@@ -30,8 +33,8 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def said(finished):
-    """The texts of that run, with other values."""
-    return lambda **changes: variables.texts(finished | changes)
+    """The texts of that run, with other values, as they are read."""
+    return lambda **changes: {key: origins.bare(text) for key, text in variables.texts(finished | changes).items()}
 
 
 def test_every_key_has_a_text(said):
@@ -96,7 +99,7 @@ def test_the_page_says_why_distillation_loses_where_the_doctor_was_asked(tmp_pat
     rows += [(arm, 0, "truncated", 0.5, 0, 0.1, "truncated") for arm in ("none", "teacher")]
     pd.DataFrame(rows, columns=columns).to_csv(folder / "checks.csv", index=False)
     pd.DataFrame(columns=["rung"]).to_csv(folder / "rungs.csv", index=False)
-    said = unescape(" ".join(variables.diagnosis(PROFILE).split()))
+    said = unescape(" ".join(origins.bare(variables.diagnosis(PROFILE)).split()))
     assert "Of 2 trained students" in said
     assert "- *KD, no prompt; KD, Teacher.* 50 % of the responses were cut before their end" in said
     assert "|" not in said
@@ -104,7 +107,7 @@ def test_the_page_says_why_distillation_loses_where_the_doctor_was_asked(tmp_pat
     rungs = rungs.assign(accuracy_low=rungs["accuracy"] - 0.1, accuracy_high=rungs["accuracy"] + 0.1)
     rungs.to_csv(folder / "rungs.csv", index=False)
     pd.DataFrame(rows[:2], columns=columns).to_csv(folder / "checks.csv", index=False)
-    said = unescape(" ".join(variables.diagnosis(PROFILE).split()))
+    said = unescape(" ".join(origins.bare(variables.diagnosis(PROFILE)).split()))
     assert "Of 1 trained student," in said
     assert "Nothing is wrong with them" in said
     assert "| b | 50.0 % | 40.0 to 60.0 % | +30.0 |" in said
@@ -365,3 +368,91 @@ def test_the_student_that_is_shown_examples_and_the_disputed_problems_are_told_o
     released = finished["released"] | {"disputed": 7, "survives": ["yes", "no", "yes", "was not borne out"]}
     told = said(released=released)["released_cleaned"]
     assert "Without 7 problems whose answers are disputed, 2 of the 3 claims" in told
+
+
+# --- origins ---
+
+APART = r"95 % interval"  # what is said beside a number, and is none of the results
+
+
+def result_keys():
+    """The variables that the sections of the manuscript with results name."""
+    text = (paths.REPORT / "index.qmd").read_text()
+    sections = dict(re.findall(r"^# ([^\n{]+?)(?: \{[^\n]*)?\n(.*?)(?=^# |\Z)", text, re.MULTILINE | re.DOTALL))
+    others = ("The question", "Method", "Threats", "How to", "Reproducibility", "Notebooks", "References")
+    shown = "\n".join(text for title, text in sections.items() if not title.startswith(others))
+    return {match["value"] for match in preview.SHORTCODE.finditer(shown) if match["name"] == "var"}
+
+
+CASES = {
+    "finished": lambda: {},
+    "students": lambda: headline(
+        accuracy_of(undistilled=0.1, fine_tuned=0.8, none=0.4, ground_truth=0.5, constant_prefix=0.5),
+        [gain("ground-truth", one, by) for one, by in
+         [("none", 8), ("undistilled", 40), ("fine-tuned", -30), ("constant-prefix", 1)]],
+    ),
+    "few": lambda: headline(
+        accuracy_of(undistilled=0.1, none=0.4, ground_truth=0.5), [gain("ground-truth", "none", 8, seeds=2)]
+    ),
+    "nothing": lambda: headline(accuracy_of(undistilled=0.2)),
+    "attention": lambda: {"attention": summary(some_metrics(prompts=10, seeds=3, shift=1.0))},
+    "leaked": lambda: {"leaked": [{"split": "a", "n": 9, "exact": 0, "numbers": 1, "near": 2, "threshold": 0.4}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_number_of_a_result_leads_to_its_origin(finished, case):
+    keys = result_keys()
+    assert len(keys) > 40
+    found = variables.texts(finished | CASES[case]())
+    left = {key: re.sub(r"<a .*?</a>|" + APART, "", found[key]) for key in keys}
+    assert {key: text for key, text in left.items() if re.search(r"(?<![A-Za-z\d])\d", unescape(text))} == {}
+    assert sum(len(origins.LINK.findall(found[key])) for key in keys) > 30
+
+
+@pytest.mark.parametrize("name", params.profiles())
+def test_every_parameter_of_the_method_has_a_command_that_the_schema_allows(finished, name):
+    profile = params.load(name)
+    cards = re.findall(r'class="parameter" href="([^"]*)" aria-description="([^"]*)"',
+                       " ".join(variables.texts(finished | variables.settings(profile)).values()))  # fmt: skip
+    assert len(cards) > 15
+    stems = {node.name for node in notebooks.nodes(profile)}
+    for address, card in cards:
+        assert address.partition("-preview.html#injected-parameters")[0] in stems
+        parameter, _, rest = unescape(card).partition(": ")
+        if parameter != "evaluate.rule":
+            command = shlex.split(rest.partition("change it: ")[2].partition(";")[0])
+            assert command[:3] == ["make", "explore", f"PROFILE={name}"]
+            setting, _, value = command[3].removeprefix("SET=").partition("=")
+            assert setting == parameter
+            value = json.loads(value) if value[0] in "0123456789[" else value
+            assert profile.changed(parameter, value) != profile
+
+
+def test_what_was_tried_is_said_on_the_card(finished):
+    tried = {"train_steps": ["80 (KD, no prompt): +3.5 points (-1.0 to 8.0)"]}
+    found = variables.texts(finished | {"tried": tried})
+    assert "; with 80 (KD, no prompt)&#58; +3.5 points (-1.0 to 8.0)" in found["train_steps"]
+    assert "; with" not in found["train_batch"]
+    assert origins.bare(found["train_steps"]) == "40"
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("18.5 %", ["18.5 %"]),
+        (
+            "9.5 points (95 % interval: -4.2 to 14.8 points; p < 0.001)",
+            ["9.5 points", "-4.2 to 14.8 points", "p < 0.001"],
+        ),
+        ("1,319 of GSM8K, SmolLM2", ["1,319"]),
+        ("students an arm: 1 of 3 needed; 35.0 % to 36.9 %.", ["1 of 3", "35.0 % to 36.9 %"]),
+        ("p = 0.012, not run", ["p = 0.012"]),
+    ],
+)
+def test_what_is_said_as_one_number_is_one_link(text, numbers):
+    known = {"gains": origins.Origin("a.html#b", "a file")}
+    linked = origins.linked(text, "gains", {"n": 1319, "seeds": 3}, known=known)
+    assert re.findall(r"<a [^>]*>(.*?)</a>", linked) == numbers
+    assert 'aria-description="n = 1,319 , 3 seeds; a file"' in linked
+    assert origins.bare(linked) == text

@@ -124,6 +124,18 @@ def test_comparison_of_one_run_says_how_to_name_two(project):
     assert all(other.startswith("make") for other in rest)
 
 
+def test_an_explored_parameter_is_compared_and_told_of_on_the_page(project):
+    done = project.make("explore", "SET=distill.train_steps=3", "ARM=teacher")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"KD, Teacher: .* %, with distill.train_steps=3 .* %: [-+].* points, 95 % interval", done.stdout)
+    assert project.stale() == {"report"}
+    assert project.make("paper").returncode == 0
+    card = r'class="parameter"[^>]*aria-description="distill.train_steps[^"]*; with 3 \(KD, Teacher\)&#58; [^"]*points'
+    assert re.search(card, (project.build / "report" / "_site" / "index.html").read_text())
+    assert project.stale() == set()
+    assert project.run("verify", "tiny").returncode == 0
+
+
 def test_second_make_paper_runs_nothing(project):
     assert project.stale() == set()
     assert "[" not in project.make("paper").stdout

@@ -117,3 +117,27 @@ def test_figures_stand_on_the_ground_of_the_page(opened):
     corner = {"x": box["x"], "y": max(0, box["y"]), "width": 1, "height": 1}
     beside = corner | {"x": 1}
     assert opened.screenshot(clip=corner) == opened.screenshot(clip=beside)
+
+
+CARD = """link => {
+    const card = getComputedStyle(link, '::after'), text = getComputedStyle(link);
+    return {visible: card.visibility, content: card.content, width: parseFloat(card.width),
+            line: text.textDecorationLine, asText: text.color === getComputedStyle(link.parentElement).color};
+}"""
+SHOWN = "link => getComputedStyle(link, '::after').visibility === 'visible'"
+
+
+@pytest.mark.parametrize("kind", ["number", "parameter"])
+def test_a_number_shows_what_it_is_of_where_it_is_hovered_or_focused(opened, kind):
+    link = opened.locator(f"p a.{kind}").first
+    link.scroll_into_view_if_needed()
+    shown = link.evaluate(CARD)
+    assert (shown["visible"], shown["line"], shown["asText"]) == ("hidden", "underline", True)
+    assert link.get_attribute("aria-description") in shown["content"]
+    for act in (link.hover, link.focus):
+        act()
+        opened.wait_for_function(SHOWN, arg=link.element_handle())
+        assert link.evaluate(CARD)["width"] <= opened.viewport_size["width"]
+        assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        opened.mouse.move(0, 0)
+    link.blur()

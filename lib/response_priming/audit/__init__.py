@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "discrepancies": ["source"],
         "figures": ["figure", "shown"],
         "findings": ["audit"],
-        "recount": ["count", "rows"],
+        "recount": ["RULE", "count", "rows"],
         "released": ["read"],
     },
 )

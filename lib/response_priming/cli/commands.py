@@ -231,15 +231,41 @@ def cost(
 @app.command("report")
 def report_(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""
-    from response_priming import report
+    from response_priming import report, studies
 
     loaded = params.load(profile)
     with progress.Line("report", progress.shared(loaded.build), place="[report] ") as line:
         line.start("notebooks and manuscript -> pages")
         content, watch = notebooks.page_content(loaded), artifacts.Stopwatch()
-        page, took = report.render(loaded), watch.seconds()
+        page, took = report.render(loaded, studies.tried(loaded)), watch.seconds()
         notebooks.mark_done(notebooks.page_of(loaded)[0], content, report.write(loaded, took), took)
         line.done(paths.shown(page))
+
+
+@app.command()
+def explore(
+    setting: Annotated[str, typer.Argument(metavar="PARAMETER=VALUE", help="As distill.alpha=0.7; a list as in JSON.")],
+    profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
+    arm: Annotated[str, typer.Option(help="An arm of the profile; default: none, or its first trained one.")] = "",
+) -> None:
+    """Make one arm of a finished run again with one parameter changed, in explored/, and say what the change gains."""
+    from response_priming import studies, style
+
+    loaded, (parameter, _, text) = params.load(profile), setting.partition("=")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    changed, baseline = loaded.changed(parameter, value), studies.read_run(str(loaded.build))
+    with progress.Line("explore", progress.shared(loaded.build)) as line:
+        line.start(setting)
+        with contextlib.redirect_stderr(line):
+            default = next(iter([*{arms.UNPRIMED} & {*loaded.arms}, *loaded.trained, *loaded.arms]))
+            folder = studies.explore(loaded, changed, arm or default)
+        line.done(paths.shown(folder))
+    for row in studies.accuracies(baseline, studies.read_run(str(folder))).dropna(subset=["points"]).to_dict("records"):
+        points = f"{row['points']:+.1f} points, 95 % interval {style.interval(row['low'], row['high'])}"
+        typer.echo(f"{row['title']}: {style.percent(row['a'])}, with {setting} {style.percent(row['b'])}: {points}")
 
 
 @app.command()

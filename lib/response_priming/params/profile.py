@@ -78,6 +78,23 @@ class Profile(Section):
                     raise ValueError(f"overrides.{arm}.{key} = {own[key]!r}: ignored; {ignored[key]}")
         return self
 
+    def changed(self, parameter: str, value: object) -> Self:
+        """The profile with one parameter changed, `distill.alpha` or `seeds`, and its name kept.
+
+        Raises:
+            InputError: there is no such parameter, or the value is not allowed.
+        """
+        section, _, key = parameter.rpartition(".")
+        content = self.model_dump()
+        of = content.get(section) if section else content
+        if key == "name" or not isinstance(of, dict) or key not in of or isinstance(of[key], dict):
+            raise InputError(f"{parameter}: unknown parameter; `response-priming check {self.name}` prints all")
+        of[key] = value
+        try:
+            return type(self).model_validate(content)
+        except ValidationError as error:
+            raise InputError(first_problem(error, type(self))) from None
+
     @property
     def build(self) -> Path:
         """Where its artefacts are."""

@@ -1,10 +1,12 @@
 """Check of the manuscript's sources: every name in index.qmd resolves, every figure and table has its caption."""
 
+import json
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
 from response_priming.errors import InputError
+from response_priming.report.origins import LINK
 from response_priming.report.preview import IMAGE, REFERENCE, SHORTCODE, labelled_cells, numbers
 from response_priming.report.variables import known
 
@@ -15,19 +17,19 @@ GENERATED = frozenset(
 )
 
 
-def check_sources(report_dir: Path, notebooks_dir: Path, keys: Collection[str] | None = None) -> None:
+def check_sources(report_dir: Path, notebooks_dir: Path, texts: Mapping[str, str] | None = None) -> None:
     """Check that index.qmd names only what exists.
 
     Args:
         report_dir: holds index.qmd and references.bib.
         notebooks_dir: holds the embedded notebooks, executed or not.
-        keys: of the variables; those of their template where it is not given.
+        texts: values of the variables; those of their template, without values, where it is not given.
 
     Raises:
-        InputError: a shortcode, variable, embedded cell, cross-reference or citation does not resolve, or an embedded
-            cell has no caption or alternative text.
+        InputError: a shortcode, variable, embedded cell, cross-reference, citation or origin of a number does not
+            resolve, or an embedded cell has no caption or alternative text.
     """
-    page, keys = report_dir / "index.qmd", known() if keys is None else keys
+    page, keys = report_dir / "index.qmd", known() if texts is None else [*texts]
     text, captions = page.read_text(encoding="utf-8"), []
     codes = list(SHORTCODE.finditer(text))
     if text.count("{{<") != len(codes):
@@ -53,6 +55,20 @@ def check_sources(report_dir: Path, notebooks_dir: Path, keys: Collection[str] |
     for reference in REFERENCE.finditer("\n".join([text, *captions])):
         if reference["key"] not in targets:
             raise InputError(f"{page}: @{reference['key']} is neither an embedded label nor a key of references.bib")
+    said = {**(texts or {}), **{file.name: file.read_text(encoding="utf-8") for file in report_dir.glob("_*.md")}}
+    wanted = {(link["file"], link["anchor"]): key for key in said for link in LINK.finditer(said[key])}
+    there = {file: _anchors(notebooks_dir, file) for file, _ in wanted}
+    for (file, anchor), key in wanted.items():
+        if anchor not in there[file]:
+            raise InputError(f"{page}: {key!r} has a number from {file}#{anchor}, which is not there")
+
+
+def _anchors(folder: Path, file: str) -> set[str]:
+    """What a number may link to in a file of the site: the file itself, or the cells of a staged notebook's page."""
+    notebook = folder / file.replace("-preview.html", ".ipynb")
+    if notebook.suffix != ".ipynb" or not notebook.exists():
+        return {""} if notebook.exists() else set()
+    return {cell["id"] for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]}
 
 
 def _require_file(page: Path, name: str) -> None:

@@ -13,6 +13,7 @@ import jinja2
 import yaml
 
 from response_priming import params, paths
+from response_priming.report import origins
 from response_priming.report.variables import made
 
 KEY = "responsepriming"  # of the entry
@@ -39,7 +40,7 @@ def metadata(profile: params.Profile, texts: Mapping[str, str]) -> dict[str, Any
         "title": about["title"],
         "version": about["version"],
         "note": f"Profile {profile.name}, commit {manifest['commit']}",
-        "abstract": html.unescape(texts["abstract"]),
+        "abstract": html.unescape(origins.bare(texts["abstract"])),
         "keyword": ", ".join(about["keywords"]),
     }
     year = manifest["day"][:4]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from response_priming import attention
+from response_priming import attention, paths
 
 FOLDER = "results"
+FACTS = "published-results.yaml"  # what was read in the released study
 # Written by the stages as they are.
 COPIED = {
     "comparison": (
@@ -26,6 +27,7 @@ def write(build: Path, folder: Path) -> None:
     """Write all files into `folder`/results: the tables of build/PROFILE/, and attention's in short."""
     results = folder / FOLDER
     results.mkdir()
+    shutil.copyfile(paths.PARAMS / FACTS, results / FACTS)
     for stage, names in COPIED.items():
         for name in names:
             prefix = "audit-" if stage == "audit" else ""

@@ -14,14 +14,15 @@ import yaml
 
 from response_priming import artifacts, attention, notebooks, params, paths, progress, style
 from response_priming.errors import InputError
-from response_priming.report import checklist, citation, compute, downloads, formats, preview, variables
+from response_priming.report import checklist, citation, compute, downloads, formats, origins, preview, variables
 from response_priming.report.check import check_sources
+from response_priming.report.origins import NONE_TRIED, Tried
 
 LOG = "quarto.log"
 WARNING = re.compile(r"^\W*WARN(?:ING)?\b", re.MULTILINE)  # as Quarto, its filters and pandoc begin one
 
 
-def stage(profile: params.Profile) -> Path:
+def stage(profile: params.Profile, tried: Tried = NONE_TRIED) -> Path:
     """Put everything that a renderer needs into build/PROFILE/report/, and check that all of it resolves.
 
     Raises:
@@ -34,7 +35,8 @@ def stage(profile: params.Profile) -> Path:
             preview.static_copy(notebook, folder / notebook.name)
         titles = {stem: style.verbatim(title) for stem, title in notebook_titles(profile).items()}
         index = folder / "index.qmd"
-        index.write_text(sourced(index.read_text(encoding="utf-8"), titles), encoding="utf-8")
+        text, texts = origins.folded(index.read_text(encoding="utf-8"), variables.sentences(profile, tried))
+        index.write_text(sourced(text, titles), encoding="utf-8")
         (folder / "_contents.md").write_text(preview.contents(index.read_text(encoding="utf-8")), encoding="utf-8")
         (folder / "_notebooks.md").write_text(preview.notebooks_list(titles), encoding="utf-8")
         (folder / "_lead.md").write_text(preview.raw(variables.lead_figure(profile)), encoding="utf-8")
@@ -46,7 +48,6 @@ def stage(profile: params.Profile) -> Path:
         costs.to_csv(folder / downloads.FOLDER / "compute.csv", index=False)
         hardware = variables.made(profile).get("hardware", [])
         (folder / "_compute.md").write_text(compute.words(costs, hardware), encoding="utf-8")
-        texts = variables.sentences(profile)
         cited = citation.metadata(profile, texts)
         about = citation.block(cited, pdf=variables.quarto() is not None)
         (folder / "_citation.md").write_text(f"{citation.bibtex(cited)}\n{about}", encoding="utf-8")
@@ -55,12 +56,16 @@ def stage(profile: params.Profile) -> Path:
         _write_yaml(folder / "_quarto.yml", _quarto_config(profile, cited))
         check_sources(folder, folder, texts)
 
-    return artifacts.made(profile.build / "report", _recipe(profile), write)
+    return artifacts.made(profile.build / "report", _recipe(profile, tried), write)
 
 
-def render(profile: params.Profile) -> Path:
-    """Render the staged manuscript, unless that is done: build/PROFILE/report/_site/index.html."""
-    folder = stage(profile)
+def render(profile: params.Profile, tried: Tried = NONE_TRIED) -> Path:
+    """Render the staged manuscript, unless that is done: build/PROFILE/report/_site/index.html.
+
+    Args:
+        tried: what changing a parameter gained, in words (see `studies.tried`).
+    """
+    folder = stage(profile, tried)
 
     def write(site: Path) -> None:
         texts = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
@@ -113,11 +118,11 @@ def _run_quarto(command: str, folder: Path, site: Path) -> None:
     output.replace(site)
 
 
-def _recipe(profile: params.Profile) -> dict[str, Any]:
+def _recipe(profile: params.Profile, tried: Tried) -> dict[str, Any]:
     _notebooks(profile)  # all of which must be there
     inputs = [profile.build / name for name in (*variables.STAGES, "rules")]
     inputs = [path for path in inputs if path.name != "rules" or path.exists()]
-    content = notebooks.page_content(profile) | {"quarto": variables.quarto()}
+    content = notebooks.page_content(profile) | {"quarto": variables.quarto(), "tried": dict(tried)}
     return artifacts.decided_by("report", content, inputs, code=[])
 
 

@@ -15,6 +15,7 @@ from rocrate.rocrate import ROCrate
 
 from response_priming import notebooks, params, paths, provenance
 from response_priming.errors import InputError, first_problem
+from response_priming.report.origins import bare
 from response_priming.report.preview import SHORTCODE, labelled_cells
 
 # Variables of the page that say which run it is of; none is a result.
@@ -134,7 +135,7 @@ def _numbers(run: Path) -> dict[str, str]:
     for code in SHORTCODE.finditer((folder / "index.qmd").read_text(encoding="utf-8")):
         notebook, _, label = code["value"].partition("#")
         if code["name"] == "var" and code["value"] not in ABOUT:
-            found[code["value"]] = " ".join(unescape(texts[code["value"]]).split())
+            found[code["value"]] = " ".join(unescape(bare(texts[code["value"]])).split())
         elif label.startswith("tbl-"):
             for row, column, what, cell in _cells(folder / notebook, label):
                 found[f"{label}[{row},{column}] {what}"] = cell

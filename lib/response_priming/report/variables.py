@@ -4,6 +4,7 @@ The words are in report/variables.yml.jinja. Here are the numbers for them: resu
 and where they come from.
 """
 
+import functools
 import json
 import re
 import shutil
@@ -18,7 +19,7 @@ import yaml
 from response_priming import arms, artifacts, attention, notebooks, params, paths, stats, style
 from response_priming.errors import InputError
 from response_priming.evaluate.verdicts import PRIMARY, on, on_primary
-from response_priming.report import lead
+from response_priming.report import lead, origins
 
 TEMPLATE = "variables.yml.jinja"
 TABLES = ("accuracy", "gains", "teacher", "lengths", "leakage", "rules", "calibration")  # of the comparison
@@ -37,14 +38,23 @@ def texts(values: dict[str, Any]) -> dict[str, str]:
         InputError: the template is not one, or names what is not there.
     """
     try:
-        return dict(yaml.load(style.words(TEMPLATE, values), yaml.BaseLoader))
+        filters = {
+            "origin": functools.partial(origins.linked, known=values["origins"]),
+            "parameter": functools.partial(origins.parameter, profile=values["profile"], tried=values["tried"]),
+        }
+        return dict(yaml.load(style.words(TEMPLATE, values, **filters), yaml.BaseLoader))
     except (jinja2.TemplateError, yaml.YAMLError) as error:
         raise InputError(f"{paths.REPORT / TEMPLATE}: {' '.join(str(error).split())}") from None
 
 
-def sentences(profile: params.Profile) -> dict[str, str]:
-    """The value of every key, of a profile whose stages have all run; `InputError` as of `texts`."""
-    return {key: style.bound(text) for key, text in texts(values(profile, renderer=renderer())).items()}
+def sentences(profile: params.Profile, tried: origins.Tried = origins.NONE_TRIED) -> dict[str, str]:
+    """The value of every key, of a profile whose stages have all run; `InputError` as of `texts`.
+
+    Args:
+        tried: see `report.render`.
+    """
+    found = values(profile, renderer=renderer()) | {"tried": tried}
+    return {key: style.bound(text) for key, text in texts(found).items()}
 
 
 def renderer() -> str:
@@ -72,7 +82,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     )
     longest = lengths["calculations"].max()
     by_rule = {rule: table.set_index("arm")["accuracy"] for rule, table in rules.groupby("rule", sort=False)}
-    return {
+    found = {
         **settings(profile),
         **headline(accuracy, gains, teacher),
         "compared": compared,
@@ -89,6 +99,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         "made": made(profile),
         "renderer": renderer,
     }
+    return found | {"origins": origins.origins(profile, found), "tried": origins.NONE_TRIED}
 
 
 def settings(profile: params.Profile) -> dict[str, Any]:
@@ -184,7 +195,10 @@ def diagnosis(profile: params.Profile) -> str:
         values["findings"] = found.reset_index().to_dict("records")
         values["students"] = len(checks[checks["arm"] != ""].drop_duplicates(["arm", "seed"]))
         values["rungs"] = rungs.to_dict("records")
-    return style.words("_doctor.md.jinja", values)
+    commit = ((artifacts.manifest(folder) or {}).get("git_commit") or "unknown")[:12]
+    known = {name: origins.Origin(f"doctor-preview.html#cell-tbl-{name}", f"doctor.ipynb, tbl-{name}; commit {commit}")
+             for name in ("checks", "rungs")}  # fmt: skip
+    return style.words("_doctor.md.jinja", values, origin=functools.partial(origins.linked, known=known))
 
 
 def lead_figure(profile: params.Profile) -> str:

@@ -11,6 +11,7 @@ import yaml
 from response_priming import artifacts, audit, claims, compare, notebooks, paths, scoring
 from response_priming.errors import InputError
 from response_priming.report.crate import differing
+from response_priming.report.origins import bare
 from response_priming.report.variables import sentences
 
 if TYPE_CHECKING:
@@ -73,5 +74,5 @@ def _derived_anew(profile: "params.Profile") -> Iterator[str]:
         return
     there = yaml.safe_load((staged / "_variables.yml").read_text(encoding="utf-8"))
     for name, text in texts.items():
-        if there.get(name) != text:
-            yield f"{paths.shown(staged)}: {name} = {there.get(name)!r}, computed anew {text!r}"
+        if (before := bare(there.get(name, ""))) != bare(text):
+            yield f"{paths.shown(staged)}: {name} = {before!r}, computed anew {bare(text)!r}"

@@ -1,5 +1,5 @@
-"""Studies beside the paper, on request: the doctor, a search for training values, ladders, related methods, two runs
-side by side."""
+"""Studies beside the paper, on request: the doctor, a search for training values, ladders, related methods, one
+parameter changed, two runs side by side."""
 
 import lazy_loader
 
@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "search": ["optimize", "trials"],
         "doctor": ["examine"],
+        "exploring": ["explore", "tried"],
         "ladder": ["climb"],
         "related": ["compare", "rounds"],
         "relevance": ["explain"],

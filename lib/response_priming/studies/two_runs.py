@@ -107,7 +107,7 @@ def read_run(name: str) -> FinishedRun:
     places: dict[str, Path] = {}
     pending, lost = [path.relative_to(folder).as_posix() for path in explored] or ["comparison"], set()
     while pending:
-        part = pending.pop(0)
+        part = pending.pop(0).removeprefix(f"{folder.relative_to(home).as_posix()}/")  # as if it were the profile's
         there = [below / part for below in (folder, home) if (below / part / artifacts.FILE).exists()]
         if not there:
             lost.add(part)
