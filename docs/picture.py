@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from response_priming import paths
 
-VIEWS = ("#abstract", "#does-distillation-help")  # each from its heading on
+VIEWS = ("#the-answer", "#does-distillation-help")  # each from its heading on
 WIDTH, HEIGHT, GAP = 1030, 1200, 12  # of a view, pixels
 COLORS = 128  # a quarter of the weight of all colours, and no line loses its own
 
