@@ -18,7 +18,7 @@ class Project:
 
     def __init__(self, root: Path, model: Path) -> None:
         self.root = root
-        for name in ("Makefile", "setup.sh", "pyproject.toml", "requirements.lock", "CITATION.cff"):
+        for name in ("Makefile", "setup.sh", "pyproject.toml", "requirements.lock", "CITATION.cff", "README.md"):
             shutil.copy(ROOT / name, root / name)
         for name in ("lib", "notebooks", "params", "report"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

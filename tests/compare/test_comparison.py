@@ -366,6 +366,13 @@ def test_notebook_shows_one_figure_or_table_in_each_labelled_cell(monkeypatch):
     assert {label for label, kind in labels.items() if kind is Styler} == tables
 
 
+def test_what_every_gain_lacks_is_no_column(found):
+    gains = figures.shown(found, "gains").to_html()
+    assert "lacks" not in gains
+    some = replace(found, gains=found.gains.assign(lacks=["", *found.gains["lacks"][1:]]))
+    assert "lacks" in figures.shown(some, "gains").to_html()
+
+
 def test_rules_are_all_shown(found):
     headings = figures.shown(found, "rules").to_string(delimiter="|").splitlines()[0].replace("\u200b", "").split("|")
     assert headings == ["student", *RULES]

@@ -21,6 +21,8 @@ def shown(found: "Comparison", name: str) -> Styler:
         return style.by_rule(table, table["rule"].unique())
     if "covers" in table and (table["seeds"] == 1).all():
         table = table.drop(columns=["seeds", "spread", "covers"])
+    if "lacks" in table and table["lacks"].nunique(dropna=False) == 1:
+        table = table.drop(columns="lacks")  # which the prose says
     if name == "samples":
         table = table.assign(correct=table["correct"].map({True: "yes", False: "no"}))
         table.loc[table["question"].duplicated(), ["question", "answer"]] = ""
