@@ -112,3 +112,11 @@ def test_it_is_written_as_a_whole(recorded, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         crate.write(PROFILE, {})
     assert (recorded / "ro-crate-metadata.json").read_bytes() == before
+
+
+def test_a_store_that_a_student_wrote_names_the_model_by_its_weights(recorded):
+    weights = f"some/student@{40 * 'd'}"
+    write_elsewhere(recorded / "responses" / "none", dataset="procedural", data="procedural@1", student_weights=weights)
+    crate.write(PROFILE, {"wall_seconds": 1.0, "cpu_seconds": 2.0})
+    models = [each for each in ROCrate(recorded).get_by_type("CreativeWork") if each.id.startswith("#model/")]
+    assert [(model["name"], model["identifier"]) for model in models] == [(weights, weights)]

@@ -159,7 +159,9 @@ class Record:
             found.append(self._add(f"#data/{quote(parameters['data'])}", "CreativeWork", **about))
         for role in ("teacher", "student"):
             if weights := parameters.get(f"{role}_weights"):
-                about = {"name": parameters[role], "identifier": weights, "version": weights.rpartition("@")[2]}
+                # A method's store may be made by a student that another row names.
+                name, version = parameters.get(role, weights), weights.rpartition("@")[2]
+                about = {"name": name, "identifier": weights, "version": version}
                 found.append(self._add(f"#model/{quote(weights)}", "CreativeWork", **about))
         machine = ", ".join([made["machine"], *made.get("hardware", [])])
         found.append(self._add(f"#machine/{quote(machine)}", "PropertyValue", name="machine", value=machine))

@@ -20,8 +20,11 @@ from response_priming.report.preview import SHORTCODE, labelled_cells
 
 # Variables of the page that say which run it is of; none is a result.
 ABOUT = frozenset(
-    {"profile", "command", "extras", "renderer", "git_commit", "made_on", "versions", "machine", "rules_fixed"}
-)
+    {
+        "profile", "command", "extras", "related", "renderer", "renderer_note", "git_commit", "made_on", "versions",
+        "machine", "rules_fixed",
+    }
+)  # fmt: skip
 
 
 class Number(NamedTuple):
