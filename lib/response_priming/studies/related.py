@@ -78,13 +78,13 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All rows, made unless that is done already, and how much each method gains.
 
     The first table has a row for each of `rows`; what trains nothing has a `verdict` alone. Columns:
-    `row`; `of`, the method of a control; `title`; `source`, arXiv id; `fidelity` (see `methods.base.Method`); those of
-    `scoring.summary`; the gain in points over the first control, `control_points` with `control_low` and
-    `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`); `mechanism`, numbers
-    before and after training and those of what it prepared, in words, one a line; `leaks`, problems of the test that
-    it met there; `teacher_accuracy`, of the responses to train problems that it learns from, by the same rule; and
-    costs, means of the seeds: `teacher_generated`, `teacher_read` and `student_generated` (tokens), `steps`,
-    `cpu_seconds` and `peak_mib` of its making, `active` (parameters).
+    `row`; `of`, the method of a control; `title`, and `short`, behind its method's; `source`, arXiv id; `fidelity` (see
+    `methods.base.Method`); those of `scoring.summary`; the gain in points over the first control, `control_points` with
+    `control_low` and `control_high`, and over KD, `kd_...`; `verdict` on the former (see `evaluate.verdicts`);
+    `mechanism`, numbers before and after training and those of what it prepared, in words, one a line; `leaks`,
+    problems of the test that it met there; `teacher_accuracy`, of the responses to train problems that it learns from,
+    by the same rule; and costs, means of the seeds: `teacher_generated`, `teacher_read` and `student_generated`
+    (tokens), `steps`, `cpu_seconds` and `peak_mib` of its making, `active` (parameters).
 
     The second has a row a comparison, with the columns of `compare.tables.gains`: paired, and corrected for all here.
     """
@@ -96,7 +96,8 @@ def compare(run: params.RelatedRun) -> tuple[pd.DataFrame, pd.DataFrame]:
     for row in [*arms.references(run.related_strategy), *run.related_methods]:
         if row not in rungs:
             title, source = EXPLAINS[row]
-            table.append({"row": row, "of": "", "title": title, "source": source, "verdict": EXPLAINED})
+            about = {"title": title, "short": title, "source": source, "verdict": EXPLAINED}
+            table.append({"row": row, "of": "", **about})
             continue
         for name in [row, *(other for other in rungs if rungs[other].of == row)]:
             table.append(_row(run, rungs, made[name], gains[gains["arm"] == name]))
@@ -158,7 +159,9 @@ def _gains(run: params.RelatedRun, rungs: dict[str, Rung], made: dict[str, Made]
 def _row(run: params.RelatedRun, rungs: dict[str, Rung], made: Made, gains: pd.DataFrame) -> dict[str, Any]:
     """A row of the table (see `compare`); `gains`: those of its method."""
     rung, training = rungs[made.rung], made.training
+    control = made.rung.removeprefix(f"{rung.of}-").replace("-", " ")
     row: dict[str, Any] = {"row": made.rung, "of": rung.of, "title": rung.title}
+    row["short"] = f"control: {control}" if rung.of else rung.title
     if rung.method and not row["of"]:
         kind = base.find(made.rung)
         row |= {"source": kind.source, "fidelity": kind.fidelity if kind.source else "ours"}
