@@ -555,6 +555,15 @@ def test_no_page_requests_anything(page):
         assert f"script-src {allowed};" in html
 
 
+def test_what_a_cell_says_in_markdown_is_on_its_page(build):
+    said = v4.new_output("display_data", data={"text/markdown": "- **First** do this, not *that*.", "text/plain": "-"})
+    cell = v4.new_code_cell("say()", outputs=[said], id="says")
+    stem = "distill-teacher"
+    write_notebook(build / "notebooks" / f"{stem}.ipynb", cell)
+    page = report.render(PROFILE).parent / f"{stem}-preview.html"
+    assert re.search(r"<li>\s*<strong>First</strong> do this, not\s+<em>that</em>.\s*</li>", page.read_text())
+
+
 def test_every_notebook_has_a_page_that_the_manuscript_links(page):
     links = Page(page.read_text()).links
     for stem in report.notebook_titles(PROFILE):

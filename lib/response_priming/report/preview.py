@@ -267,17 +267,23 @@ def _write_notebook(folder: Path, site: Path, stem: str, title: str) -> None:
 
 def notebook_for_pandoc(notebook: Path) -> str:
     """The notebook with its figures and tables as HTML: pandoc would prefer the PNG, knows no alternative text, and
-    reads no raw HTML in Markdown. Nor does it know the cells' options: folded code is in a box that opens."""
-    content = _read(notebook)
-    for place, cell in enumerate(content.cells):
+    reads no raw HTML in Markdown. Nor does it know the cells' options: folded code is in a box that opens. Of an output
+    in Markdown it shows nothing, so that is a cell of its own."""
+    content, cells = _read(notebook), list[Any]()
+    for cell in content.cells:
+        cells.append(cell)
         options, cell.source = _options(cell), _OPTION.sub("", cell.source)
         if "code-fold" in options:
             code = f"<pre><code>{html.escape(cell.source)}</code></pre>"
             folded = f"<details><summary>{options['code-summary']}</summary>{code}</details>"
-            content.cells[place] = v4.new_raw_cell(folded, id=cell.id, metadata={"raw_mimetype": "text/html"})
+            cells[-1] = v4.new_raw_cell(folded, id=cell.id, metadata={"raw_mimetype": "text/html"})
         for output in cell.get("outputs", []):
-            if shown := image(output, options.get("fig-alt", "")) or _bared(output.data.get("text/markdown", "")):
-                output.data = {"text/html": shown}  # what is Markdown indeed, pandoc reads as such
+            markdown = output.data.get("text/markdown", "")
+            if shown := image(output, options.get("fig-alt", "")) or _bared(markdown):
+                output.data = {"text/html": shown}
+            elif markdown:
+                cells.append(v4.new_markdown_cell(markdown, id=f"{cell.id}-{len(cells)}"))
+    content.cells = cells
     return str(nbformat.writes(content))
 
 
