@@ -25,9 +25,9 @@ RENDER = """
 import sys
 from pathlib import Path
 from response_priming import params, paths
-from response_priming.report import page
+from response_priming.report import page, variables
 paths.BUILD = Path(sys.argv[1])
-page.quarto = lambda: None
+variables.quarto = lambda: None
 page.render(params.load(sys.argv[2]))
 """
 
@@ -52,8 +52,7 @@ def main(build: Path, results: Path) -> None:
         runs = [render_seconds(build, Path(scratch) / str(number)) for number in range(REPEATS)]
         site = Path(scratch) / "0" / build.name / "report" / "_site"
         megabytes = {
-            str(page.relative_to(site)): round(page.stat().st_size / 1e6, 3)
-            for page in (site / "index.html", *sorted((site / "notebooks").glob("*.html")))
+            str(page.relative_to(site)): round(page.stat().st_size / 1e6, 3) for page in sorted(site.glob("*.html"))
         }
     found = {
         "profile": build.name,
