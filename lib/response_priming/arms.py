@@ -155,6 +155,11 @@ def is_primed(arm: str) -> bool:
     return strategy is not None and arm != UNPRIMED and not strategy.get("control", False)
 
 
+def is_distilled(arm: str) -> bool:
+    """Whether an arm is the unprimed or one of the primed ones, which the paper sets beside fine-tuning."""
+    return arm == UNPRIMED or is_primed(arm)
+
+
 def references(strategy: str) -> list[str]:
     """The arms that related methods are compared with, where these learn from a strategy's responses."""
     return [FINE_TUNED, strategy, SHUFFLED]

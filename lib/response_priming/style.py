@@ -4,7 +4,9 @@ Foreign is what a model or a data set wrote, or whoever named a strategy: `print
 Markdown, and neither lets it be markup.
 """
 
+import base64
 import functools
+import hashlib
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -201,6 +203,11 @@ def verbatim(text: str) -> str:
     a Markdown table in one line.
     """
     return re.sub(r"[^\w ,]|_", lambda mark: f"&#{ord(mark[0])};", text)
+
+
+def allowed(script: str) -> str:
+    """The source by which a page's policy (Content-Security-Policy) allows a script in it, by digest."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -40,7 +40,7 @@ def test_the_papers_teacher_fits_its_eight_gpus_and_no_single_one(profile):
     assert (found.gpu, found.change) == ("h100", "")
     teacher = by_name["generate"]
     assert teacher.items == 4 * 2638
-    assert (teacher.gpus, teacher.fits) == (8, 4)
+    assert (teacher.gpus, teacher.needed) == (8, 4)
     # The cache of a whole batch at its longest: 2 x layers x key heads x head size x bytes a token.
     tokens = teacher.working / (2 * 126 * 8 * 128 * 2) / 256
     assert 350 < tokens < 600
@@ -80,6 +80,29 @@ def test_activations_computed_again_take_less_memory_and_more_time(profile):
     (_, kept), (_, again) = stages(profile("paper")), stages(profile("paper", distill={"gradient_checkpointing": True}))
     assert again["distill"].working < kept["distill"].working
     assert again["distill"].seconds > kept["distill"].seconds
+
+
+@pytest.mark.parametrize(
+    ("profile_", "changed", "gpu"),
+    [
+        ("paper", {"distill": {"micro_batch": 16, "train_tokens": 4096}}, "l4"),
+        ("single-gpu", {"evaluate": {"evaluate_batch": 4096}}, "l4"),
+        ("single-gpu", {"generate": {"teacher": "meta-llama/Llama-3.1-70B-Instruct"}}, "a100"),
+    ],
+)
+def test_the_change_that_is_named_makes_it_fit(profile, profile_, changed, gpu):
+    tight = profile(profile_, **changed)
+    while change := cost.estimate(tight, gpu).change:
+        assert change != cost.NONE_KNOWN
+        for part in change.split(" and "):
+            parameter, _, value = part.partition(" = ")
+            tight = tight.changed(parameter, yaml.safe_load(value))
+    assert all(stage.needed <= stage.gpus for stage in cost.estimate(tight, gpu).stages)
+
+
+def test_what_no_known_change_makes_fit_says_so(profile):
+    large = profile("paper", model={"student": "meta-llama/Llama-3.1-405B-Instruct"})
+    assert cost.estimate(large, "h100").change == cost.NONE_KNOWN
 
 
 def test_hours_and_money_are_ranges_and_a_risk_is_named():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import arms
+from response_priming import arms, style
 from response_priming.extraction import RULES
 from response_priming.report import lead, preview
 
@@ -38,7 +38,7 @@ def page(tmp_path_factory):
         file = tmp_path_factory.mktemp("lead") / "index.html"
         markdown = preview.raw(lead.html(slices(seeds), "hash"))
         folder = preview.paths.REPORT
-        preview.pandoc(markdown, "markdown", folder, file, scripts=lead.digest() if script else "'none'")
+        preview.pandoc(markdown, "markdown", folder, file, scripts=style.allowed(lead.script()) if script else "'none'")
         return file
 
     return written

@@ -6,7 +6,6 @@ it: one would weigh half as much as the maps, and its canvas is nothing that a s
 """
 
 import base64
-import hashlib
 import zlib
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -16,7 +15,7 @@ import jinja2
 import numpy as np
 from IPython.display import HTML
 
-from response_priming import arms, paths
+from response_priming import arms, paths, style
 
 if TYPE_CHECKING:
     from response_priming.attention.results import Analysis, Example
@@ -61,7 +60,7 @@ def html(analysis: "Analysis", heads: Iterable[Sequence[int]] = (), *, back: boo
     return page.get_template("explorer.jinja").render(
         back=back,
         script=script,
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        allowed=style.allowed(script),
         held={"arms": titles, "heads": kept, "texts": texts, "maps": _packed(examples, kept)},
         layers=sorted({layer for layer, _ in kept}),
         every=len(divergent),

@@ -210,7 +210,8 @@ def power(
 def cost(
     profile: ProfileName,
     gpu: Annotated[
-        str, typer.Option(help="Kind of GPU, as h100; default: this machine, or what the profile needs.")
+        str,
+        typer.Option(help="Kind of GPU; default: h100 where the profile's device is cuda, else this machine's CPU."),
     ] = "",
     price: Annotated[float, typer.Option(help="Of an hour of one GPU, in any currency.", min=0)] = 0.0,
 ) -> None:

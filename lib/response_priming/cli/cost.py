@@ -1,37 +1,51 @@
 """What a profile takes, before anything runs: tokens, memory, GPUs, bytes, hours and money, from the models' configs.
 
-Hours are a range, from what a well-used GPU reaches to what a badly used one does; prompts and responses are as long as
-the data's, at most the budget. No weights are read and nothing is computed, so this takes a second.
+Hours are a range, from what a well-used machine reaches to what a badly used one does; prompts are as long as the
+data's, responses from as long as its solutions to the budget. No weights are read and nothing is computed, so it takes
+a second. `benchmarks/cost.py` sets it beside finished runs.
 """
 
+import bisect
+import functools
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
 import psutil
 
 from response_priming import arms, params, problems
-from response_priming.cli.sizes import Architecture, architecture
+from response_priming.cli.sizes import BYTES, Architecture, architecture
 from response_priming.errors import InputError
 
 GB = 1e9
 USABLE = 0.9  # of a GPU's memory; vLLM's own default
 # GPUs by name: memory (GB), dense bf16 products (TFLOP/s) and memory bandwidth (TB/s), from their makers' data sheets.
 GPUS = {
-    "l4": (24, 121, 0.3), "a10": (24, 125, 0.6), "rtx-4090": (24, 165, 1.0), "l40s": (48, 362, 0.86),
-    "a100": (80, 312, 2.0), "h100": (80, 989, 3.35), "h200": (141, 989, 4.8), "b200": (180, 2250, 8.0),
+    "l4": (24, 121, 0.3), "l40s": (48, 362, 0.86), "a100": (80, 312, 2.0), "h100": (80, 989, 3.35),
+    "h200": (141, 989, 4.8), "b200": (180, 2250, 7.7),
 }  # fmt: skip
 # What share of the products, or of the bandwidth, is reached: well and badly. By transformers, a step of decoding also
 # waits for Python, so many seconds a layer.
 REACHED = {"read": (0.55, 0.25), "write": (0.7, 0.25), "train": (0.5, 0.2)}
 WAITS = {"transformers": (0.0004, 0.0012)}
-CPU = (1.2, 0.02)  # TFLOP/s and TB/s of a laptop's CPU, as far as it can be said of all of them
+CPU = (0.5, 0.02)  # TFLOP/s and TB/s of one thread with AVX-512, in float32 (benchmarks/results/cost.md)
 # Characters a token, of questions and of solutions (measured on GSM8K with the embedded model's tokenizer); tokens that
 # a chat template adds to each turn, and to a prompt.
 PER_TOKEN, TURN, HEAD = (3.9, 2.3), 5, 40
 GSM8K = (235, 288)  # mean characters of its questions and solutions
 STORED = (3.3, 9)  # bytes a candidate and a token of a stored signal (benchmarks/results/store.md)
-ANSWER = 600.0  # bytes of an answer and its scores
+ANSWER = 250.0  # bytes of an answer and its scores (of laptop-full: 234)
+# What makes a stage fit, the mildest first: its batch, then one of these sets of parameters.
+BATCHES = {"generate": "generate.generate_batch", "evaluate": "evaluate.evaluate_batch"}
+_PARALLEL = [("generate.tensor_parallel", 2**power) for power in range(1, 7)]
+_AGAIN, _SINGLE = ("distill.gradient_checkpointing", True), ("distill.micro_batch", 1)
+CHANGES: dict[str, list[tuple[tuple[str, object], ...]]] = {
+    "generate": [*((one,) for one in _PARALLEL), *((("generate.engine", "vllm"), one) for one in _PARALLEL)],
+    "distill": [(_AGAIN,), (_SINGLE,), (_AGAIN, _SINGLE), (("distill.adapter", "qlora"), _AGAIN, _SINGLE)],
+    "evaluate": [],
+}
+NONE_KNOWN = "none that is known; a smaller model, or larger GPUs"
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,15 @@ class Machine:
         step = max(weights / bandwidth, self.reading(model, rows, end))
         return tokens / rows * (step + model.num_hidden_layers * WAITS.get(self.engine, (0.0, 0.0))[end])
 
+    def answering(
+        self, model: Architecture, weights: float, read: float, written: tuple[float, float], rows: int
+    ) -> tuple[float, float]:
+        """Seconds, the least and the most, of reading prompts and decoding from the least to the most tokens."""
+        low, high = (
+            self.reading(model, read, end) + self.writing(model, weights, written[end], rows, end) for end in (0, 1)
+        )
+        return low, high
+
 
 @dataclass
 class Stage:
@@ -69,30 +92,26 @@ class Stage:
     weights: float
     working: float  # cache, or what training keeps: bytes beside the weights
     gpus: int  # given to it
-    fits: int  # needed of the chosen size
+    needed: int  # of the chosen size
     stored: float  # bytes
     seconds: tuple[float, float]
-    change: str = ""  # the smallest one that makes it fit
 
 
 @dataclass
 class Cost:
-    """The stages, on which kind of GPU, if any, its `memory` or the machine's (bytes), and the largest risk."""
+    """The stages, on which kind of GPU, if any, its `memory` or the machine's (bytes), the mildest `change` by which
+    the first stage that does not fit would, and the largest risk."""
 
     stages: list[Stage]
     gpu: str | None
     memory: float
+    change: str = ""
     risk: str = ""
 
     @property
     def on(self) -> str:
         """What it runs on, in words."""
         return self.gpu or "this machine's CPU"
-
-    @property
-    def change(self) -> str:
-        """The smallest change by which the first stage that does not fit would."""
-        return next((stage.change for stage in self.stages if stage.change), "")
 
     @property
     def hours(self) -> tuple[float, float]:
@@ -102,7 +121,7 @@ class Cost:
 
 
 def estimate(profile: params.Profile, gpu: str | None) -> Cost:
-    """What the profile takes on such GPUs, or on this machine's CPU where it asks for none.
+    """What the profile takes on such GPUs; without one, on H100s where it asks for GPUs, else on this machine's CPU.
 
     Raises:
         InputError: there is no such GPU, or a model's config is not to be had.
@@ -111,20 +130,44 @@ def estimate(profile: params.Profile, gpu: str | None) -> Cost:
         raise InputError(f"gpu = {gpu!r}: unknown; allowed: {', '.join(GPUS)}")
     if not gpu and profile.model.device == "cuda":
         gpu = "h100"
-    cost = Cost([], gpu, GB * GPUS[gpu][0] if gpu else psutil.virtual_memory().total)
+    memory = GB * GPUS[gpu][0] if gpu else float(psutil.virtual_memory().total)
+    cost = Cost(_stages(profile, gpu, memory), gpu, memory)
+    if tight := next((stage for stage in cost.stages if stage.needed > stage.gpus), None):
+        cost.change = _change(profile, gpu, memory, tight)
+    cost.risk = _risk(profile, cost)
+    return cost
+
+
+def _stages(profile: params.Profile, gpu: str | None, memory: float) -> list[Stage]:
     dtype = {"auto": "bfloat16" if gpu else "float32"}.get(profile.model.dtype, profile.model.dtype)
     student = architecture(profile.model.student, profile.model.student_revision)
     question, solution = lengths(profile.problems, profile.seed)
     bare = HEAD + len(profile.model.system_prompt) / PER_TOKEN[0] + TURN + question
+    found = [_evaluate(profile, gpu, memory, dtype, student, bare, solution)]
+    if profile.trained:
+        response = min(profile.generate.response_tokens, solution)
+        found.insert(0, _distill(profile, gpu, memory, dtype, student, bare + response))
     if profile.strategies:
-        cost.stages.append(_generate(profile, cost, dtype, bare, question, solution))
-    response = min(profile.generate.response_tokens, solution)
-    trained = [(arm, profile.distill_of(arm)) for arm in profile.trained]
-    if trained:
-        cost.stages.append(_distill(profile, cost, dtype, student, bare + response))
-    cost.stages.append(_evaluate(profile, cost, dtype, student, bare, solution))
-    cost.risk = _risk(profile, cost, solution)
-    return cost
+        found.insert(0, _generate(profile, gpu, memory, dtype, bare, question, solution))
+    return found
+
+
+def _change(profile: params.Profile, gpu: str | None, memory: float, tight: Stage) -> str:
+    """The mildest change known by which a stage would fit, in words."""
+
+    def fits(*changes: tuple[str, object]) -> bool:
+        with suppress(InputError):
+            changed = functools.reduce(lambda so_far, one: so_far.changed(*one), changes, profile)
+            return any(one.name == tight.name and one.needed <= one.gpus for one in _stages(changed, gpu, memory))
+        return False
+
+    if batch := BATCHES.get(tight.name):
+        section, key = batch.split(".")
+        sizes = range(1, getattr(getattr(profile, section), key))
+        if largest := bisect.bisect_left(sizes, True, key=lambda size: not fits((batch, size))):
+            return f"{batch} = {largest}"
+    chosen = next((changes for changes in CHANGES[tight.name] if fits(*changes)), ())
+    return " and ".join(f"{parameter} = {value}" for parameter, value in chosen) or NONE_KNOWN
 
 
 def lengths(source: params.Problems, seed: int) -> tuple[float, float]:
@@ -137,41 +180,30 @@ def lengths(source: params.Problems, seed: int) -> tuple[float, float]:
     return characters[0] / PER_TOKEN[0], characters[1] / PER_TOKEN[1]
 
 
-def _generate(profile: params.Profile, cost: Cost, dtype: str, bare: float, question: float, solution: float) -> Stage:
+def _generate(
+    profile: params.Profile, gpu: str | None, memory: float, dtype: str, bare: float, question: float, solution: float
+) -> Stage:
     asked, teacher = profile.generate, architecture(profile.generate.teacher, profile.generate.teacher_revision)
-    prefix = sum(len(arms.strategies()[name]["prefix"]) for name in profile.strategies) / len(profile.strategies)
-    shown = asked.worked_examples * (question + solution + 2 * TURN)
-    prompt = bare + shown + prefix / PER_TOKEN[0] * (1 + asked.worked_examples)
+    prefix = fmean(len(arms.strategies()[name]["prefix"]) for name in profile.strategies) / PER_TOKEN[0]
+    shown = asked.worked_examples * (prefix + question + solution + 2 * TURN)
+    prompt = bare + prefix + shown
     n = profile.problems.n_train * asked.samples * len(profile.strategies)
     written = (n * min(solution, asked.response_tokens), n * float(asked.response_tokens))
-    weights = teacher.weights(asked.teacher_quantization, dtype)
-    working = min(asked.generate_batch, n) * (prompt + asked.response_tokens) * teacher.cache(dtype)
+    weights, rows = teacher.weights(asked.teacher_quantization, dtype), min(asked.generate_batch, n)
+    working = rows * (prompt + asked.response_tokens) * teacher.cache(dtype)
     given = asked.tensor_parallel * asked.pipeline_parallel
-    need = _gpus(weights + working, cost.memory)
-    change = ""
-    if need > given:
-        room = given * USABLE * cost.memory - weights
-        fit = int(room // ((prompt + asked.response_tokens) * teacher.cache(dtype)))
-        if fit >= 1:
-            change = f"generate.generate_batch = {fit}"
-        elif asked.engine == "vllm":
-            change = f"generate.tensor_parallel = {need}"
-        else:
-            change = f"generate.engine: vllm with generate.tensor_parallel = {need}"
-    on = Machine(cost.gpu, given, asked.engine)
-    low, high = (
-        on.reading(teacher, n * prompt, end)
-        + on.writing(teacher, weights, written[end], min(asked.generate_batch, n), end)
-        for end in (0, 1)
-    )
+    # What all prompts of a strategy begin with is read once.
+    read = n * (prompt - shown) + len(profile.strategies) * shown
+    seconds = Machine(gpu, given, asked.engine).answering(teacher, weights, read, written, rows)
     kept = teacher.vocab_size * 2 if asked.top_k == "all" else asked.top_k * STORED[0] + STORED[1]
-    stored = written[1] * kept
-    return Stage("generate", n, n * prompt, written, weights, working, given, need, stored, (low, high), change)
+    need = _gpus(weights + working, memory)
+    return Stage("generate", n, n * prompt, written, weights, working, given, need, written[1] * kept, seconds)
 
 
-def _distill(profile: params.Profile, cost: Cost, dtype: str, student: Architecture, tokens: float) -> Stage:
-    runs = [profile.distill_of(arm) for arm in profile.trained for _ in profile.seeds]
-    on, change = Machine(cost.gpu), ""
+def _distill(
+    profile: params.Profile, gpu: str | None, memory: float, dtype: str, student: Architecture, tokens: float
+) -> Stage:
+    runs, on = [profile.distill_of(arm) for arm in profile.trained for _ in profile.seeds], Machine(gpu)
     read = low = high = stored = weights = working = 0.0
     for one in runs:
         learnt = one.train_steps * one.train_batch * min(tokens, one.train_tokens)
@@ -183,45 +215,28 @@ def _distill(profile: params.Profile, cost: Cost, dtype: str, student: Architect
         low, high = (so_far + on.products(flops, "train", end) for end, so_far in enumerate((low, high)))
         read += learnt
         held = student.weights("nf4" if one.adapter == "qlora" else "none", dtype)
-        # Gradient and both moments of the optimiser, in the weights' precision.
-        state = 3 * trained * (4 if dtype == "float32" else 2 if full else 4)
+        size = BYTES[dtype] if full else 4  # an adapter is trained in float32
         longest = min(float(one.train_tokens), 2 * tokens)
         kept = student.activations(int(one.micro_batch * longest), dtype, again=one.gradient_checkpointing)
-        if held + state + kept > weights + working:
-            weights, working = held, state + kept
-        stored += trained * (2 if full and dtype != "float32" else 4)
-    need = _gpus(weights + working, cost.memory)
-    if need > 1:
-        change = (
-            "distill.gradient_checkpointing = true" if not runs[0].gradient_checkpointing else "distill.micro_batch = 1"
-        )
-        if weights > USABLE * cost.memory:
-            change = "distill.adapter = qlora"
-    return Stage("distill", len(runs), read, (0, 0), weights, working, 1, need, stored, (low, high), change)
+        beside = 3 * trained * size + kept  # gradient and both moments of the optimiser
+        weights, working = max((weights, working), (held, beside), key=sum)
+        stored += trained * size
+    need = _gpus(weights + working, memory)
+    return Stage("distill", len(runs), read, (0, 0), weights, working, 1, need, stored, (low, high))
 
 
 def _evaluate(
-    profile: params.Profile,
-    cost: Cost,
-    dtype: str,
-    student: Architecture,
-    bare: float,
+    profile: params.Profile, gpu: str | None, memory: float, dtype: str, student: Architecture, bare: float,
     solution: float,
-) -> Stage:
+) -> Stage:  # fmt: skip
     asked, students = profile.evaluate, sum(len(profile.seeds) if arm in profile.trained else 1 for arm in profile.arms)
     n = students * profile.problems.n_test
     written = (n * min(solution, asked.answer_tokens), n * float(asked.answer_tokens))
-    weights = student.weights("none", dtype)
-    working = min(asked.evaluate_batch, n) * (bare + asked.answer_tokens) * student.cache(dtype)
-    need = _gpus(weights + working, cost.memory)
-    on = Machine(cost.gpu, 1, asked.evaluate_engine)
-    low, high = (
-        on.reading(student, n * bare, end)
-        + on.writing(student, weights, written[end], min(asked.evaluate_batch, n), end)
-        for end in (0, 1)
-    )
-    change = f"evaluate.evaluate_batch = {max(1, asked.evaluate_batch // need)}" if need > 1 else ""
-    return Stage("evaluate", n, n * bare, written, weights, working, 1, need, n * ANSWER, (low, high), change)
+    weights, rows = student.weights("none", dtype), min(asked.evaluate_batch, n)
+    working = rows * (bare + asked.answer_tokens) * student.cache(dtype)
+    seconds = Machine(gpu, engine=asked.evaluate_engine).answering(student, weights, n * bare, written, rows)
+    need = _gpus(weights + working, memory)
+    return Stage("evaluate", n, n * bare, written, weights, working, 1, need, n * ANSWER, seconds)
 
 
 def _gpus(needed: float, memory: float) -> int:
@@ -229,11 +244,11 @@ def _gpus(needed: float, memory: float) -> int:
     return int(2 ** max(0, math.ceil(math.log2(needed / (USABLE * memory)))))
 
 
-def _risk(profile: params.Profile, cost: Cost, solution: float) -> str:
+def _risk(profile: params.Profile, cost: Cost) -> str:
     """The largest single risk, in a sentence."""
-    for stage in cost.stages:
-        if stage.change:
-            return f"{stage.name} does not fit; the smallest change that does: {stage.change}"
+    if tight := next((stage for stage in cost.stages if stage.needed > stage.gpus), None):
+        return f"{tight.name} does not fit"
+    _, solution = lengths(profile.problems, profile.seed)
     for key, budget in (
         ("generate.response_tokens", profile.generate.response_tokens),
         ("evaluate.answer_tokens", profile.evaluate.answer_tokens),
@@ -244,9 +259,9 @@ def _risk(profile: params.Profile, cost: Cost, solution: float) -> str:
     share = (fullest.weights + fullest.working) / (fullest.gpus * USABLE * cost.memory)
     if share > 0.85:
         return f"{fullest.name} takes {100 * share:.0f} % of the usable memory: a longer prompt than these may not fit"
-    longest = max(cost.stages, key=lambda stage: stage.seconds[1] * stage.gpus)
-    low, high = (second * longest.gpus / 3600 for second in longest.seconds)
-    return f"{longest.name} has the widest range of hours, {low:,.1f} to {high:,.1f}: a slow engine costs most there"
+    widest = max(cost.stages, key=lambda stage: (stage.seconds[1] - stage.seconds[0]) * stage.gpus)
+    low, high = (second * widest.gpus / 3600 for second in widest.seconds)
+    return f"{widest.name} has the widest range of hours, {low:,.2f} to {high:,.2f}: a slow engine costs most there"
 
 
 def shown(cost: Cost, price: float) -> list[str]:
@@ -254,7 +269,7 @@ def shown(cost: Cost, price: float) -> list[str]:
     rows = [("stage", "items", "read", "written", "weights", "beside", "GPUs", "needed", "stored", "hours")]
     for one in cost.stages:
         written, hours = dict.fromkeys(map(_count, one.written)), [f"{end / 3600:,.2f}" for end in one.seconds]
-        sizes = _bytes(one.weights), _bytes(one.working), str(one.gpus), str(one.fits), _bytes(one.stored)
+        sizes = _bytes(one.weights), _bytes(one.working), str(one.gpus), str(one.needed), _bytes(one.stored)
         counts = f"{one.items:,}", _count(one.read), " to ".join(written)
         rows.append((one.name, *counts, *sizes, " to ".join(hours)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -33,7 +33,6 @@ class Architecture(BaseModel):
     intermediate_size: int
     vocab_size: int
     tie_word_embeddings: bool = False
-    max_position_embeddings: int
     quantization: str = "none"
 
     @cached_property

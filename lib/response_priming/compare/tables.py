@@ -36,7 +36,7 @@ def pairs(names: Collection[str]) -> list[tuple[str, str]]:
     found = [(arm, arms.UNDISTILLED) for arm in names if arm != arms.UNDISTILLED]
     found += [(arm, arms.unprimed(arm)) for arm in names if arm not in arms.CONTROLS and arm != arms.unprimed(arm)]
     found += [(arm, arms.NEUTRAL) for arm in names if arms.is_primed(arm)]
-    found += [(arm, arms.FINE_TUNED) for arm in names if arm == arms.UNPRIMED or arms.is_primed(arm)]
+    found += [(arm, arms.FINE_TUNED) for arm in names if arms.is_distilled(arm)]
     return [pair for pair in found if pair[1] in names]
 
 

@@ -40,10 +40,8 @@ def _costs(node: notebooks.Node) -> Iterator[dict[str, Any]]:
         if (made := artifacts.manifest(folder.path)) is None:
             continue
         found = {key: made.get(key, np.nan) for key in COLUMNS[2:]} | {"gpu_seconds": _gpu_seconds(made)}
-        kind, speed = (
-            artifacts.part_of(folder.path).partition("/")[0],
-            folder.path / artifacts.MEASURED / "speed.parquet",
-        )
+        kind = artifacts.part_of(folder.path).partition("/")[0]
+        speed = folder.path / artifacts.MEASURED / "speed.parquet"
         if kind == "responses":
             given = generate.read(folder.path, ["prompt_tokens", "tokens"])
             found |= {"tokens_read": given["prompt_tokens"].sum(), "tokens_written": given["tokens"].map(len).sum()}

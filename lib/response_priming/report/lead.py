@@ -4,8 +4,6 @@ It is a table of HTML whose last column is drawn by positions in per cent, so it
 phone, follows the page's colours, and is read aloud as what it is. report/lead.js moves it from the numbers in it.
 """
 
-import base64
-import hashlib
 import json
 from typing import Any
 
@@ -19,11 +17,6 @@ SHOWN = ["accuracy", "low", "high", "problems_low", "problems_high"]
 def script() -> str:
     """The figure's script."""
     return (paths.REPORT / "lead.js").read_text(encoding="utf-8").strip()
-
-
-def digest() -> str:
-    """The source by which a page's policy allows the script."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()}'"
 
 
 def html(slices: pd.DataFrame, rule: str) -> str:

@@ -29,7 +29,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 from nbformat import v4
 
-from response_priming import paths
+from response_priming import paths, style
 from response_priming.errors import InputError
 from response_priming.report import citation, lead
 from response_priming.report.downloads import FOLDER
@@ -245,7 +245,7 @@ def write(folder: Path, site: Path, cited: Mapping[str, Any]) -> None:
         *(f"--metadata=author:{html.escape(author['name']['literal'])}" for author in cited["author"]),
         *(f"--metadata=keywords:{keyword}" for keyword in cited["keywords"]),
     )
-    pandoc(text, "markdown", folder, site / "index.html", *options, scripts=lead.digest())
+    pandoc(text, "markdown", folder, site / "index.html", *options, scripts=style.allowed(lead.script()))
     shutil.copytree(folder / FOLDER, site / FOLDER)
 
 

@@ -82,6 +82,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
     )
     longest = lengths["calculations"].max()
     by_rule = {rule: table.set_index("arm")["accuracy"] for rule, table in rules.groupby("rule", sort=False)}
+    kd = [arm for arm in accuracy["arm"] if arms.is_distilled(arm)]
     found = {
         **settings(profile),
         **headline(accuracy, gains, teacher),
@@ -89,7 +90,7 @@ def values(profile: params.Profile, renderer: str) -> dict[str, Any]:
         "longest": {row["arm"]: row for row in lengths.to_dict("records") if row["calculations"] == longest},
         "leaked": leaked.to_dict("records"),
         "rules": list(by_rule),
-        "ahead": [rule for rule, found in by_rule.items() if found.get(arms.FINE_TUNED, 0) > _best_kd(found)],
+        "ahead": [rule for rule, found in by_rule.items() if kd and found.get(arms.FINE_TUNED, 0) > found[kd].max()],
         "aurocs": list(calibration["auroc"].dropna()),
         "attention": attention.summary(analysis.metrics, analysis.divergent, analysis.tests),
         "released": released,
@@ -122,7 +123,7 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
         alone = pair in PRIMARY
         row |= {"verdict": on(row, alone=alone), "lacks": stats.shortfall(row)}
     primed = [arm for arm in names if arms.is_primed(arm)]
-    kd = [arm for arm in names if _distilled(arm)]
+    kd = [arm for arm in names if arms.is_distilled(arm)]
     best, best_primed = (max(some, key=lambda arm: names[arm]["accuracy"], default="") for some in (kd, primed))
     if gain := pairs.get((best, arms.UNDISTILLED)):
         gain |= {"wide": gain["points"] > 100 * (names[best]["high"] - names[best]["low"])}
@@ -144,15 +145,6 @@ def headline(accuracy: pd.DataFrame, gains: pd.DataFrame, teacher: pd.DataFrame)
         "teacher_best": ranked[-1],
         "teacher_worst": ranked[0],
     }
-
-
-def _best_kd(accuracy: pd.Series) -> float:
-    """The accuracy of the best distilled student, of those of arms by their names."""
-    return float(max((share for arm, share in accuracy.items() if _distilled(str(arm))), default=1.0))
-
-
-def _distilled(arm: str) -> bool:
-    return arm == arms.UNPRIMED or arms.is_primed(arm)
 
 
 def rules_fixed(build: Path) -> dict[str, Any] | None:

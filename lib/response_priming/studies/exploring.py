@@ -54,9 +54,8 @@ def tried(profile: params.Profile) -> dict[str, list[str]]:
     A run that was explored beside another state of the profile, or cannot be read, says nothing.
     """
     found: dict[str, list[str]] = {}
-    for folder in sorted(profile.build.glob("explored/*")):
-        if not any(folder.glob(f"scores/*/seed-*/{artifacts.FILE}")):
-            continue
+    scored = profile.build.glob(f"explored/*/scores/*/seed-*/{artifacts.FILE}")
+    for folder in sorted({file.parents[3] for file in scored}):
         try:
             whole, run = read_run(str(profile.build)), read_run(str(folder))
             changes, gains = differing(whole, run), accuracies(whole, run).dropna(subset=["points"])

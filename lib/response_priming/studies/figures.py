@@ -122,7 +122,7 @@ def advice(table: pd.DataFrame, gains: pd.DataFrame) -> str:
     made = table.dropna(subset="accuracy").astype({"n": int})
     rows = {row["row"]: row for row in made.to_dict("records")}
     methods = made[made["source"].notna()].sort_values("accuracy", ascending=False, kind="stable").to_dict("records")
-    tuned, kd = rows[arms.FINE_TUNED], next(rows[arm] for arm in rows if arms.is_primed(arm) or arm == arms.UNPRIMED)
+    tuned, kd = rows[arms.FINE_TUNED], next(rows[arm] for arm in rows if arms.is_distilled(arm))
     controlled = [row for row in methods if not np.isnan(row.get("control_points", np.nan))]
     values = {
         "tuned": tuned,
