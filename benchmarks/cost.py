@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from response_priming import params, provenance
-from response_priming.cli import cost
+from response_priming.machines import cost
 
 RESULTS = Path(__file__).with_name("results")
 

@@ -1,6 +1,7 @@
 """Response priming in the distillation of language models. The map: from the top floor down, a line a room.
 
-    cli                      the command line, how it executes a notebook, and what a profile takes before it runs
+    cli                      the command line, and how it executes a notebook
+    machines                 what a profile takes before it runs, and what the machine at hand can do
     studies                  on request, beside the paper: doctor, search, ladders, related methods, exploring, two runs
     report                   the page
     notebooks, claims        which notebooks are stale; what the paper claims, with a verdict on each

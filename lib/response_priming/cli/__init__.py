@@ -1,5 +1,5 @@
 """The command line: `commands`, what make calls, and people may; `checks`, what `check` finds before anything runs;
-`cost`, what a profile takes, from the `sizes` of its models; `execution`, of a notebook."""
+`execution`, of a notebook."""
 
 from response_priming.cli.commands import app, main
 

@@ -220,10 +220,10 @@ def cost(
     `read` and `written` are tokens; `beside` the weights is the cache of keys and values, or what training keeps; GPUs
     are given by the profile, and needed of that kind. Hours: from a well-used machine to a badly used one.
     """
-    from response_priming.cli.cost import estimate, shown
+    from response_priming import machines
 
-    found = estimate(params.load(profile), gpu or None)
-    for line in shown(found, price):
+    found = machines.estimate(params.load(profile), gpu or None)
+    for line in machines.shown(found, price):
         typer.echo(line)
     if found.change:
         raise InputError(f"profile {profile}: does not fit {found.on}; the smallest change that does: {found.change}")

@@ -6,8 +6,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from response_priming import models
-from response_priming.cli.sizes import architecture
 from response_priming.errors import InputError
+from response_priming.machines.sizes import architecture
 
 LLAMA = "meta-llama/Llama-3.1-405B-Instruct"
 

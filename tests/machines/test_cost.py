@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from response_priming import cli, params, paths
-from response_priming.cli import cost
 from response_priming.errors import InputError
+from response_priming.machines import cost
 
 
 def stages(profile, gpu=None):
@@ -139,7 +139,7 @@ def test_what_does_not_fit_is_refused_in_one_line(capsys, monkeypatch):
 
 
 def test_it_imports_no_torch():
-    code = "import sys; from response_priming.cli import cost; from response_priming import params; "
+    code = "import sys; from response_priming.machines import cost; from response_priming import params; "
     code += "cost.estimate(params.load('paper'), None); print({'torch', 'pandas', 'transformers'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -15,8 +15,8 @@ from statistics import fmean
 import psutil
 
 from response_priming import arms, params, problems
-from response_priming.cli.sizes import BYTES, Architecture, architecture
 from response_priming.errors import InputError
+from response_priming.machines.sizes import BYTES, Architecture, architecture
 
 GB = 1e9
 USABLE = 0.9  # of a GPU's memory; vLLM's own default
