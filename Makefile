@@ -52,8 +52,9 @@ help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-paper: $(PAGE) ## the paper: every stale notebook, then the page
-	@echo "The paper: $(abspath $<)"
+paper: $(if $(CLUSTER),| $(READY),$(PAGE)) ## the paper: every stale notebook, then the page; on Ray: CLUSTER=auto|local|ray://HOST:10001 [STORAGE=s3://...]
+	$(if $(CLUSTER),@$(BIN)/response-priming cluster $(PROFILE) "$(CLUSTER)" --storage "$(STORAGE)")
+	@echo "The paper: $(abspath $(PAGE))"
 
 view: $(SETUP) ## the finished page in a browser: serves it on this machine alone, and prints the address
 	@test -f $(PAGE) || { echo "make: $(PAGE): not made yet; \`make paper PROFILE=$(PROFILE)\` makes it" >&2; exit 2; }
@@ -106,8 +107,9 @@ ladder: $(NB)/ladder.ipynb ## what each deviation of the released code costs (20
 	@echo "The ladder: $(abspath $<); make paper gives it a page"
 related: $(NB)/related.ipynb ## related methods, each beside its control; by default PROFILE=related-laptop (two and a half CPU hours)
 	@echo "The related methods: $(abspath $<); make paper PROFILE=$(PROFILE) gives it a page"
-search: $(NB)/search.ipynb ## search for training values on the validation split; a killed search continues
-	@echo "The search: $(abspath $<); make paper gives it a page"
+search: $(if $(CLUSTER),| $(READY),$(NB)/search.ipynb) ## search for training values on the validation split; a killed search continues
+	$(if $(CLUSTER),@$(BIN)/response-priming cluster $(PROFILE) "$(CLUSTER)" --goal search)
+	@echo "The search: $(abspath $(NB)/search.ipynb); make paper gives it a page"
 
 lab: $(SETUP) ## JupyterLab, opened at notebooks/start.ipynb
 	$(BIN)/jupyter lab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/start.ipynb

@@ -1,3 +1,4 @@
+import multiprocessing
 from types import SimpleNamespace
 
 import optuna
@@ -178,3 +179,18 @@ def test_an_error_in_training_ends_the_search(run, monkeypatch):
     with pytest.raises(InputError, match=r"^no$"):
         search.optimize(run)
     assert optuna.load_study(study_name="search", storage=f"sqlite:///{run.output / 'search' / 'study.sqlite3'}").trials
+
+
+@pytest.mark.usefixtures("quick")
+def test_workers_share_the_trials_and_draw_other_values(run):
+    run = changed(run, trials=9)
+    search.optimize(changed(run, trials=1))
+    forked = multiprocessing.get_context("fork")  # they take the quick trials along
+    workers = [forked.Process(target=search.work, args=(run, number)) for number in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    found = values(search.optimize(run))
+    assert len(found) == len({tuple(drawn.items()) for drawn, _ in found}) == 9

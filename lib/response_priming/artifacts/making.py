@@ -198,6 +198,25 @@ def restored(folder: Path, made_by: dict[str, Any]) -> bool:
     return False
 
 
+@contextmanager
+def receiving(folder: Path, made_by: dict[str, Any]) -> Iterator[Path]:
+    """A temporary folder for a copy of what was made elsewhere by a recipe; it takes its place where it is intact.
+
+    Raises:
+        InputError: it is not.
+    """
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        with _one_line_for_a_full_disk(folder):
+            yield aside
+        if not restored(folder, made_by):
+            raise InputError(f"{folder}: its copy is not as it was made; remove it where it comes from")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
 def _take_place(aside: Path, folder: Path) -> None:
     if folder.exists():
         _shelve(folder)

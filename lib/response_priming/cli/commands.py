@@ -12,7 +12,7 @@ import typer
 
 from response_priming import arms, artifacts, notebooks, params, paths, progress, provenance
 from response_priming.cli.checks import check_problems, check_student, check_teacher
-from response_priming.cli.execution import execute
+from response_priming.cli.execution import execute, execute_node
 from response_priming.errors import FULL, InputError, full_disk
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -126,22 +126,30 @@ def run(
     """Execute one notebook with the profile's parameters into build/PROFILE/notebooks/."""
     loaded = params.load(profile)
     node = notebooks.find(loaded, "-".join(filter(None, [stage, strategy or arm])))
-    names = [other.name for other in notebooks.nodes(loaded)]
-    place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
-    notebooks.require(node.run)
-    content = node.content()  # as it is now, whatever is edited meanwhile
-    with progress.Line(node.name, progress.shared(loaded.build), place=f"[{place}] ") as line:
-        line.start(f"{node.name} -> {paths.shown(node.executed)}")
-        watch = artifacts.Stopwatch()
-        execute(node.notebook, node.executed, node.run.model_dump(), line)
-        notebooks.mark_done(node.stamp, content, node.executed, watch.seconds())
-        line.done()
+    execute_node(loaded, node)
+
+
+@app.command()
+def cluster(
+    profile: ProfileName,
+    address: Annotated[str, typer.Argument(help="`local`, `auto`, or a Ray cluster's address, as ray://HOST:10001.")],
+    goal: Annotated[str, typer.Option(help="A notebook, as search; default: the paper and its page.")] = "report",
+    storage: Annotated[str, typer.Option(help="Address of results, for nodes without a shared path: s3://...")] = "",
+) -> None:
+    """Execute every stale notebook on a Ray cluster; `make paper CLUSTER=...` does."""
+    from response_priming.cli.cluster import make
+    from response_priming.cli.storage import Storage
+
+    make(params.load(profile), address, goal, Storage(storage) if storage else None)
+    if goal == "report" and notebooks.states(params.load(profile))["report"].reason:
+        report_(profile)
 
 
 @app.command("distill")
 def distill_(
     arm: Annotated[str, typer.Option(help="A trained arm of the profile.")],
     profile: Annotated[str, typer.Option(help="Parameter set: params/PROFILE.yaml.")] = "laptop",
+    seed: Annotated[int | None, typer.Option(help="Of the one student to train; default: of every seed.")] = None,
 ) -> None:
     """Train an arm's students without a notebook, which then finds them.
 
@@ -149,8 +157,9 @@ def distill_(
     """
     from response_priming import distill
 
-    node = notebooks.find(params.load(profile), f"distill-{arm}")
-    distill.train(cast("params.DistillRun", node.run))
+    run = cast("params.DistillRun", notebooks.find(params.load(profile), f"distill-{arm}").run)
+    for one in run.seeds if seed is None else [seed]:
+        distill.train_one(run, one)
 
 
 @app.command()

@@ -4,13 +4,24 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from response_priming import artifacts, paths
+from response_priming import artifacts, notebooks, params, paths, progress
 from response_priming.errors import InputError
 
-if TYPE_CHECKING:
-    from response_priming import progress
+
+def execute_node(loaded: params.Profile, node: notebooks.Node) -> None:
+    """Execute a notebook of a profile, and remember with what; `InputError` where something that it needs is stale."""
+    names = [other.name for other in notebooks.nodes(loaded)]
+    place = f"{names.index(node.name) + 1}/{len(names)}" if node.name in names else "extra"
+    notebooks.require(node.run)
+    content = node.content()  # as it is now, whatever is edited meanwhile
+    with progress.Line(node.name, progress.shared(loaded.build), place=f"[{place}] ") as line:
+        line.start(f"{node.name} -> {paths.shown(node.executed)}")
+        watch = artifacts.Stopwatch()
+        execute(node.notebook, node.executed, node.run.model_dump(), line)
+        notebooks.mark_done(node.stamp, content, node.executed, watch.seconds())
+        line.done()
 
 
 def _own_kernel(sockets: str) -> dict[str, Any]:
@@ -37,7 +48,7 @@ def _own_kernel(sockets: str) -> dict[str, Any]:
 
 
 def execute(
-    notebook: Path, target: Path, values: dict[str, Any], line: "progress.Line", *, folder: Path = paths.NOTEBOOKS
+    notebook: Path, target: Path, values: dict[str, Any], line: progress.Line, *, folder: Path = paths.NOTEBOOKS
 ) -> None:
     """Execute a notebook by papermill in a folder. It is written beside its target and renamed once complete.
 

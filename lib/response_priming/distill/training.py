@@ -93,6 +93,12 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
     folder, recipe = made.path, artifacts.recipe(run, made)
     if not artifacts.is_current(folder, recipe):
         processes = PartialState(cpu=params.device_of(run.device) == "cpu")
+        if run.watched and processes.num_processes == 1 < run.train_processes:
+            raise InputError(
+                f"distill.train_processes = {run.train_processes}: this is one; `make paper CLUSTER=...` starts so many, "
+                f"or `accelerate launch --num_processes {run.train_processes} -m response_priming distill --profile "
+                f"{run.profile} --arm {run.arm}`"
+            )
         # Checkpoints wait there until the student is complete; those of another recipe are not touched.
         work = folder.with_name(f".{folder.name}.checkpoints-{artifacts.key(recipe)}")
         first = processes.is_main_process

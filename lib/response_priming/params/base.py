@@ -42,8 +42,9 @@ class Run(BaseModel):
 
     model_config = arms.STRICT
     stage: ClassVar[str]
-    # Where the data lies, and what they may be, says nothing of them; a recipe has their content.
-    idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir", "allow_leaked"})
+    # Where the data lies, and what they may be, says nothing of them; a recipe has their content. How many processes
+    # share a step is up to the machine.
+    idle: ClassVar[frozenset[str]] = frozenset({"profile", "data_dir", "allow_leaked", "train_processes"})
     profile: arms.Name = Field("laptop", description="parameter set, params/PROFILE.yaml")
     seed: Seed
     _explored: Path | None = PrivateAttr(None)

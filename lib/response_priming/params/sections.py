@@ -194,6 +194,9 @@ class Distill(Signal):
     train_batch: int = Field(8, ge=1, description="responses in one optimiser step")
     micro_batch: int = Field(8, ge=1, description="responses in one forward pass; divides train_batch")
     gradient_checkpointing: bool = Field(False, description="compute activations twice instead of keeping them")
+    train_processes: int = Field(
+        1, ge=1, description="processes that train a student together, a GPU each, started by `accelerate launch`"
+    )
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the train problems kept for the validation curve")
     evaluate_every: int = Field(
         20, ge=1, description="optimiser steps between points of the validation curve; a finished student keeps its own"

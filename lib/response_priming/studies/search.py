@@ -29,18 +29,35 @@ def optimize(run: params.SearchRun) -> optuna.Study:
         InputError: the responses are not there; the validation problems are also training problems; or the file holds
             trials with other parameters.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    asked, study = validation(run), _open(run)
+    study = _open(run)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
-    done = len(study.get_trials(states=FINISHED))
-    # Another seed than at the start, or a continued search would draw its first values again.
-    study.sampler = optuna.samplers.TPESampler(seed=run.seed + done, n_startup_trials=5)
-    while (finished := len(study.get_trials(states=FINISHED))) < run.trials:
-        with progress.part("trial", finished, range(run.trials)):
-            study.optimize(lambda trial: _accuracy(run, trial, asked), n_trials=1)
+    work(run)
     return study
+
+
+def work(run: params.SearchRun, worker: int = 0) -> None:
+    """Make trials until `run.trials` are finished or begun, also beside other workers, of which each has a number."""
+    asked, study = validation(run), _open(run)
+    done = len(study.get_trials(states=FINISHED))
+    # Another seed than at the start, or a continued search would draw its first values again; and than other workers'.
+    seed = run.seed + done + worker * run.trials
+    study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5, constant_liar=worker > 0)
+    while trial := _begun(run, study):
+        finished = len(study.get_trials(deepcopy=False, states=FINISHED))
+        with progress.part("trial", finished, range(run.trials)):
+            try:
+                study.tell(trial, _accuracy(run, trial, asked))
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+
+
+def _begun(run: params.SearchRun, study: optuna.Study) -> optuna.Trial | None:
+    """The next trial; None where all are finished or begun."""
+    with artifacts.locked(_file(run)):
+        taken = study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING))
+        return study.ask() if len(taken) < run.trials else None
 
 
 def validation(run: params.SearchRun) -> list[problems.Problem]:
@@ -76,16 +93,22 @@ def trials(study: optuna.Study) -> pd.DataFrame:
     return table.assign(accuracy=accuracy, n=table["n"].astype("Int64"))
 
 
+def _file(run: params.SearchRun) -> Path:
+    return run.output / "search" / "study.sqlite3"
+
+
 def _open(run: params.SearchRun) -> optuna.Study:
     # What decides the value of a trial, but for what is searched.
     made_by = run.model_dump(exclude=params.SEARCHED.keys() | run.idle) | run.by_dropout | provenance.content(run)
     made_by |= {store.parent.name: artifacts.read(store)["outputs"] for store in run.reads}
-    file = run.output / "search" / "study.sqlite3"
+    file = _file(run)
     file.parent.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=3)
-    study = optuna.create_study(
-        storage=f"sqlite:///{file}", study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
-    )
+    with artifacts.locked(file):
+        study = optuna.create_study(
+            storage=f"sqlite:///{file}", study_name="search", direction="maximize", pruner=pruner, load_if_exists=True
+        )
     known = study.user_attrs.get("made_by", made_by)
     if differing := [key for key in made_by if known.get(key) != made_by[key]]:
         raise InputError(
