@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -13,6 +15,7 @@ from response_priming.cli.storage import Storage
 from response_priming.errors import InputError
 
 CPUS = {"CPU": 8.0}
+LAST = "notebooks/evaluate-none.ipynb"
 
 
 @pytest.fixture
@@ -113,19 +116,16 @@ def test_a_damaged_copy_is_refused_and_another_recipes_is_not_taken(tmp_path, ma
 
 @pytest.fixture(scope="module")
 def halfway(tmp_path_factory):
-    """A paper that make began and a local cluster went on with, results in a storage; and one by make alone."""
+    """An arm with two seeds that make began and a local cluster went on with; and by make alone."""
     model = tiny.save_model(tmp_path_factory.mktemp("model"))
     projects = [Project(tmp_path_factory.mktemp("project"), model) for _ in range(2)]
     for project in projects:
         project.write(arms=["undistilled", "none"], seeds=[0, 1])
-    begun = projects[0].run("run", "generate-none", "--profile", "tiny")
-    assert begun.returncode == 0, begun.stderr
-    storage = tmp_path_factory.mktemp("store")
-    done = projects[0].make("paper", CLUSTER="local", STORAGE=f"file://{storage}")
+    begun, alone = projects[0].make("build/tiny/notebooks/generate-none.ipynb"), projects[1].make(f"build/tiny/{LAST}")
+    assert begun.returncode == alone.returncode == 0, begun.stderr + alone.stderr
+    done = projects[0].run("cluster", "tiny", "local", "--goal", "evaluate-none")
     assert done.returncode == 0, done.stdout + done.stderr
-    alone = projects[1].make("paper")
-    assert alone.returncode == 0, alone.stderr
-    return (*projects, storage)
+    return (*projects, done.stdout)
 
 
 def outputs(build):
@@ -137,14 +137,30 @@ def outputs(build):
 
 
 def test_a_run_that_make_began_ends_on_a_cluster_with_the_same_bytes(halfway):
-    moved, alone, _ = halfway
+    moved, alone, said = halfway
     assert outputs(moved.build) == outputs(alone.build)
-    assert (moved.build / "report/_site/index.html").exists()
-    assert moved.stale() == set()
+    assert (moved.build / LAST).exists()
+    assert "generate-none" not in said
+    assert {"evaluate-none", "report"} & moved.stale() == {"report"}
 
 
-def test_a_storage_holds_every_result(halfway):
-    moved, _, storage = halfway
-    stored = {file.parent.parent.relative_to(storage / "tiny") for file in storage.rglob("manifest.json")}
-    assert stored >= outputs(moved.build).keys()
-    assert len(list(storage.glob("tiny/notebooks/*.ipynb"))) == len(list(moved.build.glob("notebooks/*.ipynb")))
+def test_seeds_are_made_before_their_notebook_which_finds_them(halfway):
+    _, _, said = halfway
+    order = [said.index(f" {name}") for name in ("distill-none-seed-1\n", "distill-none -> ", "evaluate-none-seed-1\n")]
+    assert order == sorted(order)
+    assert said.index("distill-none-seed-0\n") < order[1]
+
+
+def test_several_processes_train_a_student_together(halfway):
+    _, alone, _ = halfway
+    alone.write(seeds=[0, 1, 2], distill={"train_steps": 2, "train_batch": 2, "micro_batch": 2, "train_processes": 2})
+    refused = alone.run("distill", "--arm", "none", "--profile", "tiny")
+    assert refused.returncode == 2
+    assert "distill.train_processes = 2: this is one; `make paper CLUSTER=...` starts all" in refused.stderr
+    code = (
+        "from response_priming import params; from response_priming.cli import cluster\n"
+        "cluster._launch(params.load('tiny').run('distill', arm='none'), 2)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=alone.root, env=alone.environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (alone.build / "students/none/seed-2/manifest.json").exists()

@@ -1,4 +1,4 @@
-"""Faults on purpose, on a tiny model: kills, damage, edits, two runs at once, odd profiles, a full disk, a leak.
+"""Faults on purpose, on a tiny model: kills, damage, edits, two runs at once, dying nodes, odd profiles, a full disk, a leak.
 
 `make test-faults` runs it (SEED=n for other draws, TIMES=n for n times as many) and prints a line a family: how often a
 fault was tried; how often what came of it was right; how often work was lost, or a run stuck or crashed; how often a
@@ -20,8 +20,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
+from ray.cluster_utils import Cluster
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tiny
@@ -204,6 +206,25 @@ class Faults:
         same = results(self.project.build) == self.before
         yield (RIGHT if codes == [0, 0] and same else SILENT if codes == [0, 0] else LOST), f"exit codes {codes}"
 
+    def nodes(self) -> Iterator[Outcome]:
+        """Nodes of a cluster that die, one after the other, while it makes the paper; others take their places."""
+        assert self.changed  # made now, where it was not before
+        self.turn_back_anew()
+        with mock.patch.dict(os.environ, self.project.environment):
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+            running = [cluster.add_node(num_cpus=1) for _ in range(2)]
+            with self.project.started("paper", f"CLUSTER={cluster.address}") as paper:
+                moments = [self.draw.uniform(10, 30) for _ in range(3)]
+                for moment in moments:
+                    time.sleep(moment)
+                    cluster.remove_node(running.pop(self.draw.randrange(2)), allow_graceful=False)
+                    running.append(cluster.add_node(num_cpus=1))
+                code = paper.wait(timeout=tiny.PATIENCE * 10)
+            cluster.shutdown()
+        same = results(self.project.build) == self.before
+        tried = f"nodes that died after {[round(moment) for moment in moments]} s: exit code {code}"
+        yield (RIGHT if code == 0 and same else SILENT if code == 0 else LOST), tried
+
     def profiles(self) -> Iterator[Outcome]:
         """Values that YAML 1.1 or a loose schema would take for something else."""
         file = self.project.root / "params" / "odd.yaml"
@@ -265,6 +286,7 @@ FAMILIES = {
     "edits that change nothing": Faults.edits,
     "SIGKILL at random times": Faults.kills,
     "two at once": Faults.two_at_once,
+    "nodes of a cluster that die": Faults.nodes,
     "odd profiles": Faults.profiles,
     "a full disk": Faults.disk,
     "test problems in training": Faults.leaks,

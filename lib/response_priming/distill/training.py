@@ -95,7 +95,7 @@ def train_one(run: params.DistillRun, seed: int, callbacks: Sequence[TrainerCall
         processes = PartialState(cpu=params.device_of(run.device) == "cpu")
         if run.watched and processes.num_processes == 1 < run.train_processes:
             raise InputError(
-                f"distill.train_processes = {run.train_processes}: this is one; `make paper CLUSTER=...` starts so many, "
+                f"distill.train_processes = {run.train_processes}: this is one; `make paper CLUSTER=...` starts all, "
                 f"or `accelerate launch --num_processes {run.train_processes} -m response_priming distill --profile "
                 f"{run.profile} --arm {run.arm}`"
             )
