@@ -27,12 +27,14 @@ class CharacterTokenizer:
 
 
 class Engine:
-    """Answers every prompt with 7 and remembers what it was asked, in an order of its own."""
+    """Answers every prompt with 7 and remembers what it was asked last, in an order of its own."""
 
     asked: list[list[int]] = []
     tokenizer = CharacterTokenizer()
 
-    def respond(self, prompts, *, max_tokens, top_k=0):  # noqa: ARG002
+    respond_to = engines.Engine.respond_to
+
+    def respond(self, prompts, *, top_k, **_):
         Engine.asked = prompts
         for index in reversed(range(len(prompts))):
             tokens = [1] * (index + 1)
@@ -88,6 +90,13 @@ def test_prompts_are_the_bare_questions():
     chats = [json.loads(bytes(prompt)) for prompt in Engine.asked]
     assert [[turn["role"] for turn in chat] for chat in chats] == [["system", "user"]] * 200
     assert [chat[1]["content"] for chat in chats] == list(answers["question"])
+
+
+@pytest.mark.usefixtures("loaded")
+def test_more_problems_than_a_block_keep_their_order(monkeypatch):
+    monkeypatch.setattr(evaluate, "BLOCK", 7)
+    answers = evaluate.answer(run())
+    assert answers["tokens"].tolist() == [number % 7 + 1 for number in range(200)]
 
 
 def test_trained_arm_is_answered_by_its_own_adapter(loaded, tmp_path):

@@ -247,6 +247,17 @@ def test_gaps_fill_what_is_not_stored_in_order(runs, size):
     assert all(0 < last - first <= size for first, last in found)
 
 
+def test_batches_that_come_back_in_another_order_make_the_same_shards(run, monkeypatch):
+    teacher.respond(run)
+    wanted = outputs(run)
+    monkeypatch.setattr(paths, "BUILD", paths.BUILD.with_name("anew"))
+    in_order = engines.Engine.respond_to
+    backwards = lambda self, requests: reversed(list(in_order(self, requests)))  # noqa: E731
+    monkeypatch.setattr(transformers.TransformersEngine, "respond_to", backwards)
+    teacher.respond(run)
+    assert outputs(run) == wanted
+
+
 # --- killed, or out of disk space ---
 
 KILLED_AT = """

@@ -4,10 +4,10 @@ import abc
 import importlib
 import importlib.util
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -53,14 +53,17 @@ class Response:
     token_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
 
 
+Numbered = TypeVar("Numbered", tuple[int, Response], tuple[int, int, Response])
+
+
 class Request(NamedTuple):
     """What one call of `Engine.respond` asks for."""
 
     prompts: Sequence[list[int]]
     max_tokens: int
-    top_k: int
-    temperature: float
-    seed: int
+    top_k: int = 0
+    temperature: float = 0.0
+    seed: int = 0
 
     def random_of(self, index: int) -> random.Random:
         """The random numbers of one prompt, which do not depend on what is answered beside it."""
@@ -133,6 +136,16 @@ class Engine(abc.ABC):
         """
         check_context(prompts, max_tokens, self.context)
         return self._completed(Request(prompts, max_tokens, top_k, temperature, seed))
+
+    def respond_to(self, requests: Iterable[Request]) -> Iterator[tuple[int, int, Response]]:
+        """Answer a stream of requests, which are drawn as they are needed (see `respond`).
+
+        Yields (number of the request, index of the prompt in it, its response), in the order they finish. What a prompt
+        is answered depends on its own request alone.
+        """
+        for number, request in enumerate(requests):
+            for index, response in self.respond(**request._asdict()):
+                yield number, index, response
 
     def _completed(self, request: Request) -> Iterator[tuple[int, Response]]:
         """The responses; a signal with fewer tokens than asked for (see `pack_listed`) is read anew, at the end."""
@@ -249,8 +262,8 @@ def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | 
             )
 
 
-def counted(responses: Iterator[tuple[int, Response]], bar: progress.Bar) -> Iterator[tuple[int, Response]]:
-    """The responses, each counted by the bar."""
-    for index, response in responses:
-        bar.answered(len(response.tokens))
-        yield index, response
+def counted(responses: Iterator[Numbered], bar: progress.Bar) -> Iterator[Numbered]:
+    """The responses, which come last in what is yielded, each counted by the bar."""
+    for answered in responses:
+        bar.answered(len(answered[-1].tokens))
+        yield answered

@@ -20,6 +20,10 @@ from response_priming.scoring import grade
 if TYPE_CHECKING:
     from response_priming import params
 
+# Problems asked together. What stands beside a prompt moves its numbers in the last digit, so it must not depend on how
+# many workers there are; a block is some times a batch, since places that are free at its end stay empty.
+BLOCK = 256
+
 
 def answer(run: "params.EvaluateRun") -> pd.DataFrame:
     """The answers of the arm's students, one row a test problem and seed; computed unless they are there already.
@@ -75,8 +79,11 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: "para
         method = method_of(run)
         chats = [method.prompt(one) for one in asked]
     asked_as = [prompts.encode(engine.tokenizer, chat, run.prompt_date) for chat in chats]
+    blocks = (asked_as[first : first + BLOCK] for first in range(0, len(asked_as), BLOCK))
+    requests = (engines.Request(block, max_tokens=run.answer_tokens, top_k=1) for block in blocks)
     with progress.Bar(len(asked_as), "answer") as bar:
-        given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))
+        answered = engines.counted(engine.respond_to(requests), bar)
+        given = {number * BLOCK + index: response for number, index, response in answered}
     rows = []
     for index, problem in enumerate(asked):
         response = given[index]

@@ -5,9 +5,11 @@ Which of its responses train is up to optional filters and a vote, off by defaul
 
 import functools
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,7 @@ from response_priming.extraction import RULES, number
 from response_priming.generate.store import (
     KEPT,
     Answered,
+    Stored,
     first_of,
     is_shard,
     read,
@@ -136,34 +139,86 @@ def _generate(run: params.GenerateRun, wanted: _Prompts, partial: artifacts.Part
         return
     # Of a run beside the profile's, too, nothing is asked that the profile's own has been answered.
     places = [*artifacts.shelved(run.folders[0].path), run.build / run.place / run.strategy]
-    before = stored([folder for folder in places if folder != partial.folder], top_k)
-    vocabulary = models.vocabulary(wanted.tokenizer, models.config(run.teacher, run.teacher_revision))
-    engine = None
     with progress.Bar(total * run.samples, "response", done=sum(done.values()) * run.samples) as bar:
+        shards = _Shards(
+            run, wanted, partial, bar, stored([place for place in places if place != partial.folder], top_k)
+        )
+        asked = shards.requests(missing)
+        if begun := next(asked, None):
+            shards.engine = engines.open_engine(run.engine, engines.teacher_of(run))
+            given = shards.engine.respond_to(itertools.chain([begun], asked))
+            for number, index, response in engines.counted(given, bar):
+                shards.take(number, index, response)
+
+
+@dataclass
+class _Batch:
+    """A shard in the making: its first position, its prompts, those that are asked, and the responses known by key."""
+
+    first: int
+    prompts: list[_Prompt]
+    asked: list[_Prompt]
+    known: dict[str, engines.Response]
+    answered: int = 0
+
+
+class _Shards:
+    """The shards that lack, a batch each: what the teacher is asked for them, and their writing as they are complete.
+
+    `engine` is what is asked. What it has not answered yet is in `waiting`, by the number of the request.
+    """
+
+    def __init__(
+        self, run: params.GenerateRun, wanted: _Prompts, partial: artifacts.Partial, bar: progress.Bar,
+        before: Mapping[str, Stored],
+    ) -> None:  # fmt: skip
+        self.run, self.wanted, self.partial, self.bar, self.before = run, wanted, partial, bar, before
+        self.vocabulary = models.vocabulary(wanted.tokenizer, models.config(run.teacher, run.teacher_revision))
+        self.top_k = None if run.top_k == "all" else run.top_k
+        self.engine: engines.Engine | None = None
+        self.waiting: dict[int, _Batch] = {}
+
+    def requests(self, missing: Sequence[tuple[int, int]]) -> Iterator[engines.Request]:
+        """What is asked, batch by batch; of one that is all there already, nothing, and it is written."""
+        numbers = itertools.count()
         for first, last in missing:
-            batch = wanted.between(first, last)
-            there = [prompt.key for prompt in batch if prompt.key in before]
-            by_key = dict(zip(there, taken([before[key] for key in there], top_k), strict=True))
-            bar.update(len(there))
-            if lacking := [prompt for prompt in batch if prompt.key not in by_key]:
-                engine = engine or engines.open_engine(run.engine, engines.teacher_of(run))
-                partial.notes["engine"] = engine.describe()
-                given = engine.respond(
-                    [prompt.tokens for prompt in lacking],
-                    max_tokens=run.response_tokens,
-                    top_k=top_k or vocabulary,
-                    temperature=run.temperature,
+            asking = self.wanted.between(first, last)
+            there = [prompt.key for prompt in asking if prompt.key in self.before]
+            known = dict(zip(there, taken([self.before[key] for key in there], self.top_k), strict=True))
+            batch = _Batch(first, asking, [prompt for prompt in asking if prompt.key not in known], known)
+            self.bar.update(len(there))
+            if batch.asked:
+                self.waiting[next(numbers)] = batch
+                yield engines.Request(
+                    [prompt.tokens for prompt in batch.asked],
+                    max_tokens=self.run.response_tokens,
+                    top_k=self.top_k or self.vocabulary,
+                    temperature=self.run.temperature,
                     # Another seed for every batch, and the same one where the batch is made again.
-                    seed=int(lacking[0].key[:8], 16),
+                    seed=int(batch.asked[0].key[:8], 16),
                 )
-                by_key |= {lacking[index].key: response for index, response in engines.counted(given, bar)}
-            rows = [
-                Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_key[prompt.key])
-                for prompt in batch
-            ]
-            write = functools.partial(write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
-            partial.notes["tokens_per_second"] = round(bar.speed, 1)
-            partial.put(shard_name(first), write)
+            else:
+                self._write(batch)
+
+    def take(self, number: int, index: int, response: engines.Response) -> None:
+        """A response to one of the requests; with the last one to it, its shard is written."""
+        batch = self.waiting[number]
+        batch.known[batch.asked[index].key] = response
+        batch.answered += 1
+        if batch.answered == len(batch.asked):
+            self._write(self.waiting.pop(number))
+
+    def _write(self, batch: _Batch) -> None:
+        rows = [
+            Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), batch.known[prompt.key])
+            for prompt in batch.prompts
+        ]
+        if self.engine:
+            self.partial.notes["engine"] = self.engine.describe()
+        self.partial.notes["tokens_per_second"] = round(self.bar.speed, 1)
+        dense = self.run.top_k == "all"
+        write = functools.partial(write_shard, rows=rows, vocabulary=self.vocabulary, dense=dense)
+        self.partial.put(shard_name(batch.first), write)
 
 
 def gaps(stored: Mapping[int, int], total: int, size: int) -> Iterator[tuple[int, int]]:
