@@ -5,6 +5,7 @@ A file an engine, found by its name; a new one is a file and its name in `params
     transformers  in process, with `cascade`
     vllm          in process
     server        any OpenAI-compatible one
+    ray           replicas of transformers or vllm on a cluster, with `replicas`
 """
 
 from response_priming.engines.base import (

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,6 +106,7 @@ class _Prompts:
         self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
         self.written = prompting(run, self.tokenizer)
         settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
+            "engine": run.inside(run.engine),
             "model": recipe["parameters"]["teacher_weights"],
             "dtype": recipe["parameters"]["dtype"],
             "seed": run.seed if run.temperature else None,
@@ -213,9 +214,19 @@ class _Shards:
             Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), batch.known[prompt.key])
             for prompt in batch.prompts
         ]
+        notes, names = self.partial.notes, {prompt.problem_id for prompt in batch.prompts}
+        aside = [
+            {"problem_id": prompt.problem_id, "sample": prompt.sample, "reason": reason}
+            for prompt in batch.prompts
+            if (reason := batch.known[prompt.key].failed)
+        ]
+        for one in aside:
+            progress.say(f"{one['problem_id']}: set aside, the engine fails at it: {one['reason']}")
+        # Those of the shard before, where it is made again, are no more.
+        notes["set_aside"] = [one for one in notes.get("set_aside", []) if one["problem_id"] not in names] + aside
         if self.engine:
-            self.partial.notes["engine"] = self.engine.describe()
-        self.partial.notes["tokens_per_second"] = round(self.bar.speed, 1)
+            notes["engine"] = self.engine.describe()
+        notes["tokens_per_second"] = round(self.bar.speed, 1)
         dense = self.run.top_k == "all"
         write = functools.partial(write_shard, rows=rows, vocabulary=self.vocabulary, dense=dense)
         self.partial.put(shard_name(batch.first), write)
@@ -239,7 +250,8 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
     answered = pd.concat(
         [pd.read_parquet(partial.folder / name, columns=columns) for name in sorted(partial.outputs)], ignore_index=True
     )
-    selected = select(answered, {problem.id: problem.answer for problem in asked}, run)
+    aside = {(one["problem_id"], one["sample"]) for one in partial.notes.get("set_aside", [])}
+    selected = select(answered, {problem.id: problem.answer for problem in asked}, run, aside)
     partial.put(KEPT, functools.partial(selected.to_parquet, index=False))
     partial.notes["counts"] = {
         "problems": selected["problem_id"].nunique(),
@@ -248,10 +260,13 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
         "right": int(selected["right"].sum()),
         "kept": int(selected["kept"].sum()),
         "dropped": int((~selected["kept"]).sum()),
+        "set_aside": len(aside),
     }
 
 
-def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate) -> pd.DataFrame:
+def select(
+    answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate, aside: Collection[tuple[str, int]] = ()
+) -> pd.DataFrame:
     """One row a response: `problem_id`, `sample`, `finished`, `answer` (what the rule extracts), `right`, `kept`.
 
     The filters go first. Of what they leave, the vote keeps one response a problem where there are several samples:
@@ -261,6 +276,7 @@ def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generat
     Args:
         answered: `problem_id`, `sample`, `finished` and `text` of every response, a problem's samples in their order.
         right: the right answer by problem id.
+        aside: problem and sample of those that the engine failed at, none of which trains.
     """
     answers = [right[name] for name in answered["problem_id"]]
     verdicts = RULES[run.answer_rule].verdicts(list(answered["text"]), answers)
@@ -268,7 +284,9 @@ def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generat
         answer=pd.Series([extracted for extracted, _ in verdicts], answered.index, "str"),
         right=[is_right for _, is_right in verdicts],
     )
-    table["kept"] = (table["finished"] | (not run.keep_finished)) & (table["right"] | (not run.keep_right))
+    pairs = zip(answered["problem_id"], answered["sample"], strict=True)
+    there = pd.Series([pair not in aside for pair in pairs], answered.index)
+    table["kept"] = there & (table["finished"] | (not run.keep_finished)) & (table["right"] | (not run.keep_right))
     if run.samples > 1:
         left = table[table["kept"]]
         winners = [rows.index[majority(rows["answer"].tolist())] for _, rows in left.groupby("problem_id")]
