@@ -11,7 +11,7 @@
     attention, attribution   where students look; which tokens drive the teacher
     generate                 the teacher responds; the store of its responses, each token with its signal
     audit                    the released study, counted again
-    engines                  what runs a model, a file each: transformers, vLLM, a server
+    engines                  what runs a model, a file each: transformers, vLLM, a server, a cluster
     models, prompts, problems, scoring, extraction, style    shared by stages
     stats                    every interval, test and correction
     artifacts, provenance    what a stage wrote, by which recipe; which code and machine made it

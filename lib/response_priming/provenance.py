@@ -153,7 +153,7 @@ def content(run: params.Run) -> dict[str, Any]:
         strategies = run.strategies if isinstance(run, params.AttributionRun) else [run.strategy]
         found["prefixes"] = {name: arms.strategies()[name]["prefix"] for name in strategies}
     if isinstance(run, params.DistillRun) and run.live:
-        own = run.live.model_dump(exclude={*run.live.idle, *type(run).model_fields})
+        own = {key: value for key, value in run.live.shaping.items() if key not in type(run).model_fields}
         found["live"] = own | {key: value for key, value in content(run.live).items() if key != "data"}
     if isinstance(run, params.AuditRun):
         found["logs"] = logs(paths.given(run.logs_dir)) if run.logs_dir else None

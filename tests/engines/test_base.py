@@ -16,11 +16,13 @@ from response_priming.params import sections
 
 
 def test_an_unknown_engine_is_refused():
-    with pytest.raises(InputError, match=r"^engine = 'vlm': unknown; allowed: transformers, vllm, server$"):
+    with pytest.raises(InputError, match=r"^engine = 'vlm': unknown; allowed: transformers, vllm, server, ray$"):
         engines.open_engine("vlm", engines.Setup("embedded"))
 
 
-@pytest.mark.parametrize(("name", "package", "extra"), [("vllm", "vllm", "gpu"), ("server", "openai", "server")])
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("vllm", "vllm", "gpu"), ("server", "openai", "server"), ("ray", "ray", "cluster")]
+)
 def test_an_engine_that_is_not_installed_names_what_installs_it(monkeypatch, name, package, extra):
     monkeypatch.setattr(base.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(

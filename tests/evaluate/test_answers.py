@@ -10,6 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from response_priming import artifacts, engines, params, paths, problems
 from response_priming.errors import InputError
 from response_priming.evaluate import answers as evaluate
+from response_priming.evaluate import calibration
 from response_priming.extraction import RULES
 from response_priming.scoring import grade
 
@@ -27,12 +28,14 @@ class CharacterTokenizer:
 
 
 class Engine:
-    """Answers every prompt with 7 and remembers what it was asked, in an order of its own."""
+    """Answers every prompt with 7 and remembers what it was asked last, in an order of its own."""
 
     asked: list[list[int]] = []
     tokenizer = CharacterTokenizer()
 
-    def respond(self, prompts, *, max_tokens, top_k=0):  # noqa: ARG002
+    respond_to = engines.Engine.respond_to
+
+    def respond(self, prompts, *, top_k, **_):
         Engine.asked = prompts
         for index in reversed(range(len(prompts))):
             tokens = [1] * (index + 1)
@@ -90,6 +93,13 @@ def test_prompts_are_the_bare_questions():
     assert [chat[1]["content"] for chat in chats] == list(answers["question"])
 
 
+@pytest.mark.usefixtures("loaded")
+def test_more_problems_than_a_block_keep_their_order(monkeypatch):
+    monkeypatch.setattr(evaluate, "BLOCK", 7)
+    answers = evaluate.answer(run())
+    assert answers["tokens"].tolist() == [number % 7 + 1 for number in range(200)]
+
+
 def test_trained_arm_is_answered_by_its_own_adapter(loaded, tmp_path):
     folder = make_student(tmp_path, "teacher")
     evaluate.answer(run("teacher"))
@@ -131,6 +141,23 @@ def test_notebook_runs_to_its_end():
         if cell.cell_type == "code":
             shell.run_cell(cell.source.replace('arm = "none"', 'arm = "undistilled"')).raise_error()
     assert len(shell.user_ns["answers"]) == shell.user_ns["n_test"]
+
+
+def test_a_problem_that_the_engine_fails_at_counts_as_wrong(loaded, monkeypatch):
+    def failing(self, requests):
+        for number, index, response in engines.Engine.respond_to(self, requests):
+            none = engines.Signal(None, np.zeros((0, 1), np.float16), None)
+            failed = replace(response, tokens=[], text="", signal=none, failed="it dies")
+            yield number, index, failed if index else response
+
+    monkeypatch.setattr(Engine, "respond_to", failing)
+    answers = evaluate.answer(run(n_test=3))
+    assert loaded
+    assert answers["set_aside"].fillna("").tolist() == ["", "it dies", "it dies"]
+    assert answers["mean_logprob"].isna().tolist() == [False, True, True]
+    assert not answers.loc[1:, "last-number-correct"].any()
+    assert 0 <= calibration.calibration_error(answers, "last-number") <= 1
+    assert np.isnan(calibration.separation(answers, "last-number")["auroc"])
 
 
 # --- a real engine ---

@@ -247,6 +247,68 @@ def test_gaps_fill_what_is_not_stored_in_order(runs, size):
     assert all(0 < last - first <= size for first, last in found)
 
 
+def test_batches_that_come_back_in_another_order_make_the_same_shards(run, monkeypatch):
+    teacher.respond(run)
+    wanted = outputs(run)
+    monkeypatch.setattr(paths, "BUILD", paths.BUILD.with_name("anew"))
+    in_order = engines.Engine.respond_to
+    backwards = lambda self, requests: reversed(list(in_order(self, requests)))  # noqa: E731
+    monkeypatch.setattr(transformers.TransformersEngine, "respond_to", backwards)
+    teacher.respond(run)
+    assert outputs(run) == wanted
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """The engine fails at the first prompt of each request, until the test says that it works."""
+    broken, respond_to = [True], transformers.TransformersEngine.respond_to
+
+    def failing(self, requests):
+        for number, index, response in respond_to(self, requests):
+            if index == 0 and broken:
+                empty = response.token_logprobs[:0]
+                signal = engines.Signal(*(part[:0] for part in response.signal))
+                yield number, index, engines.Response([], "", False, signal, empty, "it dies")
+            else:
+                yield number, index, response
+
+    monkeypatch.setattr(transformers.TransformersEngine, "respond_to", failing)
+    return broken
+
+
+@pytest.mark.parametrize("top_k", [3, "all"])
+def test_what_was_set_aside_keeps_its_row_and_trains_nothing(run, poisoned, top_k, capsys):
+    answered = teacher.respond(run.model_copy(update={"top_k": top_k}))
+    assert poisoned
+    assert answered.loc[~answered["kept"], "problem_id"].tolist() == ["train-0", "train-4"]
+    assert answered["tokens"].map(len).eq(0).tolist() == (~answered["kept"]).tolist()
+    assert len(store.dataset(store_of(run))) == 4
+    notes = artifacts.read(store_of(run))["notes"]
+    reasons = {"sample": 0, "reason": "it dies"}
+    assert notes["set_aside"] == [{"problem_id": name} | reasons for name in ("train-0", "train-4")]
+    assert (notes["counts"]["set_aside"], notes["counts"]["kept"]) == (2, 4)
+    assert "train-4: set aside, the engine fails at it: it dies\n" in capsys.readouterr().err
+
+
+def test_what_was_set_aside_is_asked_again_by_another_run_alone(run, poisoned, asked):
+    teacher.respond(run)
+    teacher.respond(run)
+    assert asked == [4, 2]
+    poisoned.clear()
+    answered = teacher.respond(run.model_copy(update={"top_k": 2}))
+    assert asked[2:] == [1, 1]
+    assert answered["kept"].all()
+    assert artifacts.read(store_of(run))["notes"]["set_aside"] == []
+
+
+def test_of_several_samples_none_that_was_set_aside_is_chosen(make_run, poisoned):
+    assert poisoned
+    run = make_run("generate", strategy="none", **SIZES | {"samples": 2, "temperature": 1.0})
+    kept = teacher.respond(run).query("kept")
+    assert kept["tokens"].map(len).gt(0).all()
+    assert kept["problem_id"].is_unique
+
+
 # --- killed, or out of disk space ---
 
 KILLED_AT = """
@@ -397,7 +459,7 @@ def test_a_filter_chooses_what_trains_and_generates_nothing_again(run, asked):
     is_right = teacher.select(answered, right, run)["right"].sum()
     finished = answered["finished"].sum()
     expected = {"problems": 6, "responses": 6, "finished": finished, "right": is_right, "kept": finished}
-    assert counts == expected | {"dropped": 6 - finished}
+    assert counts == expected | {"dropped": 6 - finished, "set_aside": 0}
 
 
 def test_an_arm_with_nothing_left_is_one_line(run):

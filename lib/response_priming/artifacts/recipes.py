@@ -36,14 +36,14 @@ def recipe(run: params.Run, folder: params.Folder, *, here: bool = True) -> dict
     Raises:
         InputError: see `decided_by`.
     """
-    parameters = run.model_dump(exclude=set(run.idle)) | provenance.content(run) | folder.more
+    parameters = run.shaping | provenance.content(run) | folder.more
     made_by = decided_by(run.stage, parameters, folder.reads, code=folder.code, here=here)
     return made_by | ({"version": version(run)} if folder.by_model else {})
 
 
 def version(run: params.Run) -> list[int]:
     """The versions of a run's stage and of the engine that it uses."""
-    engine = getattr(run, "engine", getattr(run, "evaluate_engine", None))
+    engine = run.shaping.get("engine", run.shaping.get("evaluate_engine"))
     return [VERSIONS[run.stage], *([VERSIONS.get(engine, 1)] if engine else [])]
 
 

@@ -140,6 +140,8 @@ def _write(run: "params.AttributionRun", folder: Path) -> None:
         about = {"system_prompt": run.system_prompt, "prefix": prefix, "date": run.prompt_date}
         prompt = locate(tokenizer, problem.question, examples=examples, **about)
         response = given[strategy].loc[problem.id]
+        if not len(response["tokens"]):  # set aside
+            continue
         if response["prompt_tokens"] != len(prompt.ids):
             raise InputError(f"{strategy}: {problem.id} was answered to another prompt; run generate with these values")
         explain = Explainer(model, response["tokens"].tolist(), neutral)

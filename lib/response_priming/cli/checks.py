@@ -55,7 +55,7 @@ def check_student(loaded: "params.Profile", found: Found) -> None:
     about, trainings = loaded.model, {arm: loaded.distill_of(arm) for arm in loaded.trained}
     name, revision = about.student, about.student_revision
     quantization = "nf4" if any(one.adapter == "qlora" for one in trainings.values()) else "none"
-    setup = engines.Setup(name, revision, about.dtype, about.device, quantization)
+    setup = engines.Setup(name, revision, about.dtype, about.device, quantization, **loaded.cluster.model_dump())
     engines.require(loaded.evaluate.evaluate_engine).check(setup)
     skeleton, reader = models.skeleton(name, revision), models.tokenizer(name, revision)
     models.require_weights(name, revision)

@@ -131,7 +131,8 @@ def _made_by(run: "params.CompareRun", folder: Path) -> dict[str, Any]:
     name, recipe = artifacts.part_of(folder), artifacts.decisive(artifacts.read(folder)["recipe"])
     code = {f"{module.replace('.', '/')}.py": digest for module, digest in recipe.get("code", {}).items()}
     made = recipe["parameters"] | code | {key: recipe[key] for key in ("version",) if key in recipe}
-    wanted = run.model_dump(exclude={"rule"}) | {"method": None}  # that of a related method, which may ask otherwise
+    wanted = {key: value for key, value in run.shaping.items() if key != "rule"}
+    wanted |= {"method": None}  # that of a related method, which may ask otherwise
     _require_alike(name, made, "this run", {key: wanted.get(key, value) for key, value in made.items()})
     return dict(made)
 

@@ -5,11 +5,13 @@ A file an engine, found by its name; a new one is a file and its name in `params
     transformers  in process, with `cascade`
     vllm          in process
     server        any OpenAI-compatible one
+    ray           replicas of transformers or vllm on a cluster, with `replicas`
 """
 
 from response_priming.engines.base import (
     LOWEST,
     Engine,
+    Request,
     Response,
     Setup,
     Signal,
@@ -22,6 +24,6 @@ from response_priming.engines.base import (
 )
 
 __all__ = [
-    "LOWEST", "Engine", "Response", "Setup", "Signal", "check_context", "counted", "open_engine", "pack", "require",
-    "teacher_of",
+    "LOWEST", "Engine", "Request", "Response", "Setup", "Signal", "check_context", "counted", "open_engine", "pack",
+    "require", "teacher_of",
 ]  # fmt: skip

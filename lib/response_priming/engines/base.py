@@ -4,10 +4,10 @@ import abc
 import importlib
 import importlib.util
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ from response_priming.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MODEL, GENERATE = params.Model(), params.Generate.model_validate({})
+MODEL, GENERATE, CLUSTER = params.Model(), params.Generate.model_validate({}), params.Cluster()
 LOWEST = float(np.finfo(np.float16).min)
 # Probabilities in fp32 cannot tell a smaller rest from none.
 SMALLEST_TAIL = 1e-7
@@ -44,6 +44,7 @@ class Response:
 
     `signal` has one position a token, and `token_logprobs` [tokens] the log-probability of the token that was given, at
     temperature 1, also where it is not among the k; NaN where an engine cannot say. None where it was not asked for.
+    `failed`: why there is no response, and no token, to this prompt alone; None for a response.
     """
 
     tokens: list[int]
@@ -51,6 +52,10 @@ class Response:
     finished: bool
     signal: Signal | None = field(default=None, repr=False)
     token_logprobs: NDArray[np.float16] | None = field(default=None, repr=False)
+    failed: str | None = None
+
+
+Numbered = TypeVar("Numbered", tuple[int, Response], tuple[int, int, Response])
 
 
 class Request(NamedTuple):
@@ -58,13 +63,14 @@ class Request(NamedTuple):
 
     prompts: Sequence[list[int]]
     max_tokens: int
-    top_k: int
-    temperature: float
-    seed: int
+    top_k: int = 0
+    temperature: float = 0.0
+    seed: int = 0
+    first: int = 0
 
     def random_of(self, index: int) -> random.Random:
         """The random numbers of one prompt, which do not depend on what is answered beside it."""
-        return random.Random(f"{self.seed}-{index}")
+        return random.Random(f"{self.seed}-{self.first + index}")
 
     def seeds(self) -> list[int]:
         """A seed for each prompt, where another program draws."""
@@ -76,7 +82,8 @@ class Setup:
     """Which model an engine runs, and how.
 
     `quantization` is `none` or a format of the engine; `batch` is how many prompts are answered at once; `student`
-    is the folder of a trained one that began as this model. Parallel sizes are for `vllm`, `server_url` for `server`.
+    is the folder of a trained one that began as this model. Parallel sizes are for `vllm`, `server_url` for `server`,
+    and what its replicas are for `ray`.
     """
 
     model: str
@@ -89,6 +96,8 @@ class Setup:
     tensor_parallel: int = GENERATE.tensor_parallel
     pipeline_parallel: int = GENERATE.pipeline_parallel
     server_url: str | None = GENERATE.server_url
+    replica_engine: str = CLUSTER.replica_engine
+    replicas: int = CLUSTER.replicas
 
 
 class Engine(abc.ABC):
@@ -118,7 +127,14 @@ class Engine(abc.ABC):
         """What runs the model: the engine, its version, and how the weights are stored; for a manifest."""
 
     def respond(
-        self, prompts: Sequence[list[int]], *, max_tokens: int, top_k: int = 0, temperature: float = 0.0, seed: int = 0
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        max_tokens: int,
+        top_k: int = 0,
+        temperature: float = 0.0,
+        seed: int = 0,
+        first: int = 0,
     ) -> Iterator[tuple[int, Response]]:
         """Answer every prompt; yields (index of the prompt, its response) in the order they finish.
 
@@ -127,12 +143,23 @@ class Engine(abc.ABC):
             top_k: tokens of the signal at each position; 0 for none.
             temperature: 0 decodes greedily; above, tokens are drawn, the same ones for the same seed and prompts. A
                 prompt given several times is answered anew each time. The signal's temperature is always 1.
+            first: where these prompts begin among those that the seed is for, so that a part of them draws the same.
 
         Raises:
             InputError: a prompt and its budget do not fit the model's context.
         """
         check_context(prompts, max_tokens, self.context)
-        return self._completed(Request(prompts, max_tokens, top_k, temperature, seed))
+        return self._completed(Request(prompts, max_tokens, top_k, temperature, seed, first))
+
+    def respond_to(self, requests: Iterable[Request]) -> Iterator[tuple[int, int, Response]]:
+        """Answer a stream of requests, which are drawn as they are needed (see `respond`).
+
+        Yields (number of the request, index of the prompt in it, its response), in the order they finish. What a prompt
+        is answered depends on its own request alone.
+        """
+        for number, request in enumerate(requests):
+            for index, response in self.respond(**request._asdict()):
+                yield number, index, response
 
     def _completed(self, request: Request) -> Iterator[tuple[int, Response]]:
         """The responses; a signal with fewer tokens than asked for (see `pack_listed`) is read anew, at the end."""
@@ -169,6 +196,8 @@ def teacher_of(run: params.GenerateRun) -> Setup:
         tensor_parallel=run.tensor_parallel,
         pipeline_parallel=run.pipeline_parallel,
         server_url=run.server_url,
+        replica_engine=run.replica_engine,
+        replicas=run.replicas,
     )
 
 
@@ -249,8 +278,8 @@ def check_context(prompts: Sequence[list[int]], max_tokens: int, context: int | 
             )
 
 
-def counted(responses: Iterator[tuple[int, Response]], bar: progress.Bar) -> Iterator[tuple[int, Response]]:
-    """The responses, each counted by the bar."""
-    for index, response in responses:
-        bar.answered(len(response.tokens))
-        yield index, response
+def counted(responses: Iterator[Numbered], bar: progress.Bar) -> Iterator[Numbered]:
+    """The responses, which come last in what is yielded, each counted by the bar."""
+    for answered in responses:
+        bar.answered(len(answered[-1].tokens))
+        yield answered

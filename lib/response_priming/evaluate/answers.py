@@ -20,6 +20,10 @@ from response_priming.scoring import grade
 if TYPE_CHECKING:
     from response_priming import params
 
+# Problems asked together. What stands beside a prompt moves its numbers in the last digit, so it must not depend on how
+# many workers there are; a block is some times a batch, since places that are free at its end stay empty.
+BLOCK = 256
+
 
 def answer(run: "params.EvaluateRun") -> pd.DataFrame:
     """The answers of the arm's students, one row a test problem and seed; computed unless they are there already.
@@ -28,7 +32,8 @@ def answer(run: "params.EvaluateRun") -> pd.DataFrame:
     (the right one), `template` (see `problems.Problem`; no column where there is none), `calculations` (how many the
     data set's solution has), `response`, `tokens` (its length, end-of-sequence token included), `finished` (ended
     within the budget), `mean_logprob` (of its tokens), and for each rule RULE what it extracted, `RULE`, and whether
-    that is right, `RULE-correct`.
+    that is right, `RULE-correct`. Where the engine failed at a problem whatever was tried, its answer is empty, and
+    a column `set_aside` says why.
 
     Raises:
         InputError: the arm's student is not trained yet; said before any model is loaded.
@@ -60,7 +65,11 @@ def answer_one(run: "params.EvaluateRun", seed: int) -> pd.DataFrame:
 def answers_to(asked: list[problems.Problem], run: "params.EvaluateRun", student: Path | None) -> pd.DataFrame:
     """What the student in a folder answers (see `answer`), not graded; without a folder, the undistilled student."""
     setup = engines.Setup(
-        run.student, run.student_revision, run.dtype, run.device, student=student, batch=run.evaluate_batch
+        *(run.student, run.student_revision, run.dtype, run.device),
+        student=student,
+        batch=run.evaluate_batch,
+        replica_engine=run.replica_engine,
+        replicas=run.replicas,
     )
     return answers_by(engines.open_engine(run.evaluate_engine, setup), asked, run)
 
@@ -75,14 +84,19 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: "para
         method = method_of(run)
         chats = [method.prompt(one) for one in asked]
     asked_as = [prompts.encode(engine.tokenizer, chat, run.prompt_date) for chat in chats]
+    blocks = (asked_as[first : first + BLOCK] for first in range(0, len(asked_as), BLOCK))
+    requests = (engines.Request(block, max_tokens=run.answer_tokens, top_k=1) for block in blocks)
     with progress.Bar(len(asked_as), "answer") as bar:
-        given = dict(engines.counted(engine.respond(asked_as, max_tokens=run.answer_tokens, top_k=1), bar))
+        answered = engines.counted(engine.respond_to(requests), bar)
+        given = {number * BLOCK + index: response for number, index, response in answered}
     rows = []
     for index, problem in enumerate(asked):
         response = given[index]
         assert response.signal is not None, "asked for with top_k=1"
+        if response.failed:
+            progress.say(f"{problem.id}: set aside, the engine fails at it: {response.failed}")
         # Greedy decoding takes the most likely token each time.
-        logprob = float(response.signal.top_logprobs[:, 0].astype(np.float32).mean())
+        logprobs = response.signal.top_logprobs[:, 0].astype(np.float32)
         rows.append(
             {
                 "problem_id": problem.id,
@@ -93,8 +107,9 @@ def answers_by(engine: engines.Engine, asked: list[problems.Problem], run: "para
                 "response": response.text,
                 "tokens": len(response.tokens),
                 "finished": response.finished,
-                "mean_logprob": logprob,
+                "mean_logprob": float(logprobs.mean()) if len(logprobs) else np.nan,
+                "set_aside": response.failed,
             }
         )
     table = pd.DataFrame(rows)
-    return table if table["template"].notna().any() else table.drop(columns="template")
+    return table.drop(columns=[name for name in ("template", "set_aside") if table[name].isna().all()])

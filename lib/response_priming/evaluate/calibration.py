@@ -42,8 +42,9 @@ def separation(answers: pd.DataFrame, rule: str, *, seed: int = 0) -> dict[str, 
     `logprob_correct` and `logprob_incorrect`: means of `mean_logprob`. `auroc`: the probability that a right answer has
     the higher one, ties counting half, with `auroc_low` and `auroc_high`, its 95 % interval (percentile bootstrap, 999
     resamples of right and of wrong answers), and `p` of the Mann-Whitney test that it is 0.5. NaN where all answers
-    are right or all wrong; no interval with a single right or wrong one.
+    are right or all wrong; no interval with a single right or wrong one. Answers that were set aside are left out.
     """
+    answers = answers.dropna(subset="mean_logprob")
     right = answers[f"{rule}-correct"].to_numpy(bool)
     groups = [answers.loc[rows, "mean_logprob"].to_numpy(float) for rows in (right, ~right)]
     found = {
@@ -64,8 +65,10 @@ def separation(answers: pd.DataFrame, rule: str, *, seed: int = 0) -> dict[str, 
 def reliability(answers: pd.DataFrame, rule: str, *, bins: int = 10) -> pd.DataFrame:
     """The answers in at most `bins` bins of equal size by confidence, least confident first.
 
-    Columns: `n`; `confidence`, its mean; `accuracy` with `low` and `high`, its 95 % Wilson interval.
+    Columns: `n`; `confidence`, its mean; `accuracy` with `low` and `high`, its 95 % Wilson interval. Answers that were
+    set aside are left out.
     """
+    answers = answers.dropna(subset="mean_logprob")
     confidence, right = np.exp(answers["mean_logprob"]), answers[f"{rule}-correct"].astype(float)
     place = pd.qcut(confidence.rank(method="first"), min(bins, len(answers)), labels=False)
     grouped = pd.DataFrame({"confidence": confidence, "right": right}).groupby(place)

@@ -10,7 +10,8 @@ named after the position of its first problem. Plain pandas and `datasets` read 
 | key | string | digest of the model, prompt tokens and sampling settings: responses are reused by it |
 | prompt_tokens | int32 | length of the prompt (tokens) |
 | text, finished | string, bool | the response; whether it ended by itself within the budget |
-| tokens | list of int32 | its token ids, the end-of-sequence token included where `finished` |
+| tokens | list of int32 | its token ids, the end-of-sequence token included where `finished`; none where the prompt
+  was set aside, as the engine failed at it whatever was tried: the manifest says why |
 | confidence, entropy, covered | float32 | means over tokens: see `summarise` |
 | top_ids | list of uint16 or int32 | the k most likely tokens, most likely first, flat from [tokens, k]; not in a dense
   store, where the column is the token id; uint16 where the vocabulary has at most 65,536 entries |
@@ -37,6 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -143,13 +145,13 @@ def summarise(signal: Signal) -> dict[str, float]:
     """Means over a response's tokens of what the teacher's next-token distribution says.
 
     `confidence`: probability of the most likely token. `entropy` (nats): of the k tokens and one bucket for the rest,
-    so at most the whole distribution's. `covered`: probability of the k tokens.
+    so at most the whole distribution's. `covered`: probability of the k tokens. NaN where there is no token.
     """
     logprobs, tail = (values.astype(np.float32) for values in signal[1:])
     p, rest = np.exp(logprobs), np.exp(tail)
     entropy = -(p * logprobs).sum(-1) - rest * tail
     means = {"confidence": p.max(-1), "entropy": entropy, "covered": p.sum(-1)}
-    return {name: float(values.mean()) for name, values in means.items()}
+    return {name: float(values.mean()) if len(values) else np.nan for name, values in means.items()}
 
 
 # --- what is there already ---
@@ -166,16 +168,17 @@ class Stored(NamedTuple):
 def stored(folders: Sequence[Path], top_k: int | None) -> dict[str, Stored]:
     """The responses in some folders that have the `top_k` most likely tokens of each position, by their key.
 
-    Of several with one key, the first that has as many and no more.
+    Of several with one key, the first that has as many and no more. What was set aside is none.
     """
     found: dict[str, Stored] = {}
     for shard in (folder / name for folder in folders for name in sorted(artifacts.intact(folder)) if is_shard(name)):
         columns = ["tokens", "top_ids"] if "top_ids" in pq.read_schema(shard).names else []
         table = pq.read_table(shard, columns=["key", *columns])
-        kept = len(table["top_ids"][0]) // len(table["tokens"][0]) if columns else None
+        lengths = pc.list_value_length(table["tokens"]).to_pylist()
+        kept = pc.sum(pc.list_value_length(table["top_ids"])).as_py() // max(1, sum(lengths)) if columns else None
         if kept is None or (top_k is not None and kept >= top_k):
             for row, key in enumerate(table["key"].to_pylist()):
-                if key not in found or kept == top_k:
+                if lengths[row] and (key not in found or kept == top_k):
                     found[key] = Stored(shard, row, kept)
     return found
 

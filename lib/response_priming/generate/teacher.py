@@ -5,9 +5,11 @@ Which of its responses train is up to optional filters and a vote, off by defaul
 
 import functools
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +21,7 @@ from response_priming.extraction import RULES, number
 from response_priming.generate.store import (
     KEPT,
     Answered,
+    Stored,
     first_of,
     is_shard,
     read,
@@ -103,6 +106,7 @@ class _Prompts:
         self.tokenizer = models.tokenizer(run.teacher, run.teacher_revision)
         self.written = prompting(run, self.tokenizer)
         settings = run.model_dump(include=params.Generate.model_fields.keys() - NOT_IN_KEY) | {
+            "engine": run.inside(run.engine),
             "model": recipe["parameters"]["teacher_weights"],
             "dtype": recipe["parameters"]["dtype"],
             "seed": run.seed if run.temperature else None,
@@ -136,34 +140,96 @@ def _generate(run: params.GenerateRun, wanted: _Prompts, partial: artifacts.Part
         return
     # Of a run beside the profile's, too, nothing is asked that the profile's own has been answered.
     places = [*artifacts.shelved(run.folders[0].path), run.build / run.place / run.strategy]
-    before = stored([folder for folder in places if folder != partial.folder], top_k)
-    vocabulary = models.vocabulary(wanted.tokenizer, models.config(run.teacher, run.teacher_revision))
-    engine = None
     with progress.Bar(total * run.samples, "response", done=sum(done.values()) * run.samples) as bar:
+        shards = _Shards(
+            run, wanted, partial, bar, stored([place for place in places if place != partial.folder], top_k)
+        )
+        asked = shards.requests(missing)
+        if begun := next(asked, None):
+            shards.engine = engines.open_engine(run.engine, engines.teacher_of(run))
+            given = shards.engine.respond_to(itertools.chain([begun], asked))
+            for number, index, response in engines.counted(given, bar):
+                shards.take(number, index, response)
+
+
+@dataclass
+class _Batch:
+    """A shard in the making: its first position, its prompts, those that are asked, and the responses known by key."""
+
+    first: int
+    prompts: list[_Prompt]
+    asked: list[_Prompt]
+    known: dict[str, engines.Response]
+    answered: int = 0
+
+
+class _Shards:
+    """The shards that lack, a batch each: what the teacher is asked for them, and their writing as they are complete.
+
+    `engine` is what is asked. What it has not answered yet is in `waiting`, by the number of the request.
+    """
+
+    def __init__(
+        self, run: params.GenerateRun, wanted: _Prompts, partial: artifacts.Partial, bar: progress.Bar,
+        before: Mapping[str, Stored],
+    ) -> None:  # fmt: skip
+        self.run, self.wanted, self.partial, self.bar, self.before = run, wanted, partial, bar, before
+        self.vocabulary = models.vocabulary(wanted.tokenizer, models.config(run.teacher, run.teacher_revision))
+        self.top_k = None if run.top_k == "all" else run.top_k
+        self.engine: engines.Engine | None = None
+        self.waiting: dict[int, _Batch] = {}
+
+    def requests(self, missing: Sequence[tuple[int, int]]) -> Iterator[engines.Request]:
+        """What is asked, batch by batch; of one that is all there already, nothing, and it is written."""
+        numbers = itertools.count()
         for first, last in missing:
-            batch = wanted.between(first, last)
-            there = [prompt.key for prompt in batch if prompt.key in before]
-            by_key = dict(zip(there, taken([before[key] for key in there], top_k), strict=True))
-            bar.update(len(there))
-            if lacking := [prompt for prompt in batch if prompt.key not in by_key]:
-                engine = engine or engines.open_engine(run.engine, engines.teacher_of(run))
-                partial.notes["engine"] = engine.describe()
-                given = engine.respond(
-                    [prompt.tokens for prompt in lacking],
-                    max_tokens=run.response_tokens,
-                    top_k=top_k or vocabulary,
-                    temperature=run.temperature,
+            asking = self.wanted.between(first, last)
+            there = [prompt.key for prompt in asking if prompt.key in self.before]
+            known = dict(zip(there, taken([self.before[key] for key in there], self.top_k), strict=True))
+            batch = _Batch(first, asking, [prompt for prompt in asking if prompt.key not in known], known)
+            self.bar.update(len(there))
+            if batch.asked:
+                self.waiting[next(numbers)] = batch
+                yield engines.Request(
+                    [prompt.tokens for prompt in batch.asked],
+                    max_tokens=self.run.response_tokens,
+                    top_k=self.top_k or self.vocabulary,
+                    temperature=self.run.temperature,
                     # Another seed for every batch, and the same one where the batch is made again.
-                    seed=int(lacking[0].key[:8], 16),
+                    seed=int(batch.asked[0].key[:8], 16),
                 )
-                by_key |= {lacking[index].key: response for index, response in engines.counted(given, bar)}
-            rows = [
-                Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), by_key[prompt.key])
-                for prompt in batch
-            ]
-            write = functools.partial(write_shard, rows=rows, vocabulary=vocabulary, dense=run.top_k == "all")
-            partial.notes["tokens_per_second"] = round(bar.speed, 1)
-            partial.put(shard_name(first), write)
+            else:
+                self._write(batch)
+
+    def take(self, number: int, index: int, response: engines.Response) -> None:
+        """A response to one of the requests; with the last one to it, its shard is written."""
+        batch = self.waiting[number]
+        batch.known[batch.asked[index].key] = response
+        batch.answered += 1
+        if batch.answered == len(batch.asked):
+            self._write(self.waiting.pop(number))
+
+    def _write(self, batch: _Batch) -> None:
+        rows = [
+            Answered(prompt.problem_id, prompt.sample, prompt.key, len(prompt.tokens), batch.known[prompt.key])
+            for prompt in batch.prompts
+        ]
+        notes, names = self.partial.notes, {prompt.problem_id for prompt in batch.prompts}
+        aside = [
+            {"problem_id": prompt.problem_id, "sample": prompt.sample, "reason": reason}
+            for prompt in batch.prompts
+            if (reason := batch.known[prompt.key].failed)
+        ]
+        for one in aside:
+            progress.say(f"{one['problem_id']}: set aside, the engine fails at it: {one['reason']}")
+        # Those of the shard before, where it is made again, are no more.
+        notes["set_aside"] = [one for one in notes.get("set_aside", []) if one["problem_id"] not in names] + aside
+        if self.engine:
+            notes["engine"] = self.engine.describe()
+        notes["tokens_per_second"] = round(self.bar.speed, 1)
+        dense = self.run.top_k == "all"
+        write = functools.partial(write_shard, rows=rows, vocabulary=self.vocabulary, dense=dense)
+        self.partial.put(shard_name(batch.first), write)
 
 
 def gaps(stored: Mapping[int, int], total: int, size: int) -> Iterator[tuple[int, int]]:
@@ -184,7 +250,8 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
     answered = pd.concat(
         [pd.read_parquet(partial.folder / name, columns=columns) for name in sorted(partial.outputs)], ignore_index=True
     )
-    selected = select(answered, {problem.id: problem.answer for problem in asked}, run)
+    aside = {(one["problem_id"], one["sample"]) for one in partial.notes.get("set_aside", [])}
+    selected = select(answered, {problem.id: problem.answer for problem in asked}, run, aside)
     partial.put(KEPT, functools.partial(selected.to_parquet, index=False))
     partial.notes["counts"] = {
         "problems": selected["problem_id"].nunique(),
@@ -193,10 +260,13 @@ def _select(run: params.GenerateRun, asked: list[problems.Problem], partial: art
         "right": int(selected["right"].sum()),
         "kept": int(selected["kept"].sum()),
         "dropped": int((~selected["kept"]).sum()),
+        "set_aside": len(aside),
     }
 
 
-def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate) -> pd.DataFrame:
+def select(
+    answered: pd.DataFrame, right: Mapping[str, str], run: params.Generate, aside: Collection[tuple[str, int]] = ()
+) -> pd.DataFrame:
     """One row a response: `problem_id`, `sample`, `finished`, `answer` (what the rule extracts), `right`, `kept`.
 
     The filters go first. Of what they leave, the vote keeps one response a problem where there are several samples:
@@ -206,6 +276,7 @@ def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generat
     Args:
         answered: `problem_id`, `sample`, `finished` and `text` of every response, a problem's samples in their order.
         right: the right answer by problem id.
+        aside: problem and sample of those that the engine failed at, none of which trains.
     """
     answers = [right[name] for name in answered["problem_id"]]
     verdicts = RULES[run.answer_rule].verdicts(list(answered["text"]), answers)
@@ -213,7 +284,9 @@ def select(answered: pd.DataFrame, right: Mapping[str, str], run: params.Generat
         answer=pd.Series([extracted for extracted, _ in verdicts], answered.index, "str"),
         right=[is_right for _, is_right in verdicts],
     )
-    table["kept"] = (table["finished"] | (not run.keep_finished)) & (table["right"] | (not run.keep_right))
+    pairs = zip(answered["problem_id"], answered["sample"], strict=True)
+    there = pd.Series([pair not in aside for pair in pairs], answered.index)
+    table["kept"] = there & (table["finished"] | (not run.keep_finished)) & (table["right"] | (not run.keep_right))
     if run.samples > 1:
         left = table[table["kept"]]
         winners = [rows.index[majority(rows["answer"].tolist())] for _, rows in left.groupby("problem_id")]

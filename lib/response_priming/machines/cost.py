@@ -194,7 +194,7 @@ def _generate(
     given = asked.tensor_parallel * asked.pipeline_parallel
     # What all prompts of a strategy begin with is read once.
     read = n * (prompt - shown) + len(profile.strategies) * shown
-    seconds = Machine(gpu, given, asked.engine).answering(teacher, weights, read, written, rows)
+    seconds = Machine(gpu, given, profile.cluster.inside(asked.engine)).answering(teacher, weights, read, written, rows)
     kept = teacher.vocab_size * 2 if asked.top_k == "all" else asked.top_k * STORED[0] + STORED[1]
     need = _gpus(weights + working, memory)
     return Stage("generate", n, n * prompt, written, weights, working, given, need, written[1] * kept, seconds)
@@ -234,7 +234,9 @@ def _evaluate(
     written = (n * min(solution, asked.answer_tokens), n * float(asked.answer_tokens))
     weights, rows = student.weights("none", dtype), min(asked.evaluate_batch, n)
     working = rows * (bare + asked.answer_tokens) * student.cache(dtype)
-    seconds = Machine(gpu, engine=asked.evaluate_engine).answering(student, weights, n * bare, written, rows)
+    seconds = Machine(gpu, engine=profile.cluster.inside(asked.evaluate_engine)).answering(
+        student, weights, n * bare, written, rows
+    )
     need = _gpus(weights + working, memory)
     return Stage("evaluate", n, n * bare, written, weights, working, 1, need, n * ANSWER, seconds)
 

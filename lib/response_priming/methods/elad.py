@@ -96,7 +96,7 @@ class Elad(Method):
         reads = [run.earlier.store, run.before] if run.earlier and run.earlier.store and run.before else []
         student = {"student_weights": provenance.weights(run.student, run.student_revision), "held_out": run.held_out}
         more = {"method": run.method, "n_test": run.n_test} | student
-        folder = params.Folder(run.store, ["methods.elad", f"engines.{live.engine}"], reads, more)
+        folder = params.Folder(run.store, ["methods.elad", f"engines.{live.inside(live.engine)}"], reads, more)
         artifacts.made(run.store, artifacts.recipe(live, folder), self._write)
         if not generate.read(run.store, [])["kept"].any():
             raise InputError(f"{run.store}: generate's filters drop all its texts; allowed: keep_right = False")

@@ -85,7 +85,7 @@ class Informed(Method):
     def prepare(self) -> list[Path]:
         """See `Method.prepare`."""
         live = self._teacher
-        parameters = live.model_dump(exclude={*live.idle, "strategy"}) | provenance.content(live)
+        parameters = {key: value for key, value in live.shaping.items() if key != "strategy"} | provenance.content(live)
         parameters |= self.model_dump(include=set(Informed.model_fields)) | {"n_test": self.run.n_test}
         parameters |= {"train_batch": self.run.train_batch}
         recipe = artifacts.decided_by("related", parameters, [], code=["methods.knowledge"])

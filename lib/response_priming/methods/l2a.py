@@ -109,7 +109,7 @@ class L2A(base.Method):
         own = {"version": self.version} | self.model_dump(exclude={"select"}) | more
         training = run.model_dump(mode="json", exclude=set(run.idle)) | provenance.content(run) | {"n_test": run.n_test}
         decides = {"method": own, "training": training}
-        made = params.Folder(folder, ["methods.l2a", f"engines.{live.engine}"], reads, decides)
+        made = params.Folder(folder, ["methods.l2a", f"engines.{live.inside(live.engine)}"], reads, decides)
         artifacts.made(folder, artifacts.recipe(live, made), write)
 
     def _problems(self, split: problems.Split) -> list[problems.Problem]:

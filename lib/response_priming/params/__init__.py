@@ -27,11 +27,12 @@ from response_priming.params.runs import (
     RelatedRun,
     SearchRun,
 )
-from response_priming.params.sections import SEARCHED, Distill, Generate, Model, Problems
+from response_priming.params.sections import SEARCHED, Cluster, Distill, Generate, Model, Problems
 
 __all__ = [
     "DIVERGENCES", "PLACEMENT", "REPAIRS", "RUNS", "SEARCHED", "AttentionRun", "AttributionRun", "AuditRun",
-    "ClaimsRun", "CompareRun", "Distill", "DistillRun", "DoctorRun", "Engine", "EvaluateRun", "Folder", "Generate",
-    "GenerateRun", "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "RelatedRun", "Run", "SearchRun",
-    "Strategy", "collect", "device_of", "is_on_hub", "load", "parameters_cell", "precision_of", "profiles",
+    "ClaimsRun", "Cluster", "CompareRun", "Distill", "DistillRun", "DoctorRun", "Engine", "EvaluateRun", "Folder",
+    "Generate", "GenerateRun", "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "RelatedRun", "Run",
+    "SearchRun", "Strategy", "collect", "device_of", "is_on_hub", "load", "parameters_cell", "precision_of",
+    "profiles",
 ]  # fmt: skip

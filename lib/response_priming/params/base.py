@@ -88,6 +88,11 @@ class Run(BaseModel):
         return {}
 
     @property
+    def shaping(self) -> dict[str, Any]:
+        """Its parameters that shape what its stage writes."""
+        return self.model_dump(exclude=set(self.idle))
+
+    @property
     def folders(self) -> list[Folder]:
         """What this run writes, each after those it reads; empty where its notebook keeps what it makes by itself."""
         return []

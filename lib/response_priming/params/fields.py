@@ -11,7 +11,7 @@ from response_priming.extraction import RULES
 
 Names = TypeVar("Names", bound=Collection[str])
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-Engine = Literal["transformers", "vllm", "server"]
+Engine = Literal["transformers", "vllm", "server", "ray"]
 
 
 def one_of(table: Collection[str]) -> AfterValidator:

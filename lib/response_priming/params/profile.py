@@ -19,6 +19,7 @@ from response_priming.params.sections import (
     Attention,
     Attribution,
     Audit,
+    Cluster,
     Distill,
     Doctor,
     Evaluate,
@@ -45,6 +46,7 @@ class Profile(Section):
     generate: Generate = DEFAULTS
     distill: Distill = DEFAULTS
     evaluate: Evaluate = DEFAULTS
+    cluster: Cluster = DEFAULTS
     attention: Attention = DEFAULTS
     audit: Audit = DEFAULTS
     ladder: Ladder = DEFAULTS
@@ -65,7 +67,7 @@ class Profile(Section):
                 raise ValueError(f"overrides.{arm}: ignored; the trained arms are {', '.join(self.trained) or 'none'}")
         trainings = {arm: self.distill_of(arm) for arm in self.trained}
         for name, section in self:
-            for key, why in section.ignored().items() if isinstance(section, Section) else ():
+            for key, why in self._ignored(name).items() if isinstance(section, Section) else ():
                 value = getattr(section, key)
                 used = name == "distill" and any(key not in one.ignored() for one in trainings.values())
                 if value != type(section).model_fields[key].default and not used:
@@ -77,6 +79,18 @@ class Profile(Section):
                 if own[key] != getattr(self.distill, key):
                     raise ValueError(f"overrides.{arm}.{key} = {own[key]!r}: ignored; {ignored[key]}")
         return self
+
+    def _ignored(self, name: str) -> dict[str, str]:
+        """See `Section.ignored`; and what means nothing beside values of other sections."""
+        found = dict(getattr(self, name).ignored())
+        if name == "cluster" and "ray" not in (self.generate.engine, self.evaluate.evaluate_engine):
+            found |= dict.fromkeys(
+                Cluster.model_fields, "neither generate.engine nor evaluate.evaluate_engine is 'ray'"
+            )
+        if name == "generate" and self.cluster.inside(self.generate.engine) == "transformers":
+            parallel = dict.fromkeys(("tensor_parallel", "pipeline_parallel"), "engine 'transformers' knows none")
+            found |= parallel
+        return found
 
     def changed(self, parameter: str, value: object) -> Self:
         """The profile with one parameter changed, `distill.alpha` or `seeds`, and its name kept.
@@ -148,6 +162,7 @@ class Profile(Section):
             self.generate,
             self.distill_of(item.get("arm", item.get("strategy", ""))),
             self.evaluate,
+            self.cluster,
             self.attention,
             self.audit,
             self.ladder,

@@ -12,6 +12,7 @@ from response_priming.params.sections import (
     Attention,
     Attribution,
     Audit,
+    Cluster,
     Distill,
     Doctor,
     Evaluate,
@@ -28,7 +29,17 @@ from response_priming.params.sections import (
 PLACEMENT = frozenset({"generate_batch", "tensor_parallel", "pipeline_parallel", "server_url"})
 
 
-class GenerateRun(Signal, Generate, Model, Problems, Run):
+class ClusterRun(Cluster, Run):
+    """What all runs share that an engine answers, and those that read what it did."""
+
+    @property
+    def shaping(self) -> dict[str, Any]:
+        """See `Run.shaping`. Where a cluster answers, its replicas' engine stands, which alone decides what."""
+        found = {key: value for key, value in super().shaping.items() if key not in Cluster.model_fields}
+        return found | {key: self.inside(found[key]) for key in ("engine", "evaluate_engine") if key in found}
+
+
+class GenerateRun(Signal, Generate, Model, Problems, ClusterRun):
     """Parameters of notebooks/generate.ipynb."""
 
     stage = "generate"
@@ -45,7 +56,11 @@ class GenerateRun(Signal, Generate, Model, Problems, Run):
     @property
     def folders(self) -> list[Folder]:
         """The strategy's store."""
-        return [Folder(self.output / self.place / self.strategy, [self.module, f"engines.{self.engine}"], [], {})]
+        return [
+            Folder(
+                self.output / self.place / self.strategy, [self.module, f"engines.{self.inside(self.engine)}"], [], {}
+            )
+        ]
 
 
 class PromptSignalsRun(GenerateRun):
@@ -178,7 +193,7 @@ class DistillRun(Distill, ArmRun):
         return self._beside is None
 
 
-class EvaluateRun(Evaluate, ArmRun):
+class EvaluateRun(Evaluate, ArmRun, ClusterRun):
     """Parameters of notebooks/evaluate.ipynb; all rules score the answers, whichever the headline's is."""
 
     stage = "evaluate"
@@ -193,7 +208,7 @@ class EvaluateRun(Evaluate, ArmRun):
             student = [] if self.arm in arms.UNTRAINED else [self.student_of(self.arm, seed)]
             answers = self.output / "answers" / self.arm / f"seed-{seed}"
             scores = self.output / "scores" / self.arm / f"seed-{seed}"
-            code = ["evaluate.answers", f"engines.{self.evaluate_engine}"]
+            code = ["evaluate.answers", f"engines.{self.inside(self.evaluate_engine)}"]
             found.append(Folder(answers, code, [*student, *self._needs], self.by_method))
             found.append(Folder(scores, ["scoring"], [answers], {}, by_model=False))
         return found
@@ -213,7 +228,7 @@ class TaughtRun(Run):
     )
 
 
-class CompareRun(Evaluate, Problems, TaughtRun, ArmsRun):
+class CompareRun(Evaluate, Problems, TaughtRun, ArmsRun, ClusterRun):
     """Parameters of notebooks/compare.ipynb."""
 
     stage = "compare"
@@ -290,7 +305,7 @@ class ClaimsRun(CompareRun):
         return [Folder(self.output / "claims", ["claims"], there, {}, by_model=False)]
 
 
-class LadderRun(Ladder, Evaluate, Distill, Model, Problems, Run):
+class LadderRun(Ladder, Evaluate, Distill, Model, Problems, ClusterRun):
     """Parameters of notebooks/ladder.ipynb."""
 
     stage = "ladder"
@@ -313,7 +328,7 @@ class DoctorRun(Doctor, Distill, Generate, Model, CompareRun):
         return [Folder(self.output / "doctor", ["studies.doctor"], reads, {}, by_model=False)]
 
 
-class RelatedRun(Related, Evaluate, Distill, Generate, Model, Problems, Run):
+class RelatedRun(Related, Evaluate, Distill, Generate, Model, Problems, ClusterRun):
     """Parameters of notebooks/related.ipynb."""
 
     stage = "related"
@@ -324,7 +339,7 @@ class RelatedRun(Related, Evaluate, Distill, Generate, Model, Problems, Run):
         return [self.build / "responses" / self.related_strategy]
 
 
-class SearchRun(Search, Evaluate, Distill, Model, Problems, Run):
+class SearchRun(Search, Evaluate, Distill, Model, Problems, ClusterRun):
     """Parameters of notebooks/search.ipynb; a trial has values of its own for `train_steps` and `evaluate_every`."""
 
     stage = "search"

@@ -130,7 +130,7 @@ class Generate(Section):
     def ignored(self) -> dict[str, str]:
         """See `Section.ignored`."""
         words = f"engine {self.engine!r} knows none"
-        found = {} if self.engine == "vllm" else dict.fromkeys(("tensor_parallel", "pipeline_parallel"), words)
+        found = {} if self.engine in ("vllm", "ray") else dict.fromkeys(("tensor_parallel", "pipeline_parallel"), words)
         found |= {} if self.engine == "server" else {"server_url": words}
         return found | ({} if is_on_hub(self.teacher) else {"teacher_revision": "the teacher is not of the hub"})
 
@@ -145,6 +145,19 @@ class Generate(Section):
         if self.samples > 1 and not self.temperature:
             raise ValueError(f"samples = {self.samples} needs a temperature above 0; greedy samples are all the same")
         return self
+
+
+class Cluster(Section):
+    """What engine `ray` spreads over a cluster: replicas of another engine, for teacher and students alike."""
+
+    replica_engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="engine ray: what runs a model in each replica"
+    )
+    replicas: int = Field(0, ge=0, description="engine ray: how many; 0: as many as the cluster has room for")
+
+    def inside(self, engine: str) -> str:
+        """What answers: the engine, or of `ray` that of its replicas."""
+        return self.replica_engine if engine == "ray" else engine
 
 
 class Signal(Section):
@@ -258,7 +271,9 @@ class Evaluate(Section):
     """How every arm is scored; there is no per-arm value here on purpose."""
 
     answer_tokens: int = Field(96, ge=1, description="longest answer of a student (tokens)")
-    evaluate_engine: Literal["transformers", "vllm"] = Field("transformers", description="what runs the students")
+    evaluate_engine: Literal["transformers", "vllm", "ray"] = Field(
+        "transformers", description="what runs the students"
+    )
     evaluate_batch: int = Field(64, ge=1, description="prompts answered at once")
     rule: Rule
 

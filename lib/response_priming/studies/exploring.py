@@ -33,7 +33,7 @@ def explore(profile: params.Profile, changed: params.Profile, arm: str) -> Path:
     for stage, item in stages.items():
         run, before = changed.run(stage, **item), profile.run(stage, **item)
         trained = anew or (stage == "distill" and changed.seeds != profile.seeds)
-        anew = trained or run.model_dump(exclude={*run.idle}) != before.model_dump(exclude={*run.idle})
+        anew = trained or run.shaping != before.shaping
         if not anew:
             continue
         if isinstance(run, params.GenerateRun):

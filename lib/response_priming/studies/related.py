@@ -45,7 +45,7 @@ def rows(run: params.RelatedRun) -> dict[str, Rung]:
         if name in EXPLAINS:
             continue
         kind = base.find(name)
-        if kind.runs_on not in (None, run.evaluate_engine):
+        if kind.runs_on not in (None, run.inside(run.evaluate_engine)):
             raise InputError(
                 f"evaluate.evaluate_engine = {run.evaluate_engine!r}: cannot run the students of {name}; "
                 f"allowed: {kind.runs_on!r}"

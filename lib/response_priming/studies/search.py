@@ -99,7 +99,8 @@ def _file(run: params.SearchRun) -> Path:
 
 def _open(run: params.SearchRun) -> optuna.Study:
     # What decides the value of a trial, but for what is searched.
-    made_by = run.model_dump(exclude=params.SEARCHED.keys() | run.idle) | run.by_dropout | provenance.content(run)
+    made_by = {key: value for key, value in run.shaping.items() if key not in params.SEARCHED}
+    made_by |= run.by_dropout | provenance.content(run)
     made_by |= {store.parent.name: artifacts.read(store)["outputs"] for store in run.reads}
     file = _file(run)
     file.parent.mkdir(parents=True, exist_ok=True)
