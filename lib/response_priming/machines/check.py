@@ -87,10 +87,10 @@ def sizes() -> Sizes:
     if device == "cuda":
         model = architecture("meta-llama/Llama-3.1-8B-Instruct")
         small = architecture("embedded").model_copy(update={"vocab_size": 257, "tie_word_embeddings": False})
-        return Sizes(device, precision, model, 2, 8, 512, (1024, 8192), small, 32, 64)
+        return Sizes(device, precision, model, 2, 8, 512, (1024, 8192), small, 16, 32)
     from response_priming.machines.stand_ins import TINY
 
-    return Sizes(device, precision, TINY, 2, 4, 32, (48, 320), TINY, 6, 12)
+    return Sizes(device, precision, TINY, 2, 4, 32, (320,), TINY, 6, 12)
 
 
 def run(folder: Path | None = None) -> list[Outcome]:

@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -14,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from response_priming import engines
 from response_priming.attention.maps import visit_layers
 from response_priming.attribution.relevance import RULES, propagate
 from response_priming.machines import stand_ins
-from response_priming.machines.check import Failed, NotRun, Sizes
+from response_priming.machines.check import Failed, NotRun, Sizes, called
 
 MAPS, RELEVANCE = 1e-4, 1e-2
 # The signal is rounded to fp16, in steps of 1/128 at -8 to -16; kernels that add in another order are far closer.
@@ -120,9 +120,11 @@ def paper(sizes: Sizes) -> Iterator[str]:
             said = [line for line in done.stderr.splitlines() if line.strip()]
             yield from said[-12:]
             raise Failed(f"make ended with {done.returncode}")
-        scores = sorted((root / "build" / "tiny" / "students").glob("*/seed-*/manifest.json"))
-        where = {yaml.safe_load(file.read_text(encoding="utf-8"))["hardware"][-1] for file in scores}
-        yield f"{len(scores)} students, trained on {', '.join(sorted(where))}"
+        students = sorted((root / "build" / "tiny" / "students").glob("*/seed-*/manifest.json"))
+        where = {", ".join(json.loads(file.read_text(encoding="utf-8"))["hardware"]) for file in students}
+        yield f"{len(students)} students, trained on: {'; '.join(sorted(where))}"
+        if sizes.device == "cuda" and not all(called("cuda") in machine for machine in where):
+            raise Failed("a student was not trained on the GPU")
 
 
 def _spread(sizes: Sizes) -> float:

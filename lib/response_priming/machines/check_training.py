@@ -21,7 +21,7 @@ from response_priming.methods import student
 from response_priming.methods.base import Method
 from response_priming.methods.losses import IGNORED, Targets
 
-COSINE, SAME = 0.99, 1e-3
+COSINE, SAME = 0.99, 1e-2
 STEPS, K = 6, 16
 SPREAD = 0.02  # standard deviation of weights, as models of this size begin with
 
@@ -31,7 +31,8 @@ def bf16(sizes: Sizes) -> Iterator[str]:
 
     Loss and gradient are compared with float32's of the same weights, by autograd through all logits: a cosine of 0.99
     at least over all LoRA matrices, as every product is rounded to 8 bits; no matrix's gradient may be zero. After an
-    evaluation the gradient must be the same to 0.1 %, and the loss must fall within six steps of AdamW.
+    evaluation the gradient must be the same to 1 %, as kernels may add in no fixed order, and the loss must fall within
+    six steps of AdamW.
     """
     yield from steps(sizes, "lora")
 
@@ -84,7 +85,7 @@ def steps(sizes: Sizes, adapter: str) -> Iterator[str]:
     again = gradient(model.train(), run, one)
     change = float((torch.cat([*again[1].values()]) - torch.cat([*found[1].values()])).norm())
     change /= float(torch.cat([*found[1].values()]).norm())
-    yield f"after an evaluation the gradient is another by {100 * change:.3g} %, at most {100 * SAME} %"
+    yield f"after an evaluation the gradient is another by {100 * change:.3g} %, at most {100 * SAME:g} %"
     if not (cosine >= COSINE and change <= SAME and math.isclose(found[0], wanted[0], rel_tol=0.01)):
         raise Failed("loss or gradient is not float32's, or changes with an evaluation")
     yield from trained(run, model, one)
