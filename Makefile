@@ -46,7 +46,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help paper view doctor ladder related search attribution compare explore reproduce cost plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper view doctor ladder related search attribution compare explore reproduce cost gpu-check plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -90,6 +90,9 @@ reproduce: $(SETUP) ## make a finished run again by its record and compare every
 
 cost: $(SETUP) ## what a profile takes before it runs: GPUs, hours, money; GPU=h100 PRICE=2.5 (of an hour)
 	@$(BIN)/response-priming cost $(PROFILE) --gpu "$(GPU)" --price "$(or $(PRICE),0)"
+
+gpu-check: $(SETUP) ## the first hour on a GPU: what the suite does there, each with a verdict and a time (some minutes)
+	@$(BIN)/response-priming gpu-check
 
 plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'

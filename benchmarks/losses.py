@@ -130,7 +130,7 @@ def plain(dense: bool) -> Callable[..., Callable[[], None]]:
 
 
 def liger(hidden: torch.Tensor, head: torch.Tensor) -> Callable[[], None]:
-    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss  # type: ignore[import-not-found]
+    from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss
 
     loss = LigerFusedLinearJSDLoss(temperature=OBJECTIVE.kd_temperature, compiled=False, chunk_size=256)
     labels, teacher = torch.randint(0, VOCABULARY, (len(hidden),)), torch.randn_like(hidden)

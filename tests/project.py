@@ -1,6 +1,5 @@
 """A copy of the project with a profile `tiny`, on which whole runs are tried."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import tiny
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+from response_priming.machines import stand_ins
+
 BIN = Path(sys.executable).parent
-ARMS = ["undistilled", "fine-tuned", "none", "teacher"]
+ARMS = stand_ins.ARMS
 
 
 class Project:
@@ -18,20 +18,7 @@ class Project:
 
     def __init__(self, root: Path, model: Path) -> None:
         self.root = root
-        for name in ("Makefile", "setup.sh", "pyproject.toml", "requirements.lock", "CITATION.cff", "README.md"):
-            shutil.copy(ROOT / name, root / name)
-        for name in ("lib", "notebooks", "params", "report"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-        self.write(
-            arms=ARMS,
-            problems={"n_train": 6, "n_test": 6},
-            model={"student": str(model), "dtype": "float32", "device": "cpu"},
-            generate={"teacher": str(model), "worked_examples": 1, "response_tokens": 8, "generate_batch": 4},
-            distill={"train_steps": 2, "train_batch": 2, "micro_batch": 2},
-            evaluate={"answer_tokens": 8, "evaluate_batch": 4},
-            attention={"attention_prompts": 2, "heatmaps": 1},
-            attribution={"attribution_problems": 2, "gradient_steps": 2, "random_orders": 1},
-        )
+        stand_ins.project(root, model, device="cpu")
 
     def write(self, **changes):
         """Change sections of params/tiny.yaml."""

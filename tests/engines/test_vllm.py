@@ -9,6 +9,7 @@ import tiny
 import torch
 
 from response_priming.engines import transformers, vllm
+from response_priming.engines.base import Setup
 
 PROMPTS = [[5, 6, 7, 8], [9, 20, 30], [200, 100, 50, 25, 12]]
 ENDS, LENGTH = [0, 65], 8
@@ -91,3 +92,9 @@ def test_it_answers_as_the_library_does_without_outputs_that_have_no_token(opene
         for index, signal in wanted.items():
             assert np.array_equal(found[index].top_ids[:, 0], signal.top_ids[:, 0])
             assert np.allclose(found[index].top_logprobs, signal.top_logprobs, atol=near)
+
+
+def test_log_probabilities_are_the_models_own_whatever_vllms_default_is(monkeypatch, tiny_model):
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=lambda **values: values))
+    started = vllm._start.__wrapped__(Setup(str(tiny_model), dtype="float32", device="cpu"), None)
+    assert started["logprobs_mode"] == "raw_logprobs"

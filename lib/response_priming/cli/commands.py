@@ -238,6 +238,17 @@ def cost(
         raise InputError(f"profile {profile}: does not fit {found.on}; the smallest change that does: {found.change}")
 
 
+@app.command("gpu-check")
+def gpu_check(
+    folder: Annotated[Path | None, typer.Argument(help="Where to write, also without a GPU.")] = None,
+) -> None:
+    """Try on this machine's GPU what the suite does, smallest first; writes benchmarks/results/gpu-NAME.md."""
+    from response_priming.machines import check
+
+    if any(one.verdict.startswith("failed") for one in check.run(folder)):
+        raise typer.Exit(1)
+
+
 @app.command("report")
 def report_(profile: ProfileName) -> None:
     """Render the executed notebooks and the manuscript into build/PROFILE/report/_site/index.html."""

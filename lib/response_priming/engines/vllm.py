@@ -49,6 +49,7 @@ def _start(setup: Setup, rank: int | None) -> Any:
             pipeline_parallel_size=setup.pipeline_parallel,
             max_num_seqs=setup.batch,
             max_logprobs=-1,
+            logprobs_mode="raw_logprobs",  # of the model itself, before `never` and temperature
             max_model_len=-1,  # the model's context, or what of it fits the memory
             disable_log_stats=True,
             **lora,

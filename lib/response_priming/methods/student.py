@@ -36,10 +36,15 @@ def load(run: "params.DistillRun", *, attention: str | None = None) -> tuple[Pre
     )
     if attention:
         base.set_attn_implementation(attention)
-    teach(base, models.vocabulary(tokenizer, base.config))
+    return trained(run, base, models.vocabulary(tokenizer, base.config)), tokenizer
+
+
+def trained(run: "params.DistillRun", base: PreTrainedModel, vocabulary: int) -> PreTrainedModel:
+    """A model with what is to be trained of it, which can return the objective (see `teach`)."""
+    teach(base, vocabulary)
     if run.adapter == "full":
-        return base, tokenizer
-    return cast("PreTrainedModel", get_peft_model(base, lora_config(run, base))), tokenizer
+        return base
+    return cast("PreTrainedModel", get_peft_model(base, lora_config(run, base)))
 
 
 def lora_config(run: "params.DistillRun", base: PreTrainedModel) -> LoraConfig:
