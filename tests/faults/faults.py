@@ -1,6 +1,5 @@
 """Faults on purpose, on a tiny model: kills, damage, edits, two runs at once, dying nodes, odd profiles, a full disk.
 
-
 `make test-faults` runs it (SEED=n for other draws, TIMES=n for n times as many) and prints a line a family: how often a
 fault was tried; how often what came of it was right; how often work was lost, or a run stuck or crashed; how often a
 result was wrong and nobody said so. Anything but right is an error, and is said above the table.

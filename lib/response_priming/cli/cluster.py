@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
-from response_priming import notebooks, params, paths, progress
+from response_priming import engines, notebooks, params, paths, progress
 from response_priming.cli.execution import execute_node
 from response_priming.cli.storage import Storage
 from response_priming.errors import InputError
@@ -63,19 +63,20 @@ def make(profile: params.Profile, address: str, goal: str, storage: Storage | No
             storage.send(node)
     found = notebooks.states(profile)
     if stale := [node for node in wanted if found[node.name].reason]:
+        engines.require("ray")  # or it is said how to install it
         from response_priming.engines import ray as cluster
 
-        with cluster.connected(address, f"CLUSTER = {address!r}"):
-            cluster.check_nodes()
-            planned = tasks(profile, stale, cluster.nodes())
-            if not storage:
-                _share(profile)
-            try:
-                _run(profile, planned, storage)
-            finally:
-                if storage:
-                    for node in stale:
-                        storage.fetch(node, notebook=True)
+        cluster.connect("" if address == "local" else address, logs=True)
+        cluster.check_nodes()
+        planned = tasks(profile, stale, [node["Resources"] for node in cluster.nodes()])
+        if not storage:
+            _share(profile)
+        try:
+            _run(profile, planned, storage)
+        finally:
+            if storage:
+                for node in stale:
+                    storage.fetch(node, notebook=True)
 
 
 def _wanted(profile: params.Profile, goal: str) -> list[notebooks.Node]:
@@ -84,7 +85,7 @@ def _wanted(profile: params.Profile, goal: str) -> list[notebooks.Node]:
     if goal == "report":
         return paper
     names = {notebooks.find(profile, goal).name}
-    found = []
+    found: list[notebooks.Node] = []
     for node in reversed([*paper, *notebooks.extras(profile)]):
         if node.name in names:
             names.update(node.needs)
@@ -246,10 +247,10 @@ def _share(profile: params.Profile) -> None:
     token = profile.build / "plan" / f".cluster-{secrets.token_hex(8)}"
     paths.write(token, "")
     try:
-        for address, seen in cluster.on_every_node(_sees, str(token)).items():
+        for name, seen in cluster.on_every_node(_sees, str(token)).items():
             if not seen:
                 raise InputError(
-                    f"node {address}: cannot write to {paths.shown(profile.build)} of this machine; the project must "
+                    f"{name}: cannot write to {paths.shown(profile.build)} of this machine; the project must "
                     "lie on a path that all nodes share, or STORAGE name an address for results"
                 )
     finally:

@@ -16,7 +16,8 @@ import json
 import os
 import platform
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -141,10 +142,13 @@ def _words(needs: dict[str, int]) -> str:
 # --- the cluster ---
 
 
-def connect(address: str) -> None:
+def connect(address: str, *, logs: bool = False) -> None:
     """Join the Ray cluster at an address, as `host:6379`, `ray://host:10001` or `auto`; none is this machine's own.
 
     What is connected already stays so. A cluster of this machine ends with this process.
+
+    Args:
+        logs: whether what workers print is printed here.
 
     Raises:
         InputError: there is no cluster at the address; said within seconds.
@@ -154,7 +158,10 @@ def connect(address: str) -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    if not sys.stdout.isatty():
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": logs}
     if not address:
         _start(**quiet)
         return
@@ -217,27 +224,37 @@ def versions(*packages: str) -> dict[str, str]:
     return found | {"response-priming": f"code {hashlib.sha256(json.dumps(code).encode()).hexdigest()[:12]}"}
 
 
-def check_nodes(*packages: str) -> None:
-    """`InputError` where a node of the cluster has other versions than this process (see `versions`), or none."""
+def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What a function gives on each node of the cluster, by the node's name.
+
+    Raises:
+        InputError: a node cannot run it, or does not in time.
+    """
     import ray
     from ray.exceptions import GetTimeoutError, RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here, probe = versions(*packages), ray.remote(num_cpus=0, max_retries=0)(versions)
-    asked = {}
+    probe, asked, found = ray.remote(num_cpus=0, max_retries=0)(function), {}, {}
     for node in nodes():
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         name = f"node {node['NodeManagerHostname']} ({node['NodeID'][:8]})"
-        asked[name] = probe.options(scheduling_strategy=there).remote(*packages)
+        asked[name] = probe.options(scheduling_strategy=there).remote(*arguments)
     ray.wait(list(asked.values()), num_returns=len(asked), timeout=STARTS)
     for name, reference in asked.items():
         try:
-            found = ray.get(reference, timeout=ANSWERS)
+            found[name] = ray.get(reference, timeout=ANSWERS)
         except GetTimeoutError:
-            raise InputError(f"{name}: did not say within {STARTS:.0f} s what is installed there") from None
+            raise InputError(f"{name}: did not answer within {STARTS:.0f} s") from None
         except RayError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise InputError(f"{name}: cannot run this project's code: {lines[-1].strip()}") from None
+    return found
+
+
+def check_nodes(*packages: str) -> None:
+    """`InputError` where a node of the cluster has other versions than this process (see `versions`), or none."""
+    here = versions(*packages)
+    for name, found in on_every_node(versions, *packages).items():
         for package, version in here.items():
             if found[package] != version:
                 raise InputError(
