@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from response_priming import params
 
 IGNORED = -100
-# What one chunk may take. Larger chunks were no faster (benchmarks/results/losses.md).
-CHUNK_BYTES = 2**28
+# What one chunk may take. On a CPU larger ones were no faster (benchmarks/results/losses.md); on a GPU small ones leave
+# it waiting (benchmarks/results/gpu-nvidia-h200.md).
+CHUNK_BYTES = {"cpu": 2**28, "cuda": 2**30}
 # A log-probability may be -inf where the teacher's rest is empty; this is as good as zero probability, and finite.
 SMALLEST_LOGPROB = -1e4
 
@@ -71,7 +72,7 @@ def distillation(
     *,
     hard_tokens: Tensor | float = 1,
     soft_tokens: Tensor | float = 1,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
 ) -> Loss:
     """The objective at n positions; without a teacher, the cross-entropy alone, whatever alpha is.
 
@@ -79,10 +80,12 @@ def distillation(
         hidden: [n, width], what the head reads at each position.
         head: weight of the student's output layer, [vocabulary, width].
         hard_tokens, soft_tokens: what the sums over positions are divided by, for each part.
+        chunk_bytes: what one chunk may take; None: what suits the device.
     """
+    size = chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cpu"])
     weights = (1.0, 0.0) if targets.top_logprobs is None else (objective.alpha, 1 - objective.alpha)
     scale = weights[0] / hard_tokens, weights[1] / soft_tokens
-    return Loss(*_Fused.apply(hidden, head, targets, objective, scale, chunk_bytes))  # type: ignore[no-untyped-call]
+    return Loss(*_Fused.apply(hidden, head, targets, objective, scale, size))  # type: ignore[no-untyped-call]
 
 
 def terms(logits: Tensor, picked: Tensor, targets: Targets, objective: "params.Distill") -> tuple[Tensor, Tensor]:
