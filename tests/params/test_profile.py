@@ -149,6 +149,8 @@ def test_a_bad_profile_is_refused_in_one_line(write, content, problem):
         ({"generate": {"teacher": "./t", "teacher_revision": "abc"}}, "generate.teacher_revision = 'abc': ignored; "),
         ({"generate": {"server_url": "http://x"}}, "generate.server_url = 'http://x': ignored; engine 'transformers' "),
         ({"generate": {"tensor_parallel": 2}}, "generate.tensor_parallel = 2: ignored; engine 'transformers' knows "),
+        ({"generate": {"engine": "ray", "tensor_parallel": 2}}, "generate.tensor_parallel = 2: ignored; engine 'tran"),
+        ({"cluster": {"replicas": 2}}, "cluster.replicas = 2: ignored; neither generate.engine nor evaluate.evaluate_"),
         ({"distill": {"momentum": 0.5}}, "distill.momentum = 0.5: ignored; optimizer 'adamw' has none"),
         ({"distill": {"divergence_share": 0.1}}, "distill.divergence_share = 0.1: ignored; divergence 'forward-kl' "),
         ({"distill": {"adapter": "full", "lora_r": 4}}, "distill.lora_r = 4: ignored; adapter 'full' has none"),
@@ -168,6 +170,21 @@ def test_a_bad_profile_is_refused_in_one_line(write, content, problem):
 def test_what_would_be_ignored_is_named(write, content, problem):
     write(content)
     assert f"mine.yaml: {problem}" in str(refusal())
+
+
+@pytest.mark.parametrize("stage", [stage for stage, run in params.RUNS.items() if "replicas" in run.model_fields])
+def test_where_it_runs_shapes_nothing(write, stage):
+    write({"generate": {"engine": "vllm"}, "evaluate": {"evaluate_engine": "vllm"}})
+    item = {"arm": "none"} if stage in ("distill", "evaluate") else {}
+    here = params.load("mine").run(stage, **item)
+    engine = {"engine": "ray", "tensor_parallel": 2}
+    cluster = {"replica_engine": "vllm", "replicas": 3}
+    write({"generate": engine, "evaluate": {"evaluate_engine": "ray"}, "cluster": cluster})
+    there = params.load("mine").run(stage, **item)
+    parallel = {"tensor_parallel"} if stage in ("doctor", "related") else set()
+    assert {key for key in here.shaping if here.shaping[key] != there.shaping[key]} == parallel
+    assert not {*cluster} & here.shaping.keys()
+    assert [folder.code for folder in here.folders] == [folder.code for folder in there.folders]
 
 
 def test_what_one_arm_uses_is_not_ignored(write):

@@ -183,10 +183,12 @@ def _start(**options: Any) -> None:
     for tries in range(3):
         try:
             ray.init("local", include_dashboard=False, **options)
-        except Exception as error:  # a bare one where its processes take more than 30 s, as on a busy machine
+        except Exception as error:  # a bare one, where its processes take more than Ray's own limits of 15 and 30 s
             ray.shutdown()
             if tries == 2:
-                raise InputError(f"engine = 'ray': no cluster can be started on this machine: {error}") from None
+                raise InputError(
+                    f"engine = 'ray': no cluster can be started on this machine, which may be too busy: {error}"
+                ) from None
         else:
             return
 
