@@ -87,8 +87,8 @@ reproduce: $(SETUP) ## make a finished run again by its record and compare every
 	    $(MAKE) --no-print-directory paper PROFILE=$$profile && \
 	    $(BIN)/response-priming numbers "$(FROM)" build/$$profile
 
-cost: $(SETUP) ## what a profile takes before it runs: GPUs, hours, money; GPU=h100 PRICE=2.5 (of an hour)
-	@$(BIN)/response-priming cost $(PROFILE) --gpu "$(GPU)" --price "$(or $(PRICE),0)"
+cost: $(SETUP) ## what a profile takes before it runs: GPUs, hours, money; GPU=h100 PRICE=2.5 (of an hour); CALIBRATE=1 measures here
+	@$(BIN)/response-priming cost $(PROFILE) --gpu "$(GPU)" --price "$(or $(PRICE),0)" $(if $(CALIBRATE),--calibrate)
 
 plan: ## the notebooks that `make paper` would execute now
 	@$(MAKE) --no-print-directory -n paper PROFILE=$(PROFILE) | sed -n 's/.*response-priming run //p; s/.*response-priming report/report/p'
