@@ -88,8 +88,8 @@ reproduce: $(SETUP) ## make a finished run again by its record and compare every
 	    $(MAKE) --no-print-directory paper PROFILE=$$profile && \
 	    $(BIN)/response-priming numbers "$(FROM)" build/$$profile
 
-cost: $(SETUP) ## what a profile takes before it runs: GPUs, hours, money; GPU=h100 PRICE=2.5 (of an hour)
-	@$(BIN)/response-priming cost $(PROFILE) --gpu "$(GPU)" --price "$(or $(PRICE),0)"
+cost: $(SETUP) ## what a profile takes before it runs: GPUs, hours, money; GPU=h100 PRICE=2.5 (of an hour); CALIBRATE=1 measures here
+	@$(BIN)/response-priming cost $(PROFILE) --gpu "$(GPU)" --price "$(or $(PRICE),0)" $(if $(CALIBRATE),--calibrate)
 
 gpu-check: $(SETUP) ## the first hour on a GPU: what the suite does there, each with a verdict and a time (some minutes)
 	@$(BIN)/response-priming gpu-check

@@ -203,14 +203,16 @@ def config(name: str, revision: str | None = None) -> PretrainedConfig:
     return found
 
 
+def at_hand(name: str, revision: str | None = None) -> bool:
+    """Whether a model's weights are on this machine, in its folder or the cache."""
+    if (folder := Path(locate(name))).is_dir():
+        return any((folder / file).is_file() for file in WEIGHTS)
+    return any(isinstance(try_to_load_from_cache(name, file, revision=revision), str) for file in WEIGHTS)
+
+
 def require_weights(name: str, revision: str | None = None) -> None:
     """`InputError` where a folder has no weights, or the hub may not be asked and its cache has none."""
-    if (folder := Path(locate(name))).is_dir():
-        there = any((folder / file).is_file() for file in WEIGHTS)
-    else:
-        cached = (try_to_load_from_cache(name, file, revision=revision) for file in WEIGHTS)
-        there = not is_offline_mode() or any(isinstance(file, str) for file in cached)
-    if not there:
+    if not at_hand(name, revision) and (Path(locate(name)).is_dir() or is_offline_mode()):
         raise InputError(f"model {name!r}: its weights are not there; allowed: one of {', '.join(WEIGHTS)}")
 
 

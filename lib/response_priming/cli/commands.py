@@ -223,15 +223,26 @@ def cost(
         typer.Option(help="Kind of GPU; default: h100 where the profile's device is cuda, else this machine's CPU."),
     ] = "",
     price: Annotated[float, typer.Option(help="Of an hour of one GPU, in any currency.", min=0)] = 0.0,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure a short sample on this machine, one or two minutes.")
+    ] = False,
 ) -> None:
     """What a profile takes, before anything runs: tokens, memory, GPUs, bytes, hours and money.
 
     `read` and `written` are tokens; `beside` the weights is the cache of keys and values, or what training keeps; GPUs
-    are given by the profile, and needed of that kind. Hours: from a well-used machine to a badly used one.
+    are given by the profile, and needed of that kind. Hours: from a well-used machine to a badly used one, or as a
+    sample of the profile's own stages takes them here; processors' hours where there is no GPU.
     """
     from response_priming import machines
 
-    found = machines.estimate(params.load(profile), gpu or None)
+    loaded, measured = params.load(profile), None
+    if calibrate:
+        with progress.Line("cost", progress.shared(loaded.build), stream=sys.stderr) as line:
+            line.start("a sample of each stage")
+            with contextlib.redirect_stderr(line), contextlib.redirect_stdout(line):
+                measured = machines.measure(loaded, gpu or None)
+            line.done()
+    found = machines.estimate(loaded, gpu or None, measured)
     for line in machines.shown(found, price):
         typer.echo(line)
     if found.change:

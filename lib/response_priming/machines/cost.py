@@ -8,15 +8,18 @@ a second. `benchmarks/cost.py` sets it beside finished runs.
 import bisect
 import functools
 import math
+import os
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
 import psutil
 
-from response_priming import arms, params, problems
+from response_priming import params
 from response_priming.errors import InputError
+from response_priming.machines.measured import Measured
 from response_priming.machines.sizes import BYTES, Architecture, architecture
+from response_priming.machines.tokens import Texts
 
 GB = 1e9
 USABLE = 0.9  # of a GPU's memory; vLLM's own default
@@ -30,10 +33,6 @@ GPUS = {
 REACHED = {"read": (0.55, 0.25), "write": (0.7, 0.25), "train": (0.5, 0.2)}
 WAITS = {"transformers": (0.0004, 0.0012)}
 CPU = (0.5, 0.02)  # TFLOP/s and TB/s of one thread with AVX-512, in float32 (benchmarks/results/cost.md)
-# Characters a token, of questions and of solutions (measured on GSM8K with the embedded model's tokenizer); tokens that
-# a chat template adds to each turn, and to a prompt.
-PER_TOKEN, TURN, HEAD = (3.9, 2.3), 5, 40
-GSM8K = (235, 288)  # mean characters of its questions and solutions
 STORED = (3.3, 9)  # bytes a candidate and a token of a stored signal (benchmarks/results/store.md)
 ANSWER = 250.0  # bytes of an answer and its scores (of laptop-full: 234)
 # What makes a stage fit, the mildest first: its batch, then one of these sets of parameters.
@@ -95,6 +94,7 @@ class Stage:
     needed: int  # of the chosen size
     stored: float  # bytes
     seconds: tuple[float, float]
+    measured: bool = False
 
 
 @dataclass
@@ -105,6 +105,7 @@ class Cost:
     stages: list[Stage]
     gpu: str | None
     memory: float
+    measured: Measured | None = None
     change: str = ""
     risk: str = ""
 
@@ -120,18 +121,27 @@ class Cost:
         return low, high
 
 
-def estimate(profile: params.Profile, gpu: str | None) -> Cost:
+def estimate(profile: params.Profile, gpu: str | None, measured: Measured | None = None) -> Cost:
     """What the profile takes on such GPUs; without one, on H100s where it asks for GPUs, else on this machine's CPU.
+
+    Args:
+        measured: seconds that were measured here, in place of those that are guessed from data sheets.
 
     Raises:
         InputError: there is no such GPU, or a model's config is not to be had.
     """
     if gpu and gpu not in GPUS:
         raise InputError(f"gpu = {gpu!r}: unknown; allowed: {', '.join(GPUS)}")
-    if not gpu and profile.model.device == "cuda":
+    if measured:
+        gpu = measured.gpu
+    elif not gpu and profile.model.device == "cuda":
         gpu = "h100"
     memory = GB * GPUS[gpu][0] if gpu else float(psutil.virtual_memory().total)
-    cost = Cost(_stages(profile, gpu, memory), gpu, memory)
+    cost = Cost(_stages(profile, gpu, memory), gpu, memory, measured)
+    for stage in cost.stages:
+        if measured and (seconds := measured.seconds(profile, stage.name)):
+            stage.seconds, stage.measured = seconds, True
+            stage.written = measured.written(profile, stage.name) or stage.written
     if tight := next((stage for stage in cost.stages if stage.needed > stage.gpus), None):
         cost.change = _change(profile, gpu, memory, tight)
     cost.risk = _risk(profile, cost)
@@ -139,16 +149,16 @@ def estimate(profile: params.Profile, gpu: str | None) -> Cost:
 
 
 def _stages(profile: params.Profile, gpu: str | None, memory: float) -> list[Stage]:
-    dtype = {"auto": "bfloat16" if gpu else "float32"}.get(profile.model.dtype, profile.model.dtype)
-    student = architecture(profile.model.student, profile.model.student_revision)
-    question, solution = lengths(profile.problems, profile.seed)
-    bare = HEAD + len(profile.model.system_prompt) / PER_TOKEN[0] + TURN + question
-    found = [_evaluate(profile, gpu, memory, dtype, student, bare, solution)]
+    fast = "bfloat16" if gpu or params.multiplies_bf16(params.cpu_flags()) else "float32"
+    dtype = {"auto": fast}.get(profile.model.dtype, profile.model.dtype)
+    student, texts = architecture(profile.model.student, profile.model.student_revision), Texts.of(profile)
+    found = [_evaluate(profile, gpu, memory, dtype, student, texts)]
     if profile.trained:
-        response = min(profile.generate.response_tokens, solution)
-        found.insert(0, _distill(profile, gpu, memory, dtype, student, bare + response))
+        response = min(profile.generate.response_tokens, texts.solution)
+        tokens = texts.beginning() + texts.question + response
+        found.insert(0, _distill(profile, gpu, memory, dtype, student, tokens))
     if profile.strategies:
-        found.insert(0, _generate(profile, gpu, memory, dtype, bare, question, solution))
+        found.insert(0, _generate(profile, gpu, memory, dtype, texts))
     return found
 
 
@@ -170,31 +180,21 @@ def _change(profile: params.Profile, gpu: str | None, memory: float, tight: Stag
     return " and ".join(f"{parameter} = {value}" for parameter, value in chosen) or NONE_KNOWN
 
 
-def lengths(source: params.Problems, seed: int) -> tuple[float, float]:
-    """Mean tokens of a question and of a solution; of GSM8K, where it is not at hand, as measured."""
-    if source.dataset == "gsm8k" and source.data_dir is None:
-        characters: tuple[float, float] = GSM8K
-    else:
-        some = problems.some(source, "train", min(100, source.n_train), seed=seed)
-        characters = (fmean(len(one.question) for one in some), fmean(len(one.worked) for one in some))
-    return characters[0] / PER_TOKEN[0], characters[1] / PER_TOKEN[1]
-
-
-def _generate(
-    profile: params.Profile, gpu: str | None, memory: float, dtype: str, bare: float, question: float, solution: float
-) -> Stage:
+def _generate(profile: params.Profile, gpu: str | None, memory: float, dtype: str, texts: Texts) -> Stage:
     asked, teacher = profile.generate, architecture(profile.generate.teacher, profile.generate.teacher_revision)
-    prefix = fmean(len(arms.strategies()[name]["prefix"]) for name in profile.strategies) / PER_TOKEN[0]
-    shown = asked.worked_examples * (prefix + question + solution + 2 * TURN)
-    prompt = bare + prefix + shown
+    bare, beginning = (
+        fmean(texts.beginning(name, shown) for name in profile.strategies) for shown in (0, asked.worked_examples)
+    )
+    prompt = beginning + texts.question
     n = profile.problems.n_train * asked.samples * len(profile.strategies)
-    written = (n * min(solution, asked.response_tokens), n * float(asked.response_tokens))
+    written = (n * min(texts.solution, asked.response_tokens), n * float(asked.response_tokens))
     weights, rows = teacher.weights(asked.teacher_quantization, dtype), min(asked.generate_batch, n)
     working = rows * (prompt + asked.response_tokens) * teacher.cache(dtype)
     given = asked.tensor_parallel * asked.pipeline_parallel
-    # What all prompts of a strategy begin with is read once.
-    read = n * (prompt - shown) + len(profile.strategies) * shown
-    seconds = Machine(gpu, given, profile.cluster.inside(asked.engine)).answering(teacher, weights, read, written, rows)
+    # The worked examples that all prompts of a strategy begin with are read once.
+    read = n * (bare + texts.question) + len(profile.strategies) * (beginning - bare)
+    engine = profile.cluster.inside(asked.engine)
+    seconds = Machine(gpu, given, engine).answering(teacher, weights, read, written, rows)
     kept = teacher.vocab_size * 2 if asked.top_k == "all" else asked.top_k * STORED[0] + STORED[1]
     need = _gpus(weights + working, memory)
     return Stage("generate", n, n * prompt, written, weights, working, given, need, written[1] * kept, seconds)
@@ -226,19 +226,18 @@ def _distill(
 
 
 def _evaluate(
-    profile: params.Profile, gpu: str | None, memory: float, dtype: str, student: Architecture, bare: float,
-    solution: float,
-) -> Stage:  # fmt: skip
+    profile: params.Profile, gpu: str | None, memory: float, dtype: str, student: Architecture, texts: Texts
+) -> Stage:
     asked, students = profile.evaluate, sum(len(profile.seeds) if arm in profile.trained else 1 for arm in profile.arms)
     n = students * profile.problems.n_test
-    written = (n * min(solution, asked.answer_tokens), n * float(asked.answer_tokens))
+    written = (n * min(texts.solution, asked.answer_tokens), n * float(asked.answer_tokens))
     weights, rows = student.weights("none", dtype), min(asked.evaluate_batch, n)
-    working = rows * (bare + asked.answer_tokens) * student.cache(dtype)
-    seconds = Machine(gpu, engine=profile.cluster.inside(asked.evaluate_engine)).answering(
-        student, weights, n * bare, written, rows
-    )
+    prompt = texts.beginning() + texts.question
+    working = rows * (prompt + asked.answer_tokens) * student.cache(dtype)
+    engine = profile.cluster.inside(asked.evaluate_engine)
+    seconds = Machine(gpu, engine=engine).answering(student, weights, n * prompt, written, rows)
     need = _gpus(weights + working, memory)
-    return Stage("evaluate", n, n * bare, written, weights, working, 1, need, n * ANSWER, seconds)
+    return Stage("evaluate", n, n * prompt, written, weights, working, 1, need, n * ANSWER, seconds)
 
 
 def _gpus(needed: float, memory: float) -> int:
@@ -250,7 +249,7 @@ def _risk(profile: params.Profile, cost: Cost) -> str:
     """The largest single risk, in a sentence."""
     if tight := next((stage for stage in cost.stages if stage.needed > stage.gpus), None):
         return f"{tight.name} does not fit"
-    _, solution = lengths(profile.problems, profile.seed)
+    solution = Texts.of(profile).solution
     for key, budget in (
         ("generate.response_tokens", profile.generate.response_tokens),
         ("evaluate.answer_tokens", profile.evaluate.answer_tokens),
@@ -281,9 +280,18 @@ def shown(cost: Cost, price: float) -> list[str]:
     ]
     low, high = cost.hours
     money = f"; at {price:g} an hour {price * low:,.0f} to {price * high:,.0f}" if price else ""
-    of = "GPU hours" if cost.gpu else "hours"
+    of = "GPU hours" if cost.gpu else "hours of a processor"
+    if not cost.gpu and (cores := os.cpu_count() or 1) > 1:
+        of += f", {low / cores:,.2f} to {high / cores:,.2f} by the clock on its {cores}"
     total = f"On {cost.on} ({_bytes(cost.memory)}): {low:,.2f} to {high:,.2f} {of}{money}."
-    return [*lines, total, f"Largest risk: {cost.risk}."]
+    return [*lines, total, *([_measured(cost, cost.measured)] if cost.measured else []), f"Largest risk: {cost.risk}."]
+
+
+def _measured(cost: Cost, measured: Measured) -> str:
+    """What was measured, on what, and when."""
+    lacking = [stage.name for stage in cost.stages if not stage.measured]
+    but = f", but for {' and '.join(lacking)}, which did not run" if lacking else ""
+    return f"Measured{but}: {measured.on}; {measured.when} UTC; within {100 * measured.spread:.0f} %."
 
 
 def _count(tokens: float) -> str:

@@ -7,7 +7,7 @@ is given, `base` what all of either share, `profile` how both are read; `release
 from response_priming.params.base import Folder, Run
 from response_priming.params.divergences import DIVERGENCES
 from response_priming.params.fields import Engine, Strategy, is_on_hub
-from response_priming.params.hardware import device_of, precision_of
+from response_priming.params.hardware import cpu_flags, device_of, multiplies_bf16, precision_of
 from response_priming.params.profile import Profile, collect, load, parameters_cell, profiles
 from response_priming.params.released import REPAIRS
 from response_priming.params.runs import (
@@ -33,6 +33,6 @@ __all__ = [
     "DIVERGENCES", "PLACEMENT", "REPAIRS", "RUNS", "SEARCHED", "AttentionRun", "AttributionRun", "AuditRun",
     "ClaimsRun", "Cluster", "CompareRun", "Distill", "DistillRun", "DoctorRun", "Engine", "EvaluateRun", "Folder",
     "Generate", "GenerateRun", "LadderRun", "Model", "Problems", "Profile", "PromptSignalsRun", "RelatedRun", "Run",
-    "SearchRun", "Strategy", "collect", "device_of", "is_on_hub", "load", "parameters_cell", "precision_of",
-    "profiles",
+    "SearchRun", "Strategy", "collect", "cpu_flags", "device_of", "is_on_hub", "load", "multiplies_bf16",
+    "parameters_cell", "precision_of", "profiles",
 ]  # fmt: skip

@@ -1,8 +1,10 @@
 """What a run computes on: the device, and the precision that is fast there."""
 
 import functools
+import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from response_priming.errors import InputError
@@ -34,6 +36,17 @@ def multiplies_bf16(capabilities: Mapping[str, Any]) -> bool:
         capabilities: as `torch.cpu.get_capabilities` gives them.
     """
     return any(capabilities.get(unit, False) for unit in BF16_UNITS)
+
+
+def cpu_flags() -> dict[str, bool]:
+    """What Linux says that this machine's CPU can, as `torch.cpu.get_capabilities` would, without torch; empty
+    elsewhere, where torch does not use units for bf16."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    found = re.search(r"^(?:flags|Features)\s*: (.+)$", about, re.MULTILINE)
+    return dict.fromkeys(found[1].split(), True) if found else {}
 
 
 @functools.cache
