@@ -88,22 +88,25 @@ def new_page(browser):
 
 
 def visits(new_page):
-    """Opens files in the browser; afterwards its console must be free of errors and nothing else been requested."""
-    requested, errors = [], []
+    """Opens files, or what a server of this machine has, in the browser; afterwards its console must be free of errors
+    and nothing else been requested, but what the same server has."""
+    requested, errors, own = [], [], ["data:", "blob:"]
     with contextlib.ExitStack() as pages:
 
         def visit(file, *, width=1280, scheme="light", state=""):
+            address = file if isinstance(file, str) else file.as_uri()
+            own.extend([address.rpartition("/")[0]] if address.startswith("http://127.0.0.1:") else [])
             page = pages.enter_context(new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme))
             page.on("request", lambda request: requested.append(request.url))
             page.on("pageerror", lambda error: errors.append(str(error)))
             page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-            page.goto(f"{file.as_uri()}{state}")
-            requested.remove(file.as_uri())
+            page.goto(f"{address}{state}")
+            requested.remove(address)
             return page
 
         yield visit
     assert errors == []
-    assert [url for url in requested if not url.startswith(("data:", "blob:"))] == []
+    assert [url for url in requested if not url.startswith(tuple(own))] == []
 
 
 open_page = pytest.fixture(visits)

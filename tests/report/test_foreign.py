@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 from html import unescape
 
 import pandas as pd
@@ -14,7 +13,7 @@ from tests.report.test_page import GIVEN, PROFILE, Page, finish_run, labelled, w
 from response_priming import arms, paths, report, scoring, style
 from response_priming.compare import figures as compare_figures
 from response_priming.generate import figures as generate_figures
-from response_priming.report import page, preview, variables
+from response_priming.report import preview, variables
 from response_priming.studies import figures as studies_figures
 
 SECRET = "what is in a file of whoever renders"
@@ -169,7 +168,7 @@ def test_a_prefix_is_one_cell_of_the_strategies(site, open_page, planted):
     assert list(map(words, shown)) == list(map(words, written))
 
 
-def test_what_is_staged_for_quarto_has_none_of_its_syntax(site, tmp_path, monkeypatch):
+def test_what_is_staged_for_quarto_has_none_of_its_syntax(site):
     folder = site["index"].parent.parent
     staged = [json.loads(file.read_text())["cells"] for file in folder.glob("*.ipynb")]
     shown = [output["data"] for cells in staged for cell in cells for output in cell.get("outputs", [])]
@@ -180,14 +179,6 @@ def test_what_is_staged_for_quarto_has_none_of_its_syntax(site, tmp_path, monkey
     assert any("window.ran" in text for text in texts)
     texts += [(folder / "_strategies.md").read_text(), (folder / "_variables.yml").read_text()]
     assert not [text for text in texts if "{{<" in text or "<script" in text or "```" in text]
-    # Quarto is handed the notebooks that the page embeds, here one with a foreign title.
-    sources = shutil.copytree(paths.REPORT, tmp_path / "report")
-    with (sources / "index.qmd").open("a") as index:
-        index.write("\n{{< embed generate-teacher.ipynb#fig-x >}}\n")
-    monkeypatch.setattr(paths, "REPORT", sources)
-    listed = page._quarto_config(PROFILE, {})["manuscript"]["notebooks"]
-    (title,) = [entry["title"] for entry in listed if entry["notebook"] == "generate-teacher.ipynb"]
-    assert words(title) == "Generate: Dr. scriptwindow.ran 1script var seed nobody b i c l(javascript:0) q 5 and 6"
 
 
 def test_the_two_runs_page_shows_foreign_text_as_written(tmp_path, outputs, open_page, planted, secret, monkeypatch):

@@ -147,15 +147,19 @@ def build(tmp_path, monkeypatch):
     return tmp_path / "laptop"
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """The preview of a run, rendered once, to look at."""
-    root = tmp_path_factory.mktemp("build")
+def rendered(root, quarto):
+    """The page of a run below `root`, by this Quarto, or as a preview where that is None."""
     finish_run(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "BUILD", root)
-        patch.setattr(variables, "quarto", lambda: None)
+        patch.setattr(variables, "quarto", lambda: quarto)
         return report.render(PROFILE)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The preview of a run, rendered once, to look at."""
+    return rendered(tmp_path_factory.mktemp("build"), None)
 
 
 @pytest.fixture
@@ -252,8 +256,9 @@ def test_quarto_is_asked_for_what_its_users_expect():
         "html",
     }
     assert {link["href"] for link in html["format-links"] if "href" in link} == set(formats.FORMATS)
-    assert typst["filters"] == [{"path": "one-file.lua", "at": "post-render"}]
+    assert typst["filters"] == [{"path": "html.lua", "at": "pre-ast"}, {"path": "one-file.lua", "at": "post-render"}]
     assert 'figure.where(kind: "quarto-float-fig"): set figure(placement: auto)' in typst["include-in-header"]["text"]
+    assert html["appendix-cite-as"] is False  # an item that is in no list
     assert config["manuscript"]["meca-bundle"] is False
     assert config["manuscript"]["resources"] == [f"{downloads.FOLDER}/*"]
     assert config["execute"] == {"enabled": False}
@@ -268,13 +273,40 @@ def test_no_theme_or_style_asks_the_network_for_a_font():
         assert "http" not in file.read_text()
 
 
+# As Quarto's style sheets have them.
+QUARTO_LOOK = """
+.citation a { text-decoration: none; }
+#title-block-header.quarto-title-block.default .keywords .block-title { opacity: .8; }
+.quarto-color-scheme-toggle.top-right .bi::before { content: "x"; }
+"""
+QUARTO_PAGE = """
+<div id="title-block-header" class="quarto-title-block default">
+<p class="keywords"><b class="block-title">Keywords</b></p></div>
+<a class="quarto-color-scheme-toggle top-right"><i class="bi"></i></a>
+<main><p><span class="citation"><a href="#x">2024</a></span> SHA</p><pre><code>SHA</code></pre></main>
+"""
+
+
+def test_what_quarto_makes_faint_plain_or_too_wide_is_not(tmp_path, open_page):
+    page = tmp_path / "page.html"
+    styles = QUARTO_LOOK + (paths.REPORT / "styles.css").read_text()
+    page.write_text(f"<style>{styles}</style>{QUARTO_PAGE.replace('SHA', 'f' * 64)}")
+    opened = open_page(page, width=390)
+    look = "([place, part, key]) => getComputedStyle(document.querySelector(place), part)[key]"
+    assert opened.evaluate(look, [".block-title", "", "opacity"]) == "1"
+    assert opened.evaluate(look, [".citation a", "", "textDecorationLine"]) == "underline"
+    assert "invert" in opened.evaluate(look, [".bi", "::before", "filter"])
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 # --- staging ---
 
 
 @pytest.mark.usefixtures("build")
-def test_quarto_is_handed_the_embedded_notebooks_alone():
+def test_quarto_lists_the_embedded_notebooks_and_renders_none():
     config = yaml.safe_load((report.stage(PROFILE) / "_quarto.yml").read_text())
-    entries = config["manuscript"]["notebooks"]
+    assert config["manuscript"]["notebooks"] == []
+    entries = config["format"]["html"]["notebook-view"]
     listed = [entry["notebook"] for entry in sorted(entries, key=lambda entry: entry["order"])]
     embedded = {notebook for notebook, _ in embeds()}
     assert listed == [f"{stem}.ipynb" for stem in report.notebook_titles(PROFILE) if f"{stem}.ipynb" in embedded]
@@ -666,6 +698,17 @@ def test_in_a_format_that_is_one_file_a_link_to_another_is_text():
     assert pypandoc.convert_text(line, "typst", format="markdown", extra_args=options).split() == ["shown"]
 
 
+def test_in_a_format_that_is_one_file_html_is_read_and_what_a_fold_is_called_is_a_paragraph():
+    shown = "<table><tbody><tr><td style='text-align: right'>&lt; 0.001</td></tr></tbody></table>"
+    text = f"<details><summary>Short *words*</summary>\n\n{preview.raw(shown)}\n\nLong.\n\n</details>"
+    lead = preview.raw(f'<figure id="lead">{shown}</figure>')
+    options = [f"--lua-filter={paths.REPORT / 'html.lua'}"]
+    typst = pypandoc.convert_text(f"{lead}\n\n{text}", "typst", format="markdown", extra_args=options)
+    assert typst.startswith("#strong[Short #emph[words]]\n\n#figure(")
+    assert "[\\< 0.001]" in typst
+    assert "align: right" in typst
+
+
 def test_in_a_format_that_is_one_file_a_cell_is_no_box_of_its_own():
     text = "::: {#cell-x .cell}\n:::: {.cell-output .cell-output-display}\nshown\n::::\n:::\n\n::: {.other}\nkept\n:::"
     options = [f"--lua-filter={paths.REPORT / 'one-file.lua'}"]
@@ -711,14 +754,18 @@ def test_rendering_again_changes_nothing_until_a_result_does(build):
     assert "11.5\u00a0points" in report.render(PROFILE).read_text()
 
 
+# Quarto renders no notebook whose page and download it finds, unless the notebook is younger.
 QUARTO_SAYS = """
-[ "$1 $3" = "render --output-dir" ] || exit 2
+[ "$1 $3 $5" = "render --output-dir --no-clean" ] || exit 2
+for made in "$2/$4/compare-preview.html" "$2/$4/compare.out.ipynb"; do
+  [ -e "$made" ] || exit 3
+  [ "$2/compare.ipynb" -nt "$made" ] && exit 4
+done
 echo "[1/5] compare.ipynb"
 printf '\\033[33mWARN: Unable to resolve crossref @fig-x\\033[39m\\n' >&2
 echo "[WARNING] Citeproc: citation x not found" >&2
 echo "WARNING (/filters/main.lua:123) odd" >&2
 echo "a warning in passing" >&2
-for stem in compare audit; do echo quarto > "$2/$4/$stem-preview.html"; echo '{}' > "$2/$4/$stem.out.ipynb"; done
 echo rendered > "$2/$4/index.html"
 """
 
@@ -731,12 +778,10 @@ def test_what_quarto_says_is_kept_and_its_warnings_are_counted(install_quarto, c
     assert "WARN: Unable to resolve crossref" in log.read_text()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "Quarto warned" in line]
     assert line == f"{paths.shown(log)}: Quarto warned of 3 things"
-    # What Quarto was not handed is written without it, at the same addresses; what it wrote is as it wrote it.
-    for stem in report.notebook_titles(PROFILE):
-        by_quarto = (site / f"{stem}-preview.html").read_text() == "quarto\n"
-        assert by_quarto == (stem in ("compare", "audit"))
-        assert (site / f"{stem}.out.ipynb").exists()
-    assert all((site / name).exists() for name in formats.FORMATS)
+    assert (site / "index.html").read_text() == "rendered\n"
+    endings = ("-preview.html", ".out.ipynb")
+    written = [f"{stem}{ending}" for stem in report.notebook_titles(PROFILE) for ending in endings]
+    assert all((site / name).exists() for name in (*written, *formats.FORMATS))
 
 
 def test_quarto_renders_where_it_is_installed(install_quarto):

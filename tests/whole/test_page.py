@@ -1,19 +1,55 @@
-"""The rendered manuscript in a real browser: desktop and phone, light and dark."""
+"""The rendered manuscript in a real browser: the preview and Quarto's, desktop and phone, light and dark."""
 
+import contextlib
+import functools
+import http.server
 import re
+import threading
 
 import pytest
-from tests.report.test_page import embeds, page  # noqa: F401
+from tests.report.test_page import PROFILE, QUARTO, embeds, rendered
+
+from response_priming.report.page import notebook_titles
 
 WIDTHS = {"desktop": 1280, "phone": 390}
+RENDERERS = {"preview": None, "Quarto": QUARTO}
+
+
+@pytest.fixture(scope="session", params=RENDERERS)
+def page(request, tmp_path_factory):
+    if request.param == "Quarto" and QUARTO is None:
+        pytest.skip("Quarto is not installed")
+    return rendered(tmp_path_factory.mktemp("build"), RENDERERS[request.param])
+
+
+@contextlib.contextmanager
+def served(folder):
+    """The address of a server that has the folder, and the picture that browsers ask every server for."""
+    (folder / "favicon.ico").touch()
+    handler = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def address(page):
+    """Where a browser finds the page: Quarto's has scripts beside it, of which it takes some from a server alone."""
+    if not page.with_name("site_libs").exists():
+        yield page
+    else:
+        with served(page.parent) as site:
+            yield f"{site}/index.html"
 
 
 @pytest.fixture(
     scope="module", params=[(name, scheme) for name in WIDTHS for scheme in ("light", "dark")], ids="-".join
 )
-def opened(request, page, open_page_once, screenshot):  # noqa: F811
+def opened(request, address, open_page_once, screenshot):
     name, scheme = request.param
-    shown = open_page_once(page, width=WIDTHS[name], scheme=scheme)
+    shown = open_page_once(address, width=WIDTHS[name], scheme=scheme)
     screenshot(shown, f"manuscript-{name}-{scheme}")
     shown.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     return shown
@@ -41,9 +77,8 @@ def test_contents_and_references_lead_to_what_they_name(opened):
 def test_a_contents_list_and_every_notebook_can_be_reached(opened):
     shown = [opened.locator(place) for place in ("nav#TOC", "details.contents summary") if opened.is_visible(place)]
     assert len(shown) == 1
-    links = opened.locator("a[href$='-preview.html']")
-    assert links.count() > 10
-    assert all(link.is_visible() for link in links.all())
+    for stem in notebook_titles(PROFILE):
+        assert any(link.is_visible() for link in opened.locator(f"a[href='{stem}-preview.html']").all())
 
 
 def test_each_figure_and_table_shows_the_way_to_its_cell(opened):
@@ -96,8 +131,21 @@ def test_it_has_no_barrier(opened):
     assert barriers(opened) == {}
 
 
+def test_opened_as_a_file_or_served_it_has_its_contents_list_and_its_switch_of_colours(page, address, new_page):
+    if page == address:
+        pytest.skip("the preview has no switch")
+    for place in (page.as_uri(), address):
+        with new_page(viewport={"width": 1280, "height": 1000}, color_scheme="light") as opened:
+            opened.goto(place)
+            assert opened.locator("nav#TOC li a").first.is_visible()
+            switch, body = opened.get_by_role("button", name="Light or dark"), opened.locator("body")
+            assert "quarto-light" in body.get_attribute("class")
+            switch.click()
+            assert "quarto-dark" in body.get_attribute("class")
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_a_notebooks_page_fits_and_has_no_barrier(page, open_page, width, scheme):  # noqa: F811
+def test_a_notebooks_page_fits_and_has_no_barrier(page, open_page, width, scheme):
     opened = open_page(page.parent / "compare-preview.html", width=width, scheme=scheme)
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     link = opened.locator("a[href$='.out.ipynb']").first.bounding_box()

@@ -22,8 +22,8 @@ FORMATS = {"index.docx": "docx", "index.xml": "jats_publishing"}  # addresses as
 def write(folder: Path, site: Path, cited: Mapping[str, Any]) -> None:
     """Write the staged manuscript into the site in all of `FORMATS`; `cited`: as of `citation.metadata`.
 
-    What the page folds is open in them, what it draws by a script is left out, and a link to what does not travel is
-    text (report/one-file.lua).
+    What the page folds is open in them (report/html.lua), what it draws by a script is left out, and a link to what
+    does not travel is text (report/one-file.lua).
     """
     variables = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
     text = preview.expand((folder / "index.qmd").read_text(encoding="utf-8"), folder, variables, drawn=False)
@@ -38,7 +38,7 @@ def write(folder: Path, site: Path, cited: Mapping[str, Any]) -> None:
         "copyright": cited["copyright"] | licence,
     }
     abstracts = {"index.xml": {"abstract": variables["abstract"] + "\n"}}  # a paragraph; the text of Word has its own
-    filters = [f"--lua-filter={folder / name}" for name in ("figures.lua", "one-file.lua")]
+    filters = [f"--lua-filter={folder / name}" for name in ("figures.lua", "html.lua", "one-file.lua")]
     options = ["--standalone", "--sandbox", "--quiet", "--number-sections", *filters, "--citeproc"]
     options += [f"--bibliography={folder / 'references.bib'}", "--from=markdown"]
     # The day of the results, so that the same results are the same file.

@@ -69,13 +69,12 @@ def render(profile: params.Profile, tried: Tried = NONE_TRIED) -> Path:
 
     def write(site: Path) -> None:
         texts = yaml.safe_load((folder / "_variables.yml").read_text(encoding="utf-8"))
-        cited, titles = citation.metadata(profile, texts), notebook_titles(profile)
+        cited = citation.metadata(profile, texts)
+        preview.write_notebooks(folder, site, notebook_titles(profile))
         if command := variables.quarto():
             _run_quarto(command, folder, site)
         else:
             preview.write(folder, site, cited)
-        there = {stem for stem in titles if (site / f"{stem}-preview.html").exists()}
-        preview.write_notebooks(folder, site, {stem: title for stem, title in titles.items() if stem not in there})
         formats.write(folder, site, cited)
         analysis = attention.read(profile.build / "attention")
         (site / "explorer.html").write_text(attention.html(analysis), encoding="utf-8")
@@ -100,22 +99,23 @@ def sourced(text: str, titles: Mapping[str, str]) -> str:
 def _run_quarto(command: str, folder: Path, site: Path) -> None:
     """Render by Quarto; what it says goes to quarto.log beside the sources, and its warnings are counted.
 
+    Args:
+        site: a folder in `folder`, with the notebooks' pages. Quarto takes those of embedded notebooks as its own; no
+            notebook may be younger.
+
     Raises:
         InputError: it failed, or wrote no page.
     """
-    output, log = folder / "_site.partial", folder / LOG
-    shutil.rmtree(output, ignore_errors=True)
-    output.mkdir()
-    arguments = [command, "render", str(folder), "--output-dir", output.name]
+    log = folder / LOG
+    arguments = [command, "render", str(folder), "--output-dir", site.name, "--no-clean"]
     with log.open("wb") as file:
         done = subprocess.run(arguments, stdout=file, stderr=subprocess.STDOUT, check=False)
     said = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(encoding="utf-8", errors="replace"))
-    if done.returncode or not (output / "index.html").exists():
+    if done.returncode or not (site / "index.html").exists():
         message = (said.strip() if done.returncode else "") or "no index.html"
         raise InputError(f"{folder}: quarto render failed: {message.splitlines()[-1]}")
     if warned := len(WARNING.findall(said)):
         progress.say(f"{paths.shown(log)}: Quarto warned of {warned} thing{'s' if warned > 1 else ''}")
-    output.replace(site)
 
 
 def _recipe(profile: params.Profile, tried: Tried) -> dict[str, Any]:
@@ -143,19 +143,14 @@ def _notebooks(profile: params.Profile) -> list[Path]:
 
 
 def _quarto_config(profile: params.Profile, cited: dict[str, Any]) -> dict[str, Any]:
-    """report/_quarto.yml with the notebooks that Quarto gives a page each, and how to cite the page.
-
-    These are the embedded ones: a page takes Quarto seconds, and the others' are written without it.
-    """
+    """report/_quarto.yml with the embedded notebooks, which Quarto lists beside the page, and how to cite the page."""
     config: dict[str, Any] = yaml.safe_load((paths.REPORT / "_quarto.yml").read_text(encoding="utf-8"))
     text = (paths.REPORT / "index.qmd").read_text(encoding="utf-8")
     codes = [code["value"] for code in preview.SHORTCODE.finditer(text) if code["name"] == "embed"]
     embedded = {target.partition(".ipynb")[0] for target in codes}
-    # Quarto reads a title as Markdown in one place and as text in another; these characters are the same in both.
-    titles = {stem: re.sub(r"[^\w ,.:;()-]|_", "", title) for stem, title in notebook_titles(profile).items()}
-    config["manuscript"]["notebooks"] = [
+    config["format"]["html"]["notebook-view"] = [
         {"notebook": f"{stem}.ipynb", "title": title, "order": place}
-        for place, (stem, title) in enumerate(titles.items())
+        for place, (stem, title) in enumerate(notebook_titles(profile).items())
         if stem in embedded
     ]
     links = {key: cited[key] for key in cited if key == "code-links"}  # which Quarto takes from the manuscript
