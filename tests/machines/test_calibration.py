@@ -184,10 +184,12 @@ def test_a_model_too_large_is_stood_in_for_by_layers_of_its_shape(small, monkeyp
     assert found.students[arms.UNDISTILLED].lengths is None
 
 
-def test_a_teacher_of_another_engine_is_not_measured(small):
-    found = calibration.measure(small.changed("generate.engine", "vllm"))
-    assert found.teacher is None
+def test_what_another_engine_runs_is_not_measured(small):
+    found = calibration.measure(small.changed("generate.engine", "vllm").changed("evaluate.evaluate_engine", "vllm"))
+    assert (found.teacher, found.students) == (None, {})
     assert {*found.trainings} == {"fine-tuned", "none", "teacher"}
+    said = cost.shown(cost.estimate(small, None, found), 0)[-2]
+    assert said.startswith("Measured, but for generate and evaluate, which did not run: ")
 
 
 def test_what_random_weights_cannot_stand_in_for_is_refused(small, tmp_path, tiny_model):
