@@ -144,6 +144,13 @@ def test_auto_is_what_the_processor_is_fast_in(laptop, monkeypatch):
     assert cost.estimate(laptop, None).stages[0].weights == plain / 2
 
 
+def test_a_processor_with_wide_vectors_is_twice_as_fast(laptop, monkeypatch):
+    monkeypatch.setattr(params, "cpu_flags", lambda: {"avx2": True})
+    plain = cost.estimate(laptop, None).stages[1].seconds
+    monkeypatch.setattr(params, "cpu_flags", lambda: {"avx512f": True})
+    assert cost.estimate(laptop, None).stages[1].seconds == (plain[0] / 2, plain[1] / 2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems list no flags in /proc/cpuinfo")
 def test_flags_say_of_bf16_what_torch_says():
     assert params.multiplies_bf16(params.cpu_flags()) == params.multiplies_bf16(torch.cpu.get_capabilities())
