@@ -8,11 +8,12 @@ import pytest
 import tiny
 import torch
 
-from response_priming import arms, cli, params, paths
+from response_priming import arms, cli, models, params, paths
 from response_priming.engines.transformers import TransformersEngine
 from response_priming.errors import InputError
 from response_priming.machines import calibration, cost, measured
 from response_priming.machines.measured import Answering, Measured, Training
+from response_priming.machines.sizes import Architecture
 from response_priming.machines.tokens import Texts
 
 TEACHER = Answering(fixed=3.0, shared=0.01, read=0.02, step=0.1, row=0.01, lengths=(10, 12))
@@ -189,6 +190,17 @@ def test_a_model_too_large_is_stood_in_for_by_layers_of_its_shape(small, monkeyp
     assert all(one.num_hidden_layers == layers and one.hidden_size == 32 for _, layers, one in shapes)
     assert found.teacher.lengths is None
     assert found.students[arms.UNDISTILLED].lengths is None
+
+
+def test_a_model_of_the_hub_is_stood_in_for_without_it(small, tmp_path, monkeypatch):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    about = Architecture(**shape, head_dim=8, num_hidden_layers=40, vocab_size=50_000)
+    monkeypatch.setattr(calibration, "architecture", lambda *_: about)
+    sample = calibration._Sample(small.changed("model.student", "no/such"), "cpu", 2)
+    sample.folder = tmp_path
+    model, reader = models.load(sample._stand_in("student"), dtype="float32", device="cpu")
+    assert model.config.num_hidden_layers == 2
+    assert models.vocabulary(reader, model.config) == 50_000
 
 
 def test_what_another_engine_runs_is_not_measured(small):

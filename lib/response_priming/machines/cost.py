@@ -32,7 +32,7 @@ GPUS = {
 # waits for Python, so many seconds a layer.
 REACHED = {"read": (0.55, 0.25), "write": (0.7, 0.25), "train": (0.5, 0.2)}
 WAITS = {"transformers": (0.0004, 0.0012)}
-# TFLOP/s and TB/s of one thread with AVX-512, in float32 (benchmarks/results/cost.md); others' vectors are half as wide.
+# TFLOP/s and TB/s of one thread with AVX-512, in float32 (benchmarks/results/cost.md); other vectors are half as wide.
 CPU = (0.5, 0.02)
 STORED = (3.3, 9)  # bytes a candidate and a token of a stored signal (benchmarks/results/store.md)
 ANSWER = 250.0  # bytes of an answer and its scores (of laptop-full: 234)
