@@ -1,20 +1,52 @@
-"""What `make cost` says, beside what finished runs took.
+"""What `make cost` says, beside what finished runs took, and short ones beside what it says once it has measured here.
 
-    python benchmarks/cost.py build/laptop build/laptop-full    # seconds; writes benchmarks/results/cost.md
+    OMP_NUM_THREADS=1 python benchmarks/cost.py --settings      # three quarters of an hour; writes results/cost.json
+    python benchmarks/cost.py build/laptop build/laptop-full    # seconds; writes results/cost.md, that file included
 
 Of each run results/compute.csv of its page is read: processors' seconds, and tokens, stage by stage. Notebooks run on a
 thread each, so hours of the estimate are hours of a processor. What a CPU reaches was chosen by these very runs.
+
+Each setting is a profile in a copy of the project. A sample of it is measured, then its notebook is executed, and the
+seconds of all processors are those that the plan keeps for the notebook: its start, its figures and all.
 """
 
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import times
+import yaml
 
-from response_priming import params, provenance
-from response_priming.machines import cost
+from response_priming import params, paths, provenance
+from response_priming.machines import calibration, cost
 
 RESULTS = Path(__file__).with_name("results")
+TAUGHT = {"arms": ["none"], "problems": {"n_train": 64}}
+SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "as laptop": ("generate-none", TAUGHT | {"problems": {"n_train": 128}}),
+    "generate_batch 8": ("generate-none", TAUGHT | {"generate": {"generate_batch": 8}}),
+    "no worked examples": ("generate-none", TAUGHT | {"generate": {"worked_examples": 0}}),
+    "12 steps": ("distill-none", TAUGHT | {"distill": {"train_steps": 12}}),
+    "12 steps, micro_batch 4": ("distill-none", TAUGHT | {"distill": {"train_steps": 12, "micro_batch": 4}}),
+    "8 steps, gradient_checkpointing": (
+        "distill-none",
+        TAUGHT | {"distill": {"train_steps": 8, "gradient_checkpointing": True}},
+    ),
+    "8 steps, adapter full": (
+        "distill-none",
+        TAUGHT | {"distill": {"train_steps": 8, "adapter": "full", "learning_rate": 1.0e-5}},
+    ),
+    "as laptop, 64 problems": ("evaluate-undistilled", {"arms": ["undistilled"], "problems": {"n_test": 64}}),
+    "evaluate_batch 8": (
+        "evaluate-undistilled",
+        {"arms": ["undistilled"], "problems": {"n_test": 48}, "evaluate": {"evaluate_batch": 8}},
+    ),
+}
 
 
 def rows(build: Path) -> list[str]:
@@ -30,25 +62,72 @@ def rows(build: Path) -> list[str]:
     return lines
 
 
+def measured(folder: Path) -> list[dict[str, Any]]:
+    """Of each setting the estimate, once a sample is measured, and what its notebook then took (seconds)."""
+    paths.PARAMS, paths.BUILD = folder / "params", folder / "build"
+    found = []
+    for name, (node, content) in SETTINGS.items():
+        stage, _, _ = node.partition("-")
+        (paths.PARAMS / "setting.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        profile = params.load("setting")
+        if stage == "distill":
+            run(folder, "generate-none")
+        sample = calibration.measure(profile)
+        low, high = sample.seconds(profile, stage) or (0.0, 0.0)
+        took = run(folder, node)
+        row = {"stage": stage, "setting": name, "low": low, "high": high, "took": took, "on": sample.on}
+        found.append({key: round(value, 1) if isinstance(value, float) else value for key, value in row.items()})
+        print(found[-1], flush=True)
+    return found
+
+
+def run(folder: Path, node: str) -> float:
+    """Execute a notebook in the copy; the seconds of all processors that it took."""
+    command = [sys.executable, "-m", "response_priming", "run", node, "--profile", "setting"]
+    environment = os.environ | {"PYTHONPATH": str(folder / "lib")}
+    subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return float(json.loads((paths.BUILD / "setting" / "plan" / f"{node}.json").read_text())["took"]["cpu_seconds"])
+
+
+def line(row: dict[str, Any]) -> str:
+    """A line of the table of settings."""
+    middle = (row["low"] + row["high"]) / 2
+    inside = "yes" if row["low"] <= row["took"] <= row["high"] else "no"
+    seconds = f"{middle:,.0f} ({row['low']:,.0f} to {row['high']:,.0f})"
+    cells = [
+        row["stage"],
+        row["setting"],
+        seconds,
+        f"{row['took']:,.0f}",
+        f"{100 * (middle / row['took'] - 1):+.0f} %",
+        inside,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(head: list[str], lines: list[str]) -> list[str]:
+    """A table in Markdown."""
+    return ["| " + " | ".join(head) + " |", "|---" * len(head) + "|", *lines, ""]
+
+
 def main(builds: list[Path]) -> None:
-    """Print the table and write it."""
-    made = provenance.here()
+    """Print the tables and write them."""
+    made, settings = provenance.here(), json.loads((RESULTS / "cost.json").read_text(encoding="utf-8"))
     head = ["run", "stage", "estimate (s)", "took (CPU s)", "tokens of prompts, estimate / counted", "inside"]
-    lines = [
-        "# The price before the run, and what it was",
-        "",
-        f"`python benchmarks/cost.py`; {made['machine']}; float32.",
-        "",
-    ]
-    lines += [
-        "| " + " | ".join(head) + " |",
-        "|---" * len(head) + "|",
-        *(line for build in builds for line in rows(build)),
-    ]
-    text = "\n".join(lines) + "\n"
+    lines = ["# The price before the run, and what it was", ""]
+    lines += [f"`python benchmarks/cost.py`; {made['machine']}; float32.", ""]
+    lines += table(head, [each for build in builds for each in rows(build)])
+    lines += [f"`python benchmarks/cost.py --settings`, measured before each run; {settings[0]['on']}; float32.", ""]
+    lines += table(["stage", "setting", "estimate (s)", "took (CPU s)", "off by", "inside"], [*map(line, settings)])
+    text = "\n".join(lines[:-1]) + "\n"
     print(text)
     (RESULTS / "cost.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    if sys.argv[1:] == ["--settings"]:
+        with tempfile.TemporaryDirectory() as place:
+            times.copy_to(Path(place))
+            (RESULTS / "cost.json").write_text(json.dumps(measured(Path(place)), indent=1) + "\n", encoding="utf-8")
+    else:
+        main([Path(argument) for argument in sys.argv[1:]])

@@ -20,7 +20,7 @@ case "$called" in
 scontrol*) printf 'n1\nn2\nn3\n' | head -n "$NODES" ;;
 *" hostname --ip-address") echo 10.0.0.1 fe80::1 ;;
 srun*--block* | ray*--head*--block*) echo $$ >> "$LOG.steps"; exec sleep 60 ;;
-# The nodes that are asked for are there once all steps have begun; where another machine begins them, at the third time.
+# Nodes are there once all steps have begun; where another machine begins them, at the third time of asking.
 "python -c import sys, ray"*"1") [ -s "$LOG.steps" ] || [ "$(grep -c '^python' "$LOG")" -ge "${THIRD:-1000000}" ] ;;
 "python -c import sys, ray"*) [ "$(wc -l < "$LOG.steps")" -ge "${STEPS:-2}" ] ;;
 "make paper"*) exit "${FAILS:-0}" ;;

@@ -8,11 +8,12 @@ import pytest
 import tiny
 import torch
 
-from response_priming import arms, cli, params, paths
+from response_priming import arms, cli, models, params, paths
 from response_priming.engines.transformers import TransformersEngine
 from response_priming.errors import InputError
 from response_priming.machines import calibration, cost, measured
 from response_priming.machines.measured import Answering, Measured, Training
+from response_priming.machines.sizes import Architecture
 from response_priming.machines.tokens import Texts
 
 TEACHER = Answering(fixed=3.0, shared=0.01, read=0.02, step=0.1, row=0.01, lengths=(10, 12))
@@ -144,6 +145,13 @@ def test_auto_is_what_the_processor_is_fast_in(laptop, monkeypatch):
     assert cost.estimate(laptop, None).stages[0].weights == plain / 2
 
 
+def test_a_processor_with_wide_vectors_is_twice_as_fast(laptop, monkeypatch):
+    monkeypatch.setattr(params, "cpu_flags", lambda: {"avx2": True})
+    plain = cost.estimate(laptop, None).stages[1].seconds
+    monkeypatch.setattr(params, "cpu_flags", lambda: {"avx512f": True})
+    assert cost.estimate(laptop, None).stages[1].seconds == (plain[0] / 2, plain[1] / 2)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems list no flags in /proc/cpuinfo")
 def test_flags_say_of_bf16_what_torch_says():
     assert params.multiplies_bf16(params.cpu_flags()) == params.multiplies_bf16(torch.cpu.get_capabilities())
@@ -184,10 +192,23 @@ def test_a_model_too_large_is_stood_in_for_by_layers_of_its_shape(small, monkeyp
     assert found.students[arms.UNDISTILLED].lengths is None
 
 
-def test_a_teacher_of_another_engine_is_not_measured(small):
-    found = calibration.measure(small.changed("generate.engine", "vllm"))
-    assert found.teacher is None
+def test_a_model_of_the_hub_is_stood_in_for_without_it(small, tmp_path, monkeypatch):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    about = Architecture(**shape, head_dim=8, num_hidden_layers=40, vocab_size=50_000)
+    monkeypatch.setattr(calibration, "architecture", lambda *_: about)
+    sample = calibration._Sample(small.changed("model.student", "no/such"), "cpu", 2)
+    sample.folder = tmp_path
+    model, reader = models.load(sample._stand_in("student"), dtype="float32", device="cpu")
+    assert model.config.num_hidden_layers == 2
+    assert models.vocabulary(reader, model.config) == 50_000
+
+
+def test_what_another_engine_runs_is_not_measured(small):
+    found = calibration.measure(small.changed("generate.engine", "vllm").changed("evaluate.evaluate_engine", "vllm"))
+    assert (found.teacher, found.students) == (None, {})
     assert {*found.trainings} == {"fine-tuned", "none", "teacher"}
+    said = cost.shown(cost.estimate(small, None, found), 0)[-2]
+    assert said.startswith("Measured, but for generate and evaluate, which did not run: ")
 
 
 def test_what_random_weights_cannot_stand_in_for_is_refused(small, tmp_path, tiny_model):

@@ -123,7 +123,7 @@ def measure(profile: params.Profile, gpu: str | None = None) -> Measured:
         spread=max([SPREAD, *itertools.chain(*(part.deviations for part in parts))]),
         notebook=notebook.result(),
         teacher=teacher,
-        students=students if profile.evaluate.evaluate_engine == "transformers" else {},
+        students=students,
         trainings=trainings,
     )
 
@@ -164,9 +164,10 @@ class _Sample:
             return self._stages(self.profile)
 
     def _stages(self, profile: params.Profile) -> _Parts:
-        answered = [arm for arm in arms.UNTRAINED if arm in profile.arms]
+        answered = [arms.UNDISTILLED, *([arms.SHOWN] if arms.SHOWN in profile.arms else [])]
+        answered = answered if profile.evaluate.evaluate_engine == "transformers" else []
         teacher = self._generated(profile.strategies[0]) if profile.strategies else None
-        students = {arm: self._evaluated(arm) for arm in dict.fromkeys([arms.UNDISTILLED, *answered])}
+        students = {arm: self._evaluated(arm) for arm in answered}
         trainings, done = dict[str, Training](), dict[str, Training]()
         for arm in profile.trained:
             store = arms.store_of(arm, profile.distill_of(arm).repaired)
@@ -214,6 +215,7 @@ class _Sample:
         few = asked._replace(prompts=asked.prompts[:FEW], max_tokens=min(TOKENS, asked.max_tokens))
         for _ in _Timed.opened.respond(**few._asdict()):
             pass
+        del _Timed.opened  # and with it the model, before the next one is loaded
         read = [(rows, seconds) for rows, columns, seconds in _Timed.passes if columns > 1]
         rows, seconds = np.array([(rows, seconds) for rows, columns, seconds in _Timed.passes if columns == 1]).T
         row, step = np.polyfit(rows, seconds, 1) if len({*rows}) > 1 else (0.0, seconds.mean())

@@ -32,7 +32,8 @@ GPUS = {
 # waits for Python, so many seconds a layer.
 REACHED = {"read": (0.55, 0.25), "write": (0.7, 0.25), "train": (0.5, 0.2)}
 WAITS = {"transformers": (0.0004, 0.0012)}
-CPU = (0.5, 0.02)  # TFLOP/s and TB/s of one thread with AVX-512, in float32 (benchmarks/results/cost.md)
+# TFLOP/s and TB/s of one thread with AVX-512, in float32 (benchmarks/results/cost.md); other vectors are half as wide.
+CPU = (0.5, 0.02)
 STORED = (3.3, 9)  # bytes a candidate and a token of a stored signal (benchmarks/results/store.md)
 ANSWER = 250.0  # bytes of an answer and its scores (of laptop-full: 234)
 # What makes a stage fit, the mildest first: its batch, then one of these sets of parameters.
@@ -57,7 +58,8 @@ class Machine:
 
     def products(self, flops: float, what: str, end: int) -> float:
         """Seconds of so many products, well (`end` 0) or badly (1) done."""
-        return flops / (1e12 * (GPUS[self.gpu][1] if self.gpu else CPU[0]) * self.count * REACHED[what][end])
+        of_cpu = CPU[0] if "avx512f" in params.cpu_flags() else CPU[0] / 2
+        return flops / (1e12 * (GPUS[self.gpu][1] if self.gpu else of_cpu) * self.count * REACHED[what][end])
 
     def reading(self, model: Architecture, tokens: float, end: int) -> float:
         """Seconds of a forward pass over so many tokens."""

@@ -38,6 +38,7 @@ def multiplies_bf16(capabilities: Mapping[str, Any]) -> bool:
     return any(capabilities.get(unit, False) for unit in BF16_UNITS)
 
 
+@functools.cache
 def cpu_flags() -> dict[str, bool]:
     """What Linux says that this machine's CPU can, as `torch.cpu.get_capabilities` would, without torch; empty
     elsewhere, where torch does not use units for bf16."""
