@@ -5,8 +5,8 @@ folder and the models at the same paths and have the same packages, and the driv
 one node: with as many GPUs as `tensor_parallel * pipeline_parallel` says, or with one core. What a cluster would add by
 itself does not count: nodes are there before the run.
 
-On a CPU a replica computes with one thread, and sums over several threads differ in the last digits. So one replica and
-many give the same bytes, and so does the engine within a process that has one thread.
+On a CPU a replica computes with one thread. One replica and many give the same bytes, and so does the engine within a
+process that has one thread; no library promises that sums over several threads have the same last digits.
 """
 
 import dataclasses
