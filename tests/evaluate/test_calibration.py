@@ -1,7 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
@@ -30,6 +30,7 @@ def test_confidence_that_always_tells_has_auroc_1():
     assert (found["auroc_low"], found["auroc_high"]) == (1, 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-9, 0), st.booleans()), min_size=4))
 def test_auroc_is_the_share_of_pairs_in_the_right_order(pairs):
     logprobs, right = zip(*pairs, strict=True)

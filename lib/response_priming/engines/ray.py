@@ -5,8 +5,8 @@ folder and the models at the same paths and have the same packages, and the driv
 one node: with as many GPUs as `tensor_parallel * pipeline_parallel` says, or with one core. What a cluster would add by
 itself does not count: nodes are there before the run.
 
-On a CPU a replica computes with one thread, and sums over several threads differ in the last digits. So one replica and
-many give the same bytes, and so does the engine within a process that has one thread.
+On a CPU a replica computes with one thread. One replica and many give the same bytes, and so does the engine within a
+process that has one thread; no library promises that sums over several threads have the same last digits.
 """
 
 import dataclasses
@@ -227,7 +227,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What a function gives on each node of the cluster, by the node's name.
+    """What a function gives on each node of the cluster that lives, by the node's name.
 
     Raises:
         InputError: a node cannot run it, or does not in time.
@@ -239,15 +239,17 @@ def on_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, An
     probe, asked, found = ray.remote(num_cpus=0, max_retries=0)(function), {}, {}
     for node in nodes():
         there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        name = f"node {node['NodeManagerHostname']} ({node['NodeID'][:8]})"
-        asked[name] = probe.options(scheduling_strategy=there).remote(*arguments)
-    ray.wait(list(asked.values()), num_returns=len(asked), timeout=STARTS)
-    for name, reference in asked.items():
+        asked[node["NodeID"]] = node, probe.options(scheduling_strategy=there).remote(*arguments)
+    ray.wait([reference for _, reference in asked.values()], num_returns=len(asked), timeout=STARTS)
+    for identity, (node, reference) in asked.items():
+        name = f"node {node['NodeManagerHostname']} ({identity[:8]})"
         try:
             found[name] = ray.get(reference, timeout=ANSWERS)
         except GetTimeoutError:
             raise InputError(f"{name}: did not answer within {STARTS:.0f} s") from None
         except RayError as error:
+            if identity not in {one["NodeID"] for one in nodes()}:
+                continue  # it died meanwhile
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise InputError(f"{name}: cannot run this project's code: {lines[-1].strip()}") from None
     return found
