@@ -588,3 +588,14 @@ def test_no_answer_is_more_frequent_than_the_majority(answers):
     winner = answers[teacher.majority(answers)]
     votes = [answer for answer in answers if answer is not None]
     assert not votes or all(votes.count(winner) >= votes.count(other) for other in votes)
+
+
+def test_the_notebook_shows_a_store_that_an_earlier_one_has_all_of(make_run, capsys):
+    sizes = {"worked_examples": 1, "response_tokens": 4, "top_k": 3}
+    teacher.respond(make_run("generate", strategy="none", n_train=4, **sizes))
+    fewer = make_run("generate", strategy="none", n_train=2, **sizes)
+    teacher.respond(fewer)
+    cells = json.loads((paths.NOTEBOOKS / "generate.ipynb").read_text())["cells"]
+    (source,) = ["".join(cell["source"]) for cell in cells if cell["id"] == "kept"]
+    exec(source, {"artifacts": artifacts, "run": fewer, "pd": pd})
+    assert "nobody was asked" in capsys.readouterr().out
