@@ -1,6 +1,6 @@
 """What `make cost` says, beside what finished runs took, and short ones beside what it says once it has measured here.
 
-    OMP_NUM_THREADS=1 python benchmarks/cost.py --settings      # three quarters of an hour; writes results/cost.json
+    OMP_NUM_THREADS=1 python benchmarks/cost.py --settings      # an hour; adds to results/cost.json
     python benchmarks/cost.py build/laptop build/laptop-full    # seconds; writes results/cost.md, that file included
 
 Of each run results/compute.csv of its page is read: processors' seconds, and tokens, stage by stage. Notebooks run on a
@@ -26,6 +26,7 @@ from response_priming import params, paths, provenance
 from response_priming.machines import calibration, cost
 
 RESULTS = Path(__file__).with_name("results")
+MEASURED = RESULTS / "cost.json"
 TAUGHT = {"arms": ["none"], "problems": {"n_train": 64}}
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "as laptop": ("generate-none", TAUGHT | {"problems": {"n_train": 128}}),
@@ -62,31 +63,37 @@ def rows(build: Path) -> list[str]:
     return lines
 
 
-def measured(folder: Path) -> list[dict[str, Any]]:
-    """Of each setting the estimate, once a sample is measured, and what its notebook then took (seconds)."""
+def measure(folder: Path) -> None:
+    """Of each setting the estimate, once a sample is measured, and what its notebook then took (seconds).
+
+    Rows that are in results/cost.json already stay.
+    """
     paths.PARAMS, paths.BUILD = folder / "params", folder / "build"
-    found = []
-    for name, (node, content) in SETTINGS.items():
-        stage, _, _ = node.partition("-")
-        (paths.PARAMS / "setting.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-        profile = params.load("setting")
+    found = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else []
+    for place, (name, (node, content)) in enumerate(SETTINGS.items()):
+        stage = node.partition("-")[0]
+        if (stage, name) in {(row["stage"], row["setting"]) for row in found}:
+            continue
+        # A folder of its own, so that no responses are there, but those that students learn from.
+        own = "setting-distill" if stage == "distill" else f"setting-{place}"
+        (paths.PARAMS / f"{own}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+        profile = params.load(own)
         if stage == "distill":
-            run(folder, "generate-none")
+            run(folder, "generate-none", own)
         sample = calibration.measure(profile)
         low, high = sample.seconds(profile, stage) or (0.0, 0.0)
-        took = run(folder, node)
-        row = {"stage": stage, "setting": name, "low": low, "high": high, "took": took, "on": sample.on}
-        found.append({key: round(value, 1) if isinstance(value, float) else value for key, value in row.items()})
-        print(found[-1], flush=True)
-    return found
+        row = {"stage": stage, "setting": name, "low": round(low, 1), "high": round(high, 1)}
+        found.append(row | {"took": run(folder, node, own), "on": sample.on})
+        MEASURED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print(line(found[-1]), flush=True)
 
 
-def run(folder: Path, node: str) -> float:
+def run(folder: Path, node: str, profile: str) -> float:
     """Execute a notebook in the copy; the seconds of all processors that it took."""
-    command = [sys.executable, "-m", "response_priming", "run", node, "--profile", "setting"]
+    command = [sys.executable, "-m", "response_priming", "run", node, "--profile", profile]
     environment = os.environ | {"PYTHONPATH": str(folder / "lib")}
     subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return float(json.loads((paths.BUILD / "setting" / "plan" / f"{node}.json").read_text())["took"]["cpu_seconds"])
+    return float(json.loads((paths.BUILD / profile / "plan" / f"{node}.json").read_text())["took"]["cpu_seconds"])
 
 
 def line(row: dict[str, Any]) -> str:
@@ -112,7 +119,7 @@ def table(head: list[str], lines: list[str]) -> list[str]:
 
 def main(builds: list[Path]) -> None:
     """Print the tables and write them."""
-    made, settings = provenance.here(), json.loads((RESULTS / "cost.json").read_text(encoding="utf-8"))
+    made, settings = provenance.here(), json.loads(MEASURED.read_text(encoding="utf-8"))
     head = ["run", "stage", "estimate (s)", "took (CPU s)", "tokens of prompts, estimate / counted", "inside"]
     lines = ["# The price before the run, and what it was", ""]
     lines += [f"`python benchmarks/cost.py`; {made['machine']}; float32.", ""]
@@ -128,6 +135,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--settings"]:
         with tempfile.TemporaryDirectory() as place:
             times.copy_to(Path(place))
-            (RESULTS / "cost.json").write_text(json.dumps(measured(Path(place)), indent=1) + "\n", encoding="utf-8")
+            measure(Path(place))
     else:
         main([Path(argument) for argument in sys.argv[1:]])
