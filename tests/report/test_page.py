@@ -278,12 +278,19 @@ QUARTO_LOOK = """
 .citation a { text-decoration: none; }
 #title-block-header.quarto-title-block.default .keywords .block-title { opacity: .8; }
 .quarto-color-scheme-toggle.top-right .bi::before { content: "x"; }
+figure.quarto-float-tbl figcaption.quarto-float-caption-top { text-align: center; }
+.table { width: 100%; }
+main { max-width: 600px; }
 """
 QUARTO_PAGE = """
 <div id="title-block-header" class="quarto-title-block default">
 <p class="keywords"><b class="block-title">Keywords</b></p></div>
 <a class="quarto-color-scheme-toggle top-right"><i class="bi"></i></a>
-<main><p><span class="citation"><a href="#x">2024</a></span> SHA</p><pre><code>SHA</code></pre></main>
+<div id="quarto-content"><main>
+<p><span class="citation"><a href="#x">2024</a></span> SHA</p><pre><code>SHA</code></pre>
+<figure class="quarto-float-tbl"><figcaption class="quarto-float-caption-top quarto-float-caption">Table</figcaption>
+<div class="cell-output"><table class="table"><tr><td style="text-align: right">SHA</td></tr></table></div></figure>
+</main></div>
 """
 
 
@@ -292,10 +299,14 @@ def test_what_quarto_makes_faint_plain_or_too_wide_is_not(tmp_path, open_page):
     styles = QUARTO_LOOK + (paths.REPORT / "styles.css").read_text()
     page.write_text(f"<style>{styles}</style>{QUARTO_PAGE.replace('SHA', 'f' * 64)}")
     opened = open_page(page, width=390)
+    assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    opened.set_viewport_size({"width": 1280, "height": 1000})
     look = "([place, part, key]) => getComputedStyle(document.querySelector(place), part)[key]"
     assert opened.evaluate(look, [".block-title", "", "opacity"]) == "1"
     assert opened.evaluate(look, [".citation a", "", "textDecorationLine"]) == "underline"
+    assert opened.evaluate(look, ["figcaption", "", "textAlign"]) == "left"
     assert "invert" in opened.evaluate(look, [".bi", "::before", "filter"])
+    assert opened.locator(".cell-output").bounding_box()["width"] > 600  # the margin beside the text is empty
     assert opened.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
 
 

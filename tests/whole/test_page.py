@@ -114,7 +114,8 @@ def test_printed_text_can_be_told_from_its_ground(opened):
 
 def test_what_is_wider_than_its_box_has_a_bar(opened):
     boxes = opened.evaluate(
-        "[...document.querySelectorAll('.scroll, pre, math')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+        "[...document.querySelectorAll('.scroll, .cell-output, pre, math')]"
+        ".filter(box => box.scrollWidth > box.clientWidth + 1)"
         ".map(box => [getComputedStyle(box).overflowX, getComputedStyle(box, '::-webkit-scrollbar').height])"
     )
     assert all(box == ["auto", "8px"] for box in boxes)
