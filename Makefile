@@ -46,7 +46,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help paper view doctor ladder related search attribution compare explore reproduce cost gpu-check plan lab test test-engines test-faults test-harness times lint lock clean clean-responses FORCE
+.PHONY: help paper view doctor ladder related search attribution compare explore reproduce cost gpu-check plan lab test test-cluster test-engines test-faults test-harness times lint lock clean clean-responses FORCE
 
 help: ## what there is to make
 	@echo "make TARGET [PROFILE=laptop]; profiles: $(filter-out prompts published-results,$(basename $(notdir $(wildcard params/*.yaml))))"
@@ -123,6 +123,9 @@ test: $(SETUP) lint ## all tests and static checks
 
 test-faults: $(SETUP) ## kills, damage, edits, two at once, odd profiles, a full disk, on a tiny model; SEED=0 TIMES=1
 	$(BIN)/python tests/faults/faults.py --seed $(or $(SEED),0) --times $(or $(TIMES),1)
+
+test-cluster: $(SETUP) ## nodes of a Ray cluster of this machine that die while they make a tiny paper; SEED=0
+	$(BIN)/python tests/faults/faults.py --seed $(or $(SEED),0) --only "nodes of a cluster that die"
 
 test-engines: .venv-engines/installed ## the real vLLM engine and server on the embedded model (CPU)
 	.venv-engines/bin/pytest -s tests/real/test_engines.py
