@@ -172,8 +172,8 @@ def stored(folders: Sequence[Path], top_k: int | None) -> dict[str, Stored]:
     """
     found: dict[str, Stored] = {}
     for shard in (folder / name for folder in folders for name in sorted(artifacts.intact(folder)) if is_shard(name)):
-        columns = ["tokens", "top_ids"] if "top_ids" in pq.read_schema(shard).names else []
-        table = pq.read_table(shard, columns=["key", *columns])
+        columns = ["top_ids"] if "top_ids" in pq.read_schema(shard).names else []
+        table = pq.read_table(shard, columns=["key", "tokens", *columns])
         lengths = pc.list_value_length(table["tokens"]).to_pylist()
         kept = pc.sum(pc.list_value_length(table["top_ids"])).as_py() // max(1, sum(lengths)) if columns else None
         if kept is None or (top_k is not None and kept >= top_k):
