@@ -124,6 +124,8 @@ def halfway(tmp_path_factory):
     begun, alone = projects[0].make("build/tiny/notebooks/generate-none.ipynb"), projects[1].make(f"build/tiny/{LAST}")
     assert begun.returncode == alone.returncode == 0, begun.stderr + alone.stderr
     done = projects[0].run("cluster", "tiny", "local", "--goal", "evaluate-none")
+    if "no cluster can be started on this machine" in done.stderr:
+        pytest.skip(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     return (*projects, done.stdout)
 
