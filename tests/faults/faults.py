@@ -53,10 +53,11 @@ def one_line(done: subprocess.CompletedProcess[str]) -> bool:
 ODD = {
     **{text: [repr(text)] for text in ("yes", "on", "0_40", "1:30", "2**33")},
     **{
-        ".inf": [],
-        ".nan": [],
+        # For a text they are text, as they are written.
+        ".inf": ["'.inf'"],
+        ".nan": ["'.nan'"],
         "010": ["10", "10.0", "'010'"],
-        "1e400": [],
+        "1e400": ["'1e400'"],
         "-1": ["-1", "-1.0"],
         "99999999999": ["99999999999"],
     },
