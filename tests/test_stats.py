@@ -20,6 +20,11 @@ def test_interval_is_within_0_and_1_and_holds_the_accuracy(right):
     assert high > low
 
 
+def test_students_that_make_up_for_each_other_leave_an_interval():
+    low, high = stats.accuracy_interval(np.array([[False, True], [True, False]]))
+    assert (low, high) == pytest.approx(stats.accuracy_interval(np.array([[False, True]])))
+
+
 def random_students(seeds, problems, spread, generator):
     """Right or wrong [seeds, problems], where students differ in level by `spread` (log-odds)."""
     levels = generator.normal(0, spread, (seeds, 1)) + generator.normal(0, 1.5, problems)
@@ -121,6 +126,14 @@ def test_interval_and_p_never_disagree(data):
         assert row["p"] >= row["alone_p"]
         if row["alone_p"] < stats.SIGNIFICANT and row["relative_high"] < np.inf:
             assert (row["relative_low"] > 0) == (row["points"] > 0)
+
+
+def test_arms_with_the_same_answers_are_compared_beside_others_whatever_rounding_leaves():
+    none, one = np.zeros((1, 12), bool), np.eye(12, dtype=bool)[:1]
+    for right in ([none] * 3 + [one] * 2, [one, one, none, none, one]):
+        pairs = [(new, old) for new in range(5) for old in range(new)]
+        for row in stats.gains(stats.sampled(right), pairs, seed=0):
+            assert (row["points"] == 0) == (row["p"] == 1)
 
 
 def test_more_comparisons_widen_the_intervals_and_the_same_one_twice_does_not():

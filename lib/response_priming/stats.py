@@ -51,11 +51,8 @@ def accuracy_interval(right: Any, templates: Any = None) -> tuple[float, float]:
     clustering by problem or by seed alone, or leaves it no variance at all, the widest of the three. Problems of one
     template are no independent ones: where there are templates, they are what is clustered by, of one seed as well.
     """
-    accuracy = float(right.mean())
-    if (len(right) == 1 and templates is None) or accuracy in (0, 1):
-        # Equal outcomes have no variance to estimate; Wilson's interval for one student is then the widest there is.
-        low, high = proportion_confint(accuracy * right.shape[1], right.shape[1], alpha=0.05, method="wilson")
-    else:
+    accuracy, ends = float(right.mean()), []
+    if accuracy not in (0, 1) and (len(right) > 1 or templates is not None):
         seeds, problems = np.indices(right.shape).reshape(2, -1)
         if templates is not None:
             problems = np.unique(templates, return_inverse=True)[1][problems]
@@ -63,7 +60,12 @@ def accuracy_interval(right: Any, templates: Any = None) -> tuple[float, float]:
         clusterings = [problems, seeds, np.column_stack([problems, seeds])][: 3 if len(right) > 1 else 1]
         with np.errstate(invalid="ignore"):
             fits = [model.fit(cov_type="cluster", cov_kwds={"groups": one}, use_t=True) for one in clusterings]
-            low, high = max((fit.conf_int(alpha=0.05)[0] for fit in fits), key=lambda ends: np.nan_to_num(np.ptp(ends)))
+            ends = [fit.conf_int(alpha=0.05)[0] for fit in fits]
+    low, high = max(ends, key=lambda pair: np.nan_to_num(np.ptp(pair)), default=(accuracy, accuracy))
+    if not high - low > 1e-9:
+        # Outcomes that are equal, or that make up for each other, have no variance to estimate; Wilson's interval for
+        # one student is then the widest there is.
+        low, high = proportion_confint(accuracy * right.shape[1], right.shape[1], alpha=0.05, method="wilson")
     # Rounding can leave an accuracy of 0 or 1 just outside its interval.
     return max(0.0, min(float(low), accuracy)), min(1.0, max(float(high), accuracy))
 
@@ -196,8 +198,8 @@ def _freedom(arms: Sampled, of_problems: Any, weights: Any, variance: Any) -> An
 
 def _largest(covariance: Any, seed: int) -> NDArray[np.float64]:
     """`DRAWS` draws of the largest of several standardised gains, none of which is one, sorted."""
-    sizes = np.sqrt(np.diag(covariance))
-    sizes[sizes == 0] = 1
+    variances = np.diag(covariance)  # of two arms that never differ, zero but for rounding, which may be below it
+    sizes = np.sqrt(np.where(variances > 1e-12 * variances.max(), variances, 1))
     values, vectors = np.linalg.eigh(covariance / np.outer(sizes, sizes))
     draws = np.random.default_rng(seed).standard_normal((DRAWS, len(sizes)))
     return np.sort(np.abs(draws @ (vectors * np.sqrt(np.maximum(values, 0))).T).max(axis=1))
