@@ -1,5 +1,5 @@
-"""The command line: `commands`, what make calls, and people may; `checks`, what `check` finds before anything runs;
-`execution`, of a notebook."""
+"""The command line: `commands` make a paper; `beforehand`, `finished` and `responses` are the others, by subject;
+`checks`, what `check` finds before anything runs; `execution` of a notebook, `cluster` of all that are stale on Ray."""
 
 from response_priming.cli.commands import app, main
 
