@@ -11,7 +11,7 @@ import pytest
 from response_priming import arms, paths
 from response_priming.attention import explorer, results
 from response_priming.errors import InputError
-from response_priming.report import preview
+from response_priming.report import cells
 
 ARMS = ["undistilled", "none", "teacher"]
 LAYERS, HEADS = 3, 2
@@ -396,7 +396,7 @@ def test_heads_that_do_not_fit_are_left_out_and_the_page_says_so(tmp_path, open_
 def test_the_page_of_an_executed_notebook_links_it_instead_of_holding_it_again(tmp_path):
     cell = nbformat.v4.new_code_cell("attention.explore(analysis)", outputs=[executed(analysis(*EXAMPLES))])
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "executed.ipynb")
-    preview.static_copy(tmp_path / "executed.ipynb", tmp_path / "staged.ipynb")
+    cells.static_copy(tmp_path / "executed.ipynb", tmp_path / "staged.ipynb")
     (output,) = nbformat.read(tmp_path / "staged.ipynb", as_version=4).cells[0].outputs
     link = '<p><a href="explorer.html">Explore the maps of every head</a></p>'
     assert output.data["text/markdown"] == "```{=html}\n" + link + "\n```"

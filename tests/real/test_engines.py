@@ -106,12 +106,17 @@ def server(tmp_path_factory):
         yield address
 
 
-@pytest.fixture(scope="module", params=["vllm", "server"])
+@pytest.fixture(scope="module", params=["vllm", "server", "ray"])
 def other(request):
-    """An engine to be compared with `transformers`."""
-    if request.param == "vllm":
-        return opened("vllm")
-    return opened("server", server_url=request.getfixturevalue("server"), batch=4)
+    """An engine to be compared with `transformers`; of `ray`, a replica of vLLM."""
+    if request.param == "ray":
+        pytest.importorskip("ray")
+    values = {
+        "vllm": {},
+        "server": {"server_url": request.getfixturevalue("server") if request.param == "server" else "", "batch": 4},
+        "ray": {"replica_engine": "vllm", "replicas": 1},
+    }
+    return opened(request.param, **values[request.param])
 
 
 def parting(ours, theirs):

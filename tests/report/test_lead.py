@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from response_priming import arms, style
+from response_priming import arms, paths, style
 from response_priming.extraction import RULES
-from response_priming.report import lead, preview
+from response_priming.report import cells, lead, preview
 
 NAMES = ["undistilled", "none", "teacher"]
 
@@ -36,8 +36,8 @@ def page(tmp_path_factory):
 
     def written(seeds, script=True):
         file = tmp_path_factory.mktemp("lead") / "index.html"
-        markdown = preview.raw(lead.html(slices(seeds), "hash"))
-        folder = preview.paths.REPORT
+        markdown = cells.raw(lead.html(slices(seeds), "hash"))
+        folder = paths.REPORT
         preview.pandoc(markdown, "markdown", folder, file, scripts=style.allowed(lead.script()) if script else "'none'")
         return file
 

@@ -24,7 +24,7 @@ from response_priming import arms, artifacts, params, paths, style
 from response_priming.attention.results import EVERY
 from response_priming.audit import discrepancies, recount
 from response_priming.errors import InputError
-from response_priming.report import checklist, citation, downloads, formats, lead, origins, preview, variables
+from response_priming.report import cells, checklist, citation, downloads, formats, lead, origins, preview, variables
 from response_priming.report import page as report
 from response_priming.report.check import check_sources
 
@@ -235,7 +235,7 @@ def test_three_figures_and_five_tables_are_in_sight_and_the_rest_is_folded():
 
 @pytest.mark.parametrize(("notebook", "label"), embeds())
 def test_a_caption_has_forty_words_at_most(notebook, label):
-    options = preview.labelled_cells(paths.NOTEBOOKS / notebook)[label].options
+    options = cells.labelled_cells(paths.NOTEBOOKS / notebook)[label].options
     assert len(options[f"{label[:3]}-cap"].split()) <= 40
 
 
@@ -711,8 +711,8 @@ def test_in_a_format_that_is_one_file_a_link_to_another_is_text():
 
 def test_in_a_format_that_is_one_file_html_is_read_and_what_a_fold_is_called_is_a_paragraph():
     shown = "<table><tbody><tr><td style='text-align: right'>&lt; 0.001</td></tr></tbody></table>"
-    text = f"<details><summary>Short *words*</summary>\n\n{preview.raw(shown)}\n\nLong.\n\n</details>"
-    lead = preview.raw(f'<figure id="lead">{shown}</figure>')
+    text = f"<details><summary>Short *words*</summary>\n\n{cells.raw(shown)}\n\nLong.\n\n</details>"
+    lead = cells.raw(f'<figure id="lead">{shown}</figure>')
     options = [f"--lua-filter={paths.REPORT / 'html.lua'}"]
     typst = pypandoc.convert_text(f"{lead}\n\n{text}", "typst", format="markdown", extra_args=options)
     assert typst.startswith("#strong[Short #emph[words]]\n\n#figure(")
@@ -852,13 +852,13 @@ def test_options_that_are_not_yaml_are_named(tmp_path):
     cell = v4.new_code_cell("#| label: fig-a\n#| fig-cap: a: b", id="accuracy-figure")
     write_notebook(tmp_path / "nb.ipynb", cell)
     with pytest.raises(InputError, match=r"cell accuracy-figure: .* not YAML"):
-        preview.labelled_cells(tmp_path / "nb.ipynb")
+        cells.labelled_cells(tmp_path / "nb.ipynb")
 
 
 def test_a_label_must_be_one_cells_own(tmp_path):
     write_notebook(tmp_path / "nb.ipynb", labelled("fig-a"), labelled("fig-a"))
     with pytest.raises(InputError, match="label 'fig-a' occurs twice"):
-        preview.labelled_cells(tmp_path / "nb.ipynb")
+        cells.labelled_cells(tmp_path / "nb.ipynb")
 
 
 @pytest.mark.parametrize(("label", "kind"), [("fig-a", "figure"), ("tbl-a", "table")])
@@ -917,7 +917,7 @@ def test_a_number_from_a_cell_that_is_not_there_is_named(build):
     notebook.write_text(notebook.read_text().replace("tbl-calibration", "tbl-other"))
     folder = build.parent / "sources"
     shutil.copytree(paths.REPORT, folder)
-    preview.static_copy(notebook, folder / "compare.ipynb")
+    cells.static_copy(notebook, folder / "compare.ipynb")
     known = {"a": origins.Origin("compare-preview.html#cell-tbl-calibration", "a file")}
     texts = dict.fromkeys(variables.known(), "") | {"p": origins.linked("7", "a", known=known)}
     (folder / "index.qmd").write_text("{{< var p >}}")

@@ -9,10 +9,12 @@ from typing import Annotated, cast
 import typer
 
 from response_priming import arms, artifacts, notebooks, params, paths, progress, provenance
-from response_priming.cli import beforehand, finished, responses
+from response_priming.cli.beforehand import app as beforehand
 from response_priming.cli.checks import check_problems, check_student, check_teacher
 from response_priming.cli.execution import execute_node
+from response_priming.cli.finished import app as finished
 from response_priming.cli.options import ProfileName, ProfileOption
+from response_priming.cli.responses import app as responses
 from response_priming.errors import FULL, InputError, full_disk
 
 # Who reads notebooks imports jsonschema, which would compile a grammar of internationalised addresses: over a second of
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for more in (beforehand, finished, responses):
-    app.add_typer(more.app)
+    app.add_typer(more)
 
 
 @app.command()

@@ -9,11 +9,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "cells": ["notebook_page"],
         "check": ["check_sources"],
         "crate": ["write"],
         "variables": ["findings"],
         "page": ["render"],
-        "preview": ["notebook_page"],
         "reproduction": ["numbers", "prepare"],
         "verify": ["verify"],
     },

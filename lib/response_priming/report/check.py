@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from response_priming.errors import InputError
+from response_priming.report.cells import labelled_cells
 from response_priming.report.origins import LINK
-from response_priming.report.preview import IMAGE, REFERENCE, SHORTCODE, labelled_cells, numbers
+from response_priming.report.preview import IMAGE, REFERENCE, SHORTCODE, numbers
 from response_priming.report.variables import known
 
 # What staging adds to the sources: the manuscript may name these although report/ has none of them.

@@ -14,7 +14,7 @@ import yaml
 
 from response_priming import artifacts, attention, notebooks, params, paths, progress, style
 from response_priming.errors import InputError
-from response_priming.report import checklist, citation, compute, downloads, formats, origins, preview, variables
+from response_priming.report import cells, checklist, citation, compute, downloads, formats, origins, preview, variables
 from response_priming.report.check import check_sources
 from response_priming.report.origins import NONE_TRIED, Tried
 
@@ -32,14 +32,14 @@ def stage(profile: params.Profile, tried: Tried = NONE_TRIED) -> Path:
     def write(folder: Path) -> None:
         shutil.copytree(paths.REPORT, folder, dirs_exist_ok=True)
         for notebook in _notebooks(profile):
-            preview.static_copy(notebook, folder / notebook.name)
+            cells.static_copy(notebook, folder / notebook.name)
         titles = {stem: style.verbatim(title) for stem, title in notebook_titles(profile).items()}
         index = folder / "index.qmd"
         text, texts = origins.folded(index.read_text(encoding="utf-8"), variables.sentences(profile, tried))
         index.write_text(sourced(text, titles), encoding="utf-8")
         (folder / "_contents.md").write_text(preview.contents(index.read_text(encoding="utf-8")), encoding="utf-8")
         (folder / "_notebooks.md").write_text(preview.notebooks_list(titles), encoding="utf-8")
-        (folder / "_lead.md").write_text(preview.raw(variables.lead_figure(profile)), encoding="utf-8")
+        (folder / "_lead.md").write_text(cells.raw(variables.lead_figure(profile)), encoding="utf-8")
         (folder / "_strategies.md").write_text(variables.strategies_table(profile), encoding="utf-8")
         (folder / "_doctor.md").write_text(variables.diagnosis(profile), encoding="utf-8")
         (folder / "_settled.md").write_text(variables.settled_table(profile), encoding="utf-8")

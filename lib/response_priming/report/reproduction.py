@@ -15,8 +15,9 @@ from rocrate.rocrate import ROCrate
 
 from response_priming import notebooks, params, paths, provenance
 from response_priming.errors import InputError, first_problem
+from response_priming.report.cells import labelled_cells
 from response_priming.report.origins import bare
-from response_priming.report.preview import SHORTCODE, labelled_cells
+from response_priming.report.preview import SHORTCODE
 
 # Variables of the page that say which run it is of; none is a result.
 ABOUT = frozenset(
