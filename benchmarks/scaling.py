@@ -16,6 +16,7 @@ grows with the tokens of a response. Assumed: nodes are alike, the network is ne
 """
 
 import argparse
+import importlib.metadata
 import math
 import os
 import statistics
@@ -176,7 +177,7 @@ def main(count: int, times: int) -> None:
         "# How generation over replicas scales",
         "",
         f"`python benchmarks/scaling.py --count {count} --times {times}`; {provenance.here()['machine']}; Ray "
-        f"{provenance.here()['packages'].get('ray', '')}; batches of {BATCH} problems, {TOKENS} tokens each, top {K}.",
+        f"{importlib.metadata.version('ray')}; batches of {BATCH} problems, {TOKENS} tokens each, top {K}.",
         "",
         "| measured, seconds a batch | median | all |",
         "|---|---|---|",

@@ -27,6 +27,9 @@ trap 'code=$?; trap - EXIT; kill $(jobs -p) 2> /dev/null || true; wait || true; 
 trap 'exit 143' TERM
 
 export RAY_ADDRESS=$address:$port
+# Whoever reaches a Ray port may run anything there, so that the job has a token of its own.
+RAY_AUTH_TOKEN=$(cat /proc/sys/kernel/random/uuid)
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
 # Wait until so many nodes are there, or a step has ended.
 joined() {
     until python -c 'import sys, ray; ray.init(logging_level="ERROR"); sys.exit(len(ray.nodes()) < int(sys.argv[1]))' \

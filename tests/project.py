@@ -46,9 +46,9 @@ class Project:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         return subprocess.Popen(command, cwd=self.root, env=self.environment, start_new_session=True, **quiet)
 
-    def run(self, *arguments):
+    def run(self, *arguments, **environment):
         """The command line."""
-        return self._ended([BIN / "response-priming", *arguments])
+        return self._ended([BIN / "response-priming", *arguments], **environment)
 
     def stale(self):
         """Names of what `make paper` would run now."""

@@ -1,17 +1,21 @@
 """The paper on a Ray cluster: which task takes what, what is refused, and that the results are those of make."""
 
+import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny
-from project import Project
+from project import BIN, Project
 
-from response_priming import artifacts, notebooks, params
+from response_priming import artifacts, notebooks, params, paths
 from response_priming.cli import cluster
 from response_priming.cli.storage import Storage
+from response_priming.engines import ray
 from response_priming.errors import InputError
 
 CPUS = {"CPU": 8.0}
@@ -70,6 +74,19 @@ def test_more_gpus_than_any_node_has_are_refused(planned):
 def test_a_profile_that_does_not_fit_the_clusters_gpus_is_refused_with_a_change(planned):
     with pytest.raises(InputError, match=r"^profile single-gpu: does not fit l4; the smallest change that does: "):
         planned(params.load("single-gpu"), {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ((False, str(paths.BUILD)), "node n1: cannot write to .*; the project must lie on a path that all nodes share"),
+        ((True, "/other/build"), "node n1: works in /other/build, not in .*; `ray start` there by this project's"),
+    ],
+)
+def test_a_node_without_this_project_is_refused_in_one_line(monkeypatch, found, said):
+    monkeypatch.setattr(ray, "on_every_node", lambda function, *_: {"node n1": found})  # noqa: ARG005
+    with pytest.raises(InputError, match=said):
+        cluster._share(params.load("laptop"))
 
 
 def test_no_cluster_at_an_address_is_one_line(tmp_path, tiny_model):
@@ -151,6 +168,46 @@ def test_seeds_are_made_before_their_notebook_which_finds_them(halfway):
     order = [said.index(f" {name}") for name in ("distill-none-seed-1\n", "distill-none -> ", "evaluate-none-seed-1\n")]
     assert order == sorted(order)
     assert said.index("distill-none-seed-0\n") < order[1]
+
+
+@pytest.fixture
+def head(tmp_path, halfway):
+    """The address for clients of a cluster that Ray's own command starts, and the file with the token it asks for."""
+    pytest.importorskip("grpc", reason="Ray's client is not installed")
+    with contextlib.ExitStack() as free:
+        sockets = [free.enter_context(socket.socket()) for _ in range(2)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+    options = [f"--port={ports[0]}", f"--ray-client-server-port={ports[1]}", "--include-dashboard=false"]
+    command = [BIN / "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", *options]
+    log = (tmp_path / "log").open("w+")
+    (tmp_path / "token").write_text("0" * 64)
+    known = halfway[0].environment
+    there = {"PYTHONPATH": f"{ray.python_path()}:{known['PYTHONPATH']}", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    started = subprocess.Popen(command, env=known | there, stdout=log, stderr=log)
+    address = f"ray://127.0.0.1:{ports[1]}"
+    for _ in range(120):
+        with contextlib.suppress(OSError):
+            ray._greet(address)
+            break
+        if started.poll() is not None:
+            log.seek(0)
+            pytest.skip(f"no cluster can be started on this machine: {log.read()[-300:]}")
+        time.sleep(1)
+    yield address, str(tmp_path / "token")
+    started.terminate()
+    started.wait()
+
+
+def test_a_client_of_a_cluster_makes_what_is_stale(halfway, head):
+    moved, _, _ = halfway
+    moved.write(evaluate={"answer_tokens": 5, "evaluate_batch": 4})
+    address, token = head
+    done = moved.run("cluster", "tiny", address, "--goal", "evaluate-none", RAY_AUTH_TOKEN_PATH=token)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {"distill-none", "evaluate-none"}.isdisjoint(moved.stale())
+    assert " evaluate-none-seed-1\n" in done.stdout
 
 
 def test_several_processes_train_a_student_together(halfway):

@@ -19,7 +19,10 @@ echo "$called" >> "$LOG"
 case "$called" in
 scontrol*) printf 'n1\nn2\nn3\n' | head -n "$NODES" ;;
 *" hostname --ip-address") echo 10.0.0.1 fe80::1 ;;
-srun*--block* | ray*--head*--block*) echo $$ >> "$LOG.steps"; exec sleep 60 ;;
+srun*--block* | ray*--head*--block*)
+    echo "$RAY_AUTH_MODE ${#RAY_AUTH_TOKEN}" >> "$LOG.tokens"
+    echo $$ >> "$LOG.steps"
+    exec sleep 60 ;;
 # Nodes are there once all steps have begun; where another machine begins them, at the third time of asking.
 "python -c import sys, ray"*"1") [ -s "$LOG.steps" ] || [ "$(grep -c '^python' "$LOG")" -ge "${THIRD:-1000000}" ] ;;
 "python -c import sys, ray"*) [ "$(wc -l < "$LOG.steps")" -ge "${STEPS:-2}" ] ;;
@@ -112,6 +115,7 @@ def test_a_job_starts_the_head_then_workers_then_the_paper(stage):
     assert any(line.startswith("python -c") and line.endswith(" 3") for line in called)
     assert called.index(started[0]) < called.index(started[1]) < len(called) - 1
     assert called[-1] == "make paper PROFILE=single-gpu CLUSTER=auto"
+    assert stage.log.with_name("log.tokens").read_text() == "token 36\n" * 2
 
 
 @pytest.mark.parametrize("fails", ["0", "3"])

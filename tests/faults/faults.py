@@ -29,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import tiny
 from project import Project
 
+from response_priming.engines import ray
+
 RIGHT, LOST, SILENT = "right", "lost, stuck, crashed", "silently wrong"
 PLANTED = "planted-0123456789-secret"
 Outcome = tuple[str, str]  # one of the three, and what was tried
@@ -212,6 +214,7 @@ class Faults:
         assert self.changed  # made now, where it was not before
         self.turn_back_anew()
         with mock.patch.dict(os.environ, self.project.environment):
+            os.environ["PYTHONPATH"] = ray.python_path()
             cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
             running = [cluster.add_node(num_cpus=1) for _ in range(2)]
             with self.project.started("paper", f"CLUSTER={cluster.address}") as paper:

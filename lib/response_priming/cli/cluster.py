@@ -241,22 +241,26 @@ def _launch(run: params.DistillRun, seed: int) -> None:
 
 
 def _share(profile: params.Profile) -> None:
-    """`InputError` where a node does not see this machine's build folder, or cannot write there."""
+    """`InputError` where a node does not see this machine's build folder, cannot write there, or works in another."""
     from response_priming.engines import ray as cluster
 
     token = profile.build / "plan" / f".cluster-{secrets.token_hex(8)}"
     paths.write(token, "")
     try:
-        for name, seen in cluster.on_every_node(_sees, str(token)).items():
+        for name, (seen, build) in cluster.on_every_node(_sees, str(token)).items():
             if not seen:
                 raise InputError(
                     f"{name}: cannot write to {paths.shown(profile.build)} of this machine; the project must "
                     "lie on a path that all nodes share, or STORAGE name an address for results"
                 )
+            if build != str(paths.BUILD):
+                raise InputError(
+                    f"{name}: works in {build}, not in {paths.BUILD}; `ray start` there by this project's environment"
+                )
     finally:
         token.unlink()
 
 
-def _sees(token: str) -> bool:
-    """Whether a file of the driver's is here, in a folder that can be written to."""
-    return os.access(token, os.W_OK)
+def _sees(token: str) -> tuple[bool, str]:
+    """Whether a file of the driver's is here, in a folder that can be written to; and where results go here."""
+    return os.access(token, os.W_OK), str(paths.BUILD)

@@ -9,16 +9,21 @@ On a CPU a replica computes with one thread. One replica and many give the same 
 process that has one thread; no library promises that sums over several threads have the same last digits.
 """
 
+import atexit
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from unittest import mock
 
 import numpy as np
 
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ADDRESS = "RAY_ADDRESS"  # Ray's own
+TOKEN = "~/.ray/auth_token"  # where Ray keeps a user's
 CLIENT_PORT = 10001  # of an address ray://, where it names none
 ANSWERS = 5.0  # seconds that an address has to show that it is Ray's
 STARTS = 120.0  # seconds that a node has to say what is installed on it
@@ -153,6 +159,8 @@ def connect(address: str, *, logs: bool = False) -> None:
     Raises:
         InputError: there is no cluster at the address; said within seconds.
     """
+    if address:
+        _use_token()  # which Ray would not look at again once it is imported
     import ray
 
     if ray.is_initialized():
@@ -169,11 +177,20 @@ def connect(address: str, *, logs: bool = False) -> None:
         _greet(address)
         ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first, *more = (str(error).strip() or type(error).__name__).splitlines()
+        reason = f"{first} {more[-1].strip()}" if more and first.endswith(":") else first
         raise InputError(
             f"CLUSTER = {address!r}: no Ray cluster there ({reason}); `ray start --head` starts one, and prints its "
             "address"
         ) from None
+
+
+def _use_token() -> None:
+    """Where this user has a token of Ray's, show it: `ray start` then asks for it, and `ray.init` of an address would
+    not give it. Who asks for none takes it as well."""
+    kept = "RAY_AUTH_TOKEN" in os.environ or Path(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)).expanduser().exists()
+    if kept:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _start(**options: Any) -> None:
@@ -182,7 +199,8 @@ def _start(**options: Any) -> None:
 
     for tries in range(3):
         try:
-            ray.init("local", include_dashboard=False, **options)
+            with mock.patch.dict(os.environ, {"PYTHONPATH": python_path()}):
+                ray.init("local", include_dashboard=False, **options)
         except Exception as error:  # a bare one, where its processes take more than Ray's own limits of 15 and 30 s
             ray.shutdown()
             if tries == 2:
@@ -191,6 +209,18 @@ def _start(**options: Any) -> None:
                 ) from None
         else:
             return
+
+
+def python_path() -> str:
+    """PYTHONPATH for the processes of a cluster: a folder comes first that makes a package unknown to them.
+
+    All of them import jsonschema, which would compile a grammar of internationalised addresses: two seconds of a core
+    for each, of the 15 s after which Ray gives up a node.
+    """
+    folder = tempfile.mkdtemp(prefix="response-priming-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    Path(folder, "rfc3987_syntax.py").write_text("raise ImportError\n", encoding="utf-8")
+    return os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
 
 
 def _greet(address: str) -> None:
