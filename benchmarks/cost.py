@@ -12,6 +12,7 @@ seconds of all processors are those that the plan keeps for the notebook: its st
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,6 +81,8 @@ def measure(folder: Path) -> None:
         profile = params.load(own)
         if stage == "distill":
             run(folder, "generate-none", own)
+            # Of parameters that change no result a student would be found, and not trained.
+            shutil.rmtree(paths.BUILD / own / "students", ignore_errors=True)
         sample = calibration.measure(profile)
         low, high = sample.seconds(profile, stage) or (0.0, 0.0)
         row = {"stage": stage, "setting": name, "low": round(low, 1), "high": round(high, 1)}
