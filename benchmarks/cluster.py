@@ -21,6 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from response_priming import provenance
+
 RESULTS = Path(__file__).parent / "results" / "cluster.md"
 COLUMNS = ("row", "problems", "cores", "clock (s)", "of it asking (s)", "CPU (s)", "driver's peak (MiB)")
 
@@ -101,8 +103,10 @@ def main(problems: int) -> None:
         found.append(json.loads(said))
         print(found[-1], flush=True)
     alone, one, two, few, many = (entry["row"] for entry in found)
+    machine = ", ".join(provenance.here()["hardware"])
     same = len({entry["shards"] for entry in found[:3]}) == 1
-    lines = [f"# Engine `ray` on {os.cpu_count()} cores", "", f"By `python benchmarks/cluster.py {problems}`.", ""]
+    lines = [f"# Engine `ray` on {os.cpu_count()} cores", ""]
+    lines += [f"By `python benchmarks/cluster.py {problems}`; {machine}.", ""]
     lines += [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
     lines += [f"| {' | '.join(map(str, entry['row']))} |" for entry in found]
     lines += [
