@@ -1,6 +1,7 @@
 import contextlib
 import os
 import shutil
+import sys
 
 # Before torch is imported: threads that wait must not spin, and no test may reach the hub.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,6 +29,14 @@ def own_style():
     """Figures look as they do by default, whatever style an earlier test set."""
     with mpl.rc_context():
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_main():
+    """A shell within this process makes itself `__main__`, and where it was reset, no process can be spawned by it."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(scope="session")
