@@ -1,6 +1,8 @@
 """The objective at a model's head beside liger-kernel and plain torch, in one call: memory, time and agreement.
 
-What wins here for the dense loss on CUDA is what `losses.distillation` should call there.
+On an H200 Liger's fused divergence takes 0.39 of our time for the dense loss, and 13 times our memory; it gives one
+number, where training weighs positions and logs hard and soft loss by themselves. So `losses.distillation` does not
+call it.
 """
 
 import gc
