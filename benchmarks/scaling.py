@@ -196,8 +196,8 @@ def main(count: int, times: int) -> None:
         "|---|---|---|---|---|---|---|",
         *cluster(share, wait),
         "",
-        "Assumed: nodes are alike, the network is never full, nothing dies; the driver writes one batch after the other, "
-        "and its part grows with tokens.",
+        "Assumed: nodes are alike, the network is never full, nothing dies; the driver writes one batch after the "
+        "other, and its part grows with tokens.",
         "",
     ]
     RESULTS.write_text("\n".join(lines), encoding="utf-8")
