@@ -84,7 +84,7 @@ def test_a_profile_that_does_not_fit_the_clusters_gpus_is_refused_with_a_change(
     ],
 )
 def test_a_node_without_this_project_is_refused_in_one_line(monkeypatch, found, said):
-    monkeypatch.setattr(ray, "on_every_node", lambda function, *_: {"node n1": found})  # noqa: ARG005
+    monkeypatch.setattr(ray, "on_every_node", lambda *_: {"node n1": found})
     with pytest.raises(InputError, match=said):
         cluster._share(params.load("laptop"))
 

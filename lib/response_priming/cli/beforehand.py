@@ -50,7 +50,7 @@ def cost(
     ] = "",
     price: Annotated[float, typer.Option(help="Of an hour of one GPU, in any currency.", min=0)] = 0.0,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure a short sample on this machine, one or two minutes.")
+        bool, typer.Option("--calibrate", help="Measure a short sample on this machine, about two minutes.")
     ] = False,
 ) -> None:
     """What a profile takes, before anything runs: tokens, memory, GPUs, bytes, hours and money.

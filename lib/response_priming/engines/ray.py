@@ -188,8 +188,8 @@ def connect(address: str, *, logs: bool = False) -> None:
 def _use_token() -> None:
     """Where this user has a token of Ray's, show it: `ray start` then asks for it, and `ray.init` of an address would
     not give it. Who asks for none takes it as well."""
-    kept = "RAY_AUTH_TOKEN" in os.environ or Path(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)).expanduser().exists()
-    if kept:
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", TOKEN)).expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or file.exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
@@ -197,9 +197,10 @@ def _start(**options: Any) -> None:
     """A cluster of this machine, for as long as this process lives."""
     import ray
 
+    light = {"PYTHONPATH": python_path()}
     for tries in range(3):
         try:
-            with mock.patch.dict(os.environ, {"PYTHONPATH": python_path()}):
+            with mock.patch.dict(os.environ, light):
                 ray.init("local", include_dashboard=False, **options)
         except Exception as error:  # a bare one, where its processes take more than Ray's own limits of 15 and 30 s
             ray.shutdown()
@@ -215,7 +216,7 @@ def python_path() -> str:
     """PYTHONPATH for the processes of a cluster: a folder comes first that makes a package unknown to them.
 
     All of them import jsonschema, which would compile a grammar of internationalised addresses: two seconds of a core
-    for each, of the 15 s after which Ray gives up a node.
+    for each, of the 15 s after which Ray gives up a node. (`cli.commands` does the same for its own process.)
     """
     folder = tempfile.mkdtemp(prefix="response-priming-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -99,7 +99,7 @@ class _Parts(NamedTuple):
 
 
 def measure(profile: params.Profile, gpu: str | None = None) -> Measured:
-    """What the parts of a profile's stages take on its device, here; in a minute or two.
+    """What the parts of a profile's stages take on its device, here; in about two minutes.
 
     Args:
         gpu: the one in `cost.GPUS` that is like this machine's, where that has another name.
